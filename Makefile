@@ -1,0 +1,23 @@
+# The first four work as the very first command in a fresh clone: each sets up .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup demo lab test course bench
+
+setup: .venv/ready ## the environment, with the versions that are tested
+demo: .venv/ready ## grade a made-up class through nbgrader
+	@autograder demo
+lab: .venv/ready ## JupyterLab on the student notebooks
+	@jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
+test: .venv/ready ## lint, formatting, and all tests
+	@ruff check && ruff format --check && pytest
+course: .venv/ready ## lessons -> solutions/ -> notebooks/
+	@autograder build
+bench: .venv/ready ## measurements, side by side
+	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,58 @@
+"""What crosses to student code: a case, in plain values and recipes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Case:
+    """One use of the learner's function or class, in plain values and recipes: this is all that student code ever receives.
+
+    A function is called with `args` and `kwargs`; where something must hold from step to step, `times` times in a row, and the
+    answer is the list of what it returns. A class is constructed with them, then `calls` are made in order.
+    """
+
+    args: tuple = ()
+    kwargs: dict = field(default_factory=dict)
+    calls: tuple[tuple, ...] = ()  # ("method", *arguments) each; the answer is the list of what they return
+    changes: tuple[int, ...] = ()  # positions in `args` that the call is meant to change in place; all others must stay
+    times: int = 1
+
+
+def call(*args, changes: tuple[int, ...] = (), times: int = 1, **kwargs) -> Case:
+    """A case for a function.
+
+    Args:
+        *args: positional arguments: tensors, numbers, strings, None, lists, dicts and recipes.
+        changes: positions of arguments that the function is meant to change in place; they become part of the answer.
+        times: how often it is called with these (the same) arguments.
+        **kwargs: keyword arguments.
+
+    Returns:
+        The case.
+    """
+    return Case(args, kwargs, changes=changes, times=times)
+
+
+def script(*args, calls: Iterable[tuple], **kwargs) -> Case:
+    """A case for a class.
+
+    Args:
+        *args: arguments of the constructor.
+        calls: ("method", *arguments) each, made in order on the one object.
+        **kwargs: keyword arguments of the constructor.
+
+    Returns:
+        The case.
+    """
+    return Case(args, kwargs, calls=tuple(calls))
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """Something an answer may not consist of, by the name of its type."""
+
+    kind: str
+
+    def __str__(self) -> str:
+        return f"an object of type {self.kind}"

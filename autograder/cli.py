@@ -1,0 +1,146 @@
+"""The command `autograder`."""
+
+import json as json_
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from autograder.exercises import UNITS, exercises_of, find
+
+app = typer.Typer(help=__import__("autograder").__doc__, no_args_is_help=True, pretty_exceptions_show_locals=False)
+console = Console()
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Unit = Annotated[str | None, typer.Argument(help=f"A unit such as {UNITS[-1]}; all units if left out.")]
+
+
+def main() -> None:
+    """Run the command line; what a user got wrong is told in one sentence."""
+    # nbgrader calls programs of its environment by name (alembic), also when that environment is not activated
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    try:
+        app()
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
+
+
+@app.command("try")
+def try_(
+    id: Annotated[str, typer.Argument(help="An exercise, such as magnitude.prune.")],
+    file: Annotated[Path, typer.Argument(help="A Python file that defines the exercise's function or class.")],
+    json: Json = False,
+) -> None:
+    """Score one Python file, as `check` would in the notebook. Exit code 0 if it is right, 2 if it is not."""
+    from autograder.attempt import load_answer
+    from autograder.verdict import score_object
+
+    exercise = find(id)
+    verdict = score_object(exercise, load_answer(exercise, file))
+    print(json_.dumps(verdict.to_dict(), indent=2) if json else verdict)
+    raise typer.Exit(0 if verdict.passed else 2)
+
+
+@app.command()
+def mutants(json: Json = False) -> None:
+    """Run every declared misconception and the untouched stub against every check. Exit code 2 if one gets away."""
+    from autograder.attempt import mutation_report
+    from autograder.lessons.source import course_root
+
+    report = mutation_report(course_root())
+    if json:
+        print(json_.dumps(report, indent=2))
+    else:
+        table = Table("exercise", "rejected", "recognised", "total", "stub", "not rejected or not recognised")
+        for row in report["exercises"]:
+            table.add_row(
+                row["id"],
+                str(row["rejected"]),
+                str(row["recognised"]),
+                str(row["total"]),
+                f"{row['stub_points']:g} points",
+                ", ".join([*row["survivors"], *(f"{m} (not recognised)" for m in row["unrecognised"])]),
+            )
+        table.add_section()
+        table.add_row("all", str(report["rejected"]), str(report["recognised"]), str(report["total"]), "", "")
+        console.print(table)
+    escaped = report["rejected"] < report["total"] or any(row["stub_points"] for row in report["exercises"])
+    raise typer.Exit(2 if escaped else 0)
+
+
+@app.command()
+def progress(json: Json = False) -> None:
+    """Show where you stand: the best result of each exercise so far."""
+    from autograder import progress as records
+
+    if json:
+        print(json_.dumps(records.of_course(), indent=2))
+        return
+    table = Table("unit", "exercise", "title", "points")
+    for unit, done in zip(UNITS, records.of_course(), strict=True):
+        for i, exercise in enumerate(exercises_of(unit)):
+            got = min(records.best(exercise.id), exercise.points)
+            color = "green" if got == exercise.points else "yellow" if got else "bright_black"
+            table.add_row(unit if i == 0 else "", exercise.id, exercise.title, f"[{color}]{got:g} / {exercise.points:g}[/]")
+        table.add_row(
+            "", "", f"[b]{done['done']} of {done['exercises']} done[/b]", f"[b]{done['points']:g} / {done['max_points']:g}[/b]"
+        )
+        table.add_section()
+    console.print(table)
+
+
+@app.command()
+def build(
+    unit: Unit = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 2 if a generated file is stale.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Execute solutions again even if their cells are unchanged.")] = False,
+) -> None:
+    """Build units: lesson -> solutions/ (executed) -> notebooks/ (through nbgrader)."""
+    from autograder.lessons import build as builder
+    from autograder.lessons.source import course_root
+
+    root = course_root()
+    units = [unit] if unit else UNITS
+    if check:
+        problems = [problem for unit in units for problem in builder.stale(root, unit)]
+        for problem in problems:
+            console.print(problem, highlight=False)
+        console.print(f"{len(units)} unit(s) checked, {len(problems)} stale file(s)")
+        raise typer.Exit(2 if problems else 0)
+    for unit in units:
+        written = builder.build(root, unit, force)
+        console.print(
+            f"{unit}: " + (", ".join(str(path.relative_to(root)) for path in written) or "up to date"), highlight=False
+        )
+
+
+@app.command()
+def demo() -> None:
+    """Grade a made-up class of seven submissions to unit 02 through nbgrader, and print what would help each of them."""
+    from autograder.classroom.demo import UNIT, demo
+    from autograder.lessons.source import course_root
+
+    root = course_root()
+    rows = demo(root)
+    table = Table(
+        "student",
+        "points",
+        "exercise",
+        "the sentence that would help",
+        title=f"Unit {UNIT}, graded by nbgrader",
+        show_lines=False,
+    )
+    for row in rows:
+        table.add_section()
+        for i, (id, sentence) in enumerate(row.advice or [("", "nothing: all right")]):
+            table.add_row(row.student if i == 0 else "", f"{row.points:g} / {row.max_points:g}" if i == 0 else "", id, sentence)
+    console.print(table)
+    console.print(
+        "In grading/ an instructor finds gradebook.db, submitted/, autograded/ and feedback/ (an HTML page per student).\n"
+        "nbgrader's own commands work from here, such as nbgrader export; so does its Formgrader in JupyterLab (make lab)."
+    )

@@ -1,0 +1,150 @@
+"""When an answer is right: the first difference between two observed values, or None.
+
+Values are what `autograder.observe.observe` makes of an answer: plain tensors, numbers, strings, None, lists and dicts. NaN
+never passes, dtype and shape are part of the answer, masks and indices are exact, floats are compared relative to the
+reference's largest magnitude.
+"""
+
+import math
+import reprlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autograder.case import Opaque
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How close is right."""
+
+    tolerance: float = 1e-5  # of floats, relative to the largest magnitude in the reference; 0 means equal
+    scale: float = 0.0  # what it is relative to at least: 1 for fractions, where 1 - 0.9 - 0.1 is as good as 0
+    exact_zeros: bool = False  # where the reference is exactly zero, so must be the answer
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where an answer differs."""
+
+    where: str  # "result[0][2, 3]"
+    got: str
+    expected: str
+    remark: str = ""  # "4 of 24 entries differ"
+
+    def __str__(self) -> str:
+        return f"{self.where}: expected {self.expected}, got {self.got}" + (f" ({self.remark})" if self.remark else "")
+
+
+def difference(got, want, rules: Rules, where: str = "result") -> Difference | None:
+    """The first difference between an answer and the reference.
+
+    Args:
+        got: the observed answer.
+        want: the observed reference.
+        rules: how close is right.
+        where: name of the value, for the message.
+
+    Returns:
+        The difference, or None if the answer is right.
+    """
+    if isinstance(want, Tensor):
+        return _tensor_difference(got, want, rules, where)
+    if isinstance(want, list):
+        if not isinstance(got, list):
+            return _other_kind(got, want, where)
+        if len(got) != len(want):
+            return Difference(where, f"{len(got)} values", f"{len(want)} values")
+        parts = ((g, w, f"{where}[{i}]") for i, (g, w) in enumerate(zip(got, want, strict=True)))
+    elif isinstance(want, dict):
+        if not isinstance(got, dict):
+            return _other_kind(got, want, where)
+        if got.keys() != want.keys():
+            return Difference(f"{where}'s keys", _short.repr(sorted(map(str, got))), _short.repr(sorted(map(str, want))))
+        parts = ((got[key], w, f"{where}[{key!r}]") for key, w in want.items())
+    else:
+        return _scalar_difference(got, want, rules, where)
+    return next(filter(None, (difference(g, w, rules, name) for g, w, name in parts)), None)
+
+
+def _tensor_difference(got, want: Tensor, rules: Rules, where: str) -> Difference | None:
+    if not isinstance(got, Tensor):
+        return _other_kind(got, want, where)
+    if got.shape != want.shape:
+        return Difference(f"{where}.shape", str(tuple(got.shape)), str(tuple(want.shape)))
+    if got.dtype != want.dtype:
+        return Difference(f"{where}.dtype", _dtype(got), _dtype(want))
+    if want.is_floating_point():
+        g, w = got.double(), want.double()
+        largest = torch.where(w.isfinite(), w.abs(), 0.0).max().item() if w.numel() else 0.0
+        allowed = rules.tolerance * max(largest, rules.scale)
+        wrong = ~((g == w) | ((g - w).abs() <= allowed))  # NaN compares false: always wrong
+        if rules.exact_zeros:
+            wrong |= (w == 0) & (g != 0)
+    else:
+        wrong = got != want
+    if not wrong.any():
+        return None
+    index = tuple(wrong.nonzero()[0].tolist())
+    place = f"{where}[{', '.join(map(str, index))}]" if index else where
+    remark = f"{int(wrong.sum())} of {wrong.numel()} entries differ" if wrong.numel() > 1 else ""
+    return Difference(place, *_numbers(got[index].item(), want[index].item()), remark)
+
+
+def _scalar_difference(got, want, rules: Rules, where: str) -> Difference | None:
+    if isinstance(got, Tensor) and got.numel() == 1:  # a one-element tensor is as good as the number in it
+        got = got.item()
+    if isinstance(want, float | int) and not isinstance(want, bool):
+        if not isinstance(got, float | int) or isinstance(got, bool):
+            return _other_kind(got, want, where)
+        same = got == want
+        if isinstance(want, float) and math.isfinite(want):  # NaN compares false: never the same
+            same = same or abs(got - want) <= rules.tolerance * max(abs(want), rules.scale)
+    else:
+        same = type(got) is type(want) and got == want
+    return None if same else Difference(where, *_numbers(got, want))
+
+
+def _other_kind(got, want, where: str) -> Difference:
+    return Difference(where, kind(got), kind(want), "is there a return?" if got is None and where == "result" else "")
+
+
+def kind(value) -> str:
+    """What a value is, in a learner's words."""
+    match value:
+        case Tensor():
+            return f"a {_dtype(value)} tensor of shape {tuple(value.shape)}"
+        case np.ndarray():
+            return f"a numpy array of shape {value.shape} (torch.from_numpy makes a tensor of it)"
+        case list():
+            return f"{len(value)} values (a tuple or list)"
+        case dict():
+            return f"a dict with {len(value)} entries"
+        case None | Opaque():
+            return str(value)
+        case bool() | str():
+            return f"the {type(value).__name__} {number(value)}"
+    return f"the number {number(value)}"
+
+
+def _numbers(got, want) -> tuple[str, str]:
+    """Two scalars that differ, short but never rounded to look equal."""
+    short = number(got), number(want)
+    return short if short[0] != short[1] else (_short.repr(got), _short.repr(want))
+
+
+def number(value) -> str:
+    """A scalar as a learner would write it."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.8g}"
+    return _short.repr(value) if isinstance(value, str | bool | int | float | complex) else kind(value)
+
+
+_short = reprlib.Repr()
+_short.maxlist, _short.maxstring, _short.maxlong, _short.maxother = 20, 100, 40, 100
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,54 @@
+"""The declarations: one file per unit, found by the unit's name."""
+
+import difflib
+import importlib
+
+from autograder.exercise import Exercise
+
+UNITS = ("01_patterns", "02_magnitude")  # in lecture order; "02_magnitude" is declared in magnitude.py
+
+
+def exercises_of(unit: str) -> tuple[Exercise, ...]:
+    """The exercises of a unit, in order.
+
+    Args:
+        unit: one of `UNITS`.
+
+    Returns:
+        Its exercises.
+
+    Raises:
+        ValueError: the unit is unknown.
+    """
+    if unit not in UNITS:
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
+    return importlib.import_module(f"autograder.exercises.{unit.split('_', 1)[1]}").EXERCISES
+
+
+def all_exercises() -> tuple[Exercise, ...]:
+    """Every exercise of the course, in order."""
+    return tuple(exercise for unit in UNITS for exercise in exercises_of(unit))
+
+
+def unit_of(id: str) -> str:
+    """The unit that an exercise belongs to."""
+    return next(unit for unit in UNITS if unit.split("_", 1)[1] == id.split(".")[0])
+
+
+def find(id: str) -> Exercise:
+    """The exercise with an id.
+
+    Args:
+        id: such as "magnitude.prune".
+
+    Returns:
+        The exercise.
+
+    Raises:
+        ValueError: there is none; the message names the nearest ones.
+    """
+    known = {exercise.id: exercise for exercise in all_exercises()}
+    if id not in known:
+        near = difflib.get_close_matches(str(id), known, n=3, cutoff=0.4) or list(known)
+        raise ValueError(f"unknown exercise {id!r}; did you mean {' or '.join(near)}?")
+    return known[id]

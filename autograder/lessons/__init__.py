@@ -1,0 +1,1 @@
+"""From lesson source to notebooks: course/ -> solutions/ -> notebooks/."""

@@ -1,0 +1,150 @@
+"""Builds a unit: lesson -> solutions/ (executed) -> notebooks/ (by nbgrader's generate_assignment)."""
+
+import filecmp
+import os
+import tempfile
+from pathlib import Path
+
+import nbformat
+
+from autograder.lessons.source import notebook_path, render, without_outputs
+
+
+def build(root: Path, unit: str, force: bool = False) -> list[Path]:
+    """Build one unit. What is up to date is not touched, so building twice changes nothing.
+
+    Args:
+        root: the course folder.
+        unit: the unit.
+        force: execute the solution even if its cells have not changed, and replace a student notebook that somebody worked in.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        RuntimeError: the student notebook would be replaced, but somebody has worked in it.
+    """
+    written = []
+    solution = notebook_path(root / "solutions", unit)
+    fresh = render(root, unit)
+    if force or not solution.exists() or without_outputs(_read(solution)) != fresh:
+        execute(fresh, root)
+        solution.parent.mkdir(parents=True, exist_ok=True)
+        _write(fresh, solution)
+        written.append(solution)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = release(root, unit, Path(scratch))
+        student = notebook_path(root / "notebooks", unit)
+        if not student.exists() or not filecmp.cmp(made, student, shallow=False):
+            if student.exists() and not force and _holds_work(_read(student)):
+                raise RuntimeError(f"{student.relative_to(root)} holds somebody's work: move it away, or build with --force")
+            student.parent.mkdir(parents=True, exist_ok=True)
+            student.write_bytes(made.read_bytes())
+            written.append(student)
+    return written
+
+
+def stale(root: Path, unit: str) -> list[str]:
+    """What of a unit no longer fits its lesson and declarations; nothing is executed or written.
+
+    Args:
+        root: the course folder.
+        unit: the unit.
+
+    Returns:
+        A sentence per stale file; empty if all is up to date.
+    """
+    solution, student = notebook_path(root / "solutions", unit), notebook_path(root / "notebooks", unit)
+    for path in (solution, student):
+        if not path.exists():
+            return [f"{path.relative_to(root)} is missing: run autograder build {unit}"]
+    problems = []
+    if without_outputs(_read(solution)) != render(root, unit):
+        problems.append(f"{solution.relative_to(root)} is stale: run autograder build {unit}")
+    if not all(cell.execution_count for cell in _read(solution).cells if cell.cell_type == "code" and cell.source):
+        problems.append(f"{solution.relative_to(root)} is not executed: run autograder build {unit} --force")
+    with tempfile.TemporaryDirectory() as scratch:
+        if not filecmp.cmp(release(root, unit, Path(scratch)), student, shallow=False):
+            problems.append(f"{student.relative_to(root)} is stale: run autograder build {unit}")
+    return problems
+
+
+def execute(notebook: nbformat.NotebookNode, root: Path, fast: bool = False) -> None:
+    """Execute a notebook in place, from the top, in a kernel of its own; stops at the first error.
+
+    Args:
+        notebook: any notebook of the course.
+        root: the course folder, in which it runs.
+        fast: with the experiments' fast setting.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    from nbclient import NotebookClient
+    from tqdm.auto import tqdm
+
+    with tempfile.TemporaryDirectory() as scratch:
+        bar = tqdm(total=len(notebook.cells), desc="execute", unit="cell")
+        client = NotebookClient(
+            notebook,
+            timeout=None,
+            kernel_name="python3",
+            record_timing=False,
+            coalesce_streams=True,
+            store_widget_state=False,
+            resources={"metadata": {"path": str(root)}},
+            on_cell_complete=lambda **_: bar.update(),
+        )
+        # progress of its own: neither reads nor changes what the person at this machine has done
+        settings = {"SPARSITY_EDU_PROGRESS": scratch, "SPARSITY_EDU_FAST": "1" if fast else ""}
+        with bar:
+            client.execute(env=os.environ | settings)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":  # progress bars are for people who wait
+            cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
+
+
+def release(root: Path, unit: str, scratch: Path) -> Path:
+    """Run nbgrader's generate_assignment on solutions/, into a scratch folder and with a scratch gradebook.
+
+    Args:
+        root: the course folder.
+        unit: the unit; its solution must exist.
+        scratch: an empty folder.
+
+    Returns:
+        The student notebook.
+
+    Raises:
+        RuntimeError: nbgrader refused; the message is its log.
+    """
+    from nbgrader.apps import NbGraderAPI
+    from traitlets.config import PyFileConfigLoader
+
+    config = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
+    config.CourseDirectory.db_url = f"sqlite:///{scratch / 'gradebook.db'}"
+    config.CourseDirectory.release_directory = os.path.relpath(scratch / "release", root)
+    result = NbGraderAPI(config=config).generate_assignment(unit, force=True, create=True)
+    if not result["success"]:
+        raise RuntimeError(f"nbgrader could not release {unit}:\n{result['log']}")
+    return notebook_path(scratch / "release", unit)
+
+
+def _holds_work(notebook: nbformat.NotebookNode) -> bool:
+    return any(cell.cell_type == "code" and (cell.execution_count or cell.outputs) for cell in notebook.cells)
+
+
+def _is_progress(output: nbformat.NotebookNode) -> bool:
+    is_widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    return is_widget or (output.output_type == "stream" and output.name == "stderr")
+
+
+def _read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    draft = path.with_suffix(".part")
+    nbformat.write(notebook, draft)
+    draft.replace(path)

@@ -1,0 +1,169 @@
+"""Reads a lesson (jupytext py:percent) and renders it as nbgrader's source notebook, solutions included, not yet executed."""
+
+import hashlib
+from copy import deepcopy
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from autograder.exercise import Exercise
+from autograder.exercises import UNITS, exercises_of, find
+
+EXPERIMENT = "experiment"  # tag of cells that measure something and are never graded
+
+
+def course_root(start: Path | None = None) -> Path:
+    """The course folder that `start` (default: the working directory) lies in.
+
+    Args:
+        start: where to begin looking upwards.
+
+    Returns:
+        The folder with nbgrader_config.py and course/.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "nbgrader_config.py").is_file() and (folder / "course").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"no course (a folder with nbgrader_config.py and course/) at or above {start}; change into a clone of it"
+    )
+
+
+def notebook_path(folder: Path, unit: str) -> Path:
+    """Where a unit's notebook lies: `folder/02_magnitude/magnitude.ipynb`."""
+    return folder / unit / f"{unit.split('_', 1)[1]}.ipynb"
+
+
+def grade_id(exercise: Exercise) -> str:
+    """The nbgrader id of an exercise's solution cell; nbgrader allows letters, digits, _ and - only."""
+    return exercise.id.replace(".", "-")
+
+
+def render(root: Path, unit: str) -> nbformat.NotebookNode:
+    """The notebook of a unit: the lesson's cells, with header and check cells made from the exercise declarations.
+
+    Args:
+        root: the course folder.
+        unit: one of `UNITS`.
+
+    Returns:
+        A notebook without outputs, with nbgrader's metadata and cell ids that depend only on the lesson.
+
+    Raises:
+        ValueError: the lesson does not name each exercise of its unit exactly once and in order, or a cell lacks its solution.
+        FileNotFoundError: the unit has no lesson.
+    """
+    path = root / "course" / unit / "lesson.py"
+    if not path.is_file():
+        raise FileNotFoundError(f"unit {unit} has no lesson: {path.relative_to(root)} is missing")
+    lesson = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
+    named = [cell.metadata["exercise"] for cell in lesson.cells if "exercise" in cell.metadata]
+    declared = [exercise.id for exercise in exercises_of(unit)]
+    if named != declared:
+        raise ValueError(f"{path.name} of {unit} must name each exercise once and in order: {declared}, got {named}")
+
+    cells = []
+    for cell in lesson.cells:
+        if "exercise" in cell.metadata:
+            cells += _exercise_cells(find(cell.metadata["exercise"]), cell.source)
+        elif cell.cell_type == "markdown":
+            cells.append(new_markdown_cell(cell.source))
+        else:
+            cells.append(new_code_cell(cell.source, metadata={"tags": cell.metadata.get("tags", [])}))
+    _set_ids(unit, cells)
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+
+
+def _exercise_cells(exercise: Exercise, solution: str) -> list[nbformat.NotebookNode]:
+    if not ("### BEGIN SOLUTION" in solution and "### END SOLUTION" in solution):
+        raise ValueError(f"the cell of {exercise.id} must mark its solution with ### BEGIN SOLUTION and ### END SOLUTION")
+    name = grade_id(exercise)
+    number = f"{int(_unit(exercise).split('_')[0])}.{exercises_of(_unit(exercise)).index(exercise) + 1}"
+    header = (
+        f"### Exercise {number}: {exercise.title}\n\n"
+        f"**{exercise.points:g} points** · about {exercise.minutes} minutes · "
+        f"difficulty {'●' * exercise.difficulty}{'○' * (3 - exercise.difficulty)}\n\n"
+        f"<details><summary>Hint</summary>\n\n{exercise.hint}\n\n</details>"
+    )
+    return [
+        new_markdown_cell(header),
+        new_code_cell(solution, metadata={"nbgrader": _nbgrader(name, solution=True)}),
+        new_code_cell(
+            f'check("{exercise.id}", {exercise.defines})',
+            metadata={"nbgrader": _nbgrader(f"{name}-check", points=exercise.points)},
+        ),
+    ]
+
+
+def _unit(exercise: Exercise) -> str:
+    return next(unit for unit in UNITS if unit.split("_", 1)[1] == exercise.unit)
+
+
+def _nbgrader(name: str, solution: bool = False, points: float | None = None) -> dict:
+    graded = points is not None
+    metadata = {"grade": graded, "grade_id": name, "locked": graded, "schema_version": 3, "solution": solution, "task": False}
+    return metadata | ({"points": points} if graded else {})
+
+
+def _set_ids(unit: str, cells: list[nbformat.NotebookNode]) -> None:
+    seen: dict[str, int] = {}
+    for cell in cells:
+        text = (
+            cell.metadata.get("nbgrader", {}).get("grade_id")
+            or hashlib.sha256(f"{unit}/{cell.source}".encode()).hexdigest()[:12]
+        )
+        seen[text] = seen.get(text, 0) + 1
+        cell.id = text if seen[text] == 1 else f"{text}-{seen[text]}"
+
+
+def run_cells(notebook: nbformat.NotebookNode) -> dict:
+    """Run a notebook's code cells in this process as a learner would, all but checks and experiments, going on after errors.
+
+    Args:
+        notebook: as made by `render`, with solutions or stubs.
+
+    Returns:
+        What the cells have defined.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    namespace: dict = {"__name__": "__main__"}
+    for cell in notebook.cells:
+        is_check = cell.metadata.get("nbgrader", {}).get("grade")
+        if cell.cell_type == "code" and not is_check and EXPERIMENT not in cell.metadata.get("tags", []):
+            try:
+                exec(compile(cell.source, f"<{cell.id}>", "exec"), namespace)
+            except Exception as error:
+                namespace.setdefault("__errors__", []).append((cell.id, error))
+    return namespace
+
+
+def with_stubs(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook as nbgrader releases it: solutions replaced by stubs.
+
+    Args:
+        notebook: as made by `render`.
+
+    Returns:
+        A copy.
+    """
+    from nbgrader.preprocessors import ClearSolutions
+
+    return ClearSolutions().preprocess(deepcopy(notebook), {})[0]
+
+
+def without_outputs(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A copy of a notebook as if it had never been run."""
+    bare = deepcopy(notebook)
+    for cell in bare.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return bare

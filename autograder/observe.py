@@ -1,0 +1,74 @@
+"""What student code made, as plain values: all that is compared, shown or sent to another process.
+
+Objects of a student's own classes do not get through, so nothing that they overload (==, repr, len) has a say in a verdict.
+"""
+
+import inspect
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autograder.case import Opaque
+
+
+class Recorder:
+    """A callback that writes down what it is called with, before it does anything; observed, it is the list of its calls."""
+
+    def __init__(self, callback: Callable) -> None:
+        self.callback = callback
+        self.signature = inspect.signature(callback)
+        self.calls: list[dict] = []  # arguments by name
+
+    def __call__(self, *args, **kwargs):
+        self.calls.append(observe(dict(self.signature.bind(*args, **kwargs).arguments)))
+        return self.callback(*args, **kwargs)
+
+
+def observe(value):
+    """Plain copy of a value: tensors detached, dense and on the CPU, modules as their state, the unknown by its type's name.
+
+    Args:
+        value: anything.
+
+    Returns:
+        Tensors, numpy arrays, numbers, strings, None, lists and dicts of these, and `Opaque` for the rest.
+    """
+    match value:
+        case Tensor():
+            if value.is_meta:
+                return Opaque("meta tensor, which holds no values")
+            plain = value.detach().as_subclass(Tensor)
+            return (plain.to_dense() if plain.layout != torch.strided else plain).cpu().clone()
+        case np.ndarray() if value.ndim:
+            return value.copy()
+        case np.generic() | np.ndarray():  # np.where of two numbers gives an array without dimensions
+            scalar = value.item()
+            return Opaque(type(value).__name__) if isinstance(scalar, np.generic) else observe(scalar)
+        case None | bool():
+            return value
+        case int():  # these methods make exact copies also of a subclass
+            plain = int.__int__(value)
+            return plain if plain.bit_length() < 1024 else Opaque(f"int, and it has {plain.bit_length()} bits")
+        case float():
+            return float.__float__(value)
+        case complex():
+            return complex.__complex__(value)
+        case str():
+            return str.__str__(value)
+        case nn.Module():
+            return {name: observe(entry) for name, entry in value.state_dict().items()}
+        case Recorder():
+            return list(value.calls)
+        case dict():
+            return {_key(key): observe(entry) for key, entry in value.items()}
+        case list() | tuple() | torch.Size():
+            return [observe(entry) for entry in value]
+    return Opaque(type(value).__name__)
+
+
+def _key(key):
+    if isinstance(key, tuple):
+        return tuple(map(_key, key))
+    return observe(key) if isinstance(key, str | float | int | np.generic | None) else Opaque(type(key).__name__)

@@ -1,0 +1,189 @@
+"""Runs student code: a case goes in, an outcome of plain values comes out. Nothing here knows what is right.
+
+This is the part that the sandboxed judge runs on the other side of its wall; it must not import exercises or references.
+"""
+
+import contextlib
+import io
+import linecache
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from autograder.case import Case
+from autograder.observe import observe
+from autograder.recipes import RECIPES
+
+SECONDS_PER_CASE = 10
+MAX_PRINTED = 2000  # characters of student output that are kept
+_HERE = Path(__file__).parent
+_LIBRARIES = tuple(
+    f"{folder}{os.sep}"
+    for folder in (_HERE, _HERE.parent / "sparsity_edu", Path(torch.__file__).parents[1], Path(os.__file__).parent)
+)
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An exception of student code."""
+
+    types: tuple[str, ...]  # names of its class and its bases, so that a subclass of ValueError is a ValueError
+    message: str
+    line: str = ""  # where in the student's own code
+
+    def __str__(self) -> str:
+        return f"{self.types[0]}: {self.message}" + (f", in {self.line}" if self.line else "")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one case did."""
+
+    value: object = None  # observed return value, or the list of them for a class
+    after: dict = field(default_factory=dict)  # observed arguments that the case is meant to change, by position
+    touched: tuple[int | str, ...] = ()  # arguments that were changed though they must not be
+    error: Raised | None = None
+    printed: str = ""
+
+
+class TimeUp(BaseException):
+    """Raised in student code when a case takes too long; no Exception, so that `except Exception` does not swallow it."""
+
+
+def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outcome:
+    """Use the learner's function or class as a case says.
+
+    Args:
+        case: arguments are built afresh, so that nothing the answer does to them reaches another call.
+        answer: the learner's function or class.
+        seconds: time limit; kept by a signal, so only in a main thread on a system that has SIGALRM.
+
+    Returns:
+        The outcome; an exception of the answer is part of it. Only KeyboardInterrupt passes through.
+    """
+    printed = _Printed()
+    value, before, after, error = None, {}, {}, None
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), _fixed_settings():
+        args, kwargs = _build(case)
+        arguments = {**dict(enumerate(args)), **kwargs}
+        before = {key: observe(argument) for key, argument in arguments.items()}
+        try:
+            with _time_limit(seconds):
+                value = _use(case, answer, args, kwargs)
+                after = {key: observe(argument) for key, argument in arguments.items()}
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exception:  # SystemExit too: student code does not end the notebook's check
+            value, error = None, _raised(exception)
+    touched = tuple(key for key in after if key not in case.changes and not _equal(before[key], after[key]))
+    return Outcome(value, {i: after.get(i) for i in case.changes}, touched, error, _printable(printed.getvalue()))
+
+
+def _use(case: Case, answer: Callable, args: list, kwargs: dict):
+    """What the answer makes of a case; every value is observed at once, as a later call may change it."""
+    if case.calls:
+        thing = answer(*args, **kwargs)
+        return [observe(getattr(thing, method)(*_build(Case(arguments))[0])) for method, *arguments in case.calls]
+    values = [observe(answer(*args, **kwargs)) for _ in range(case.times)]
+    return values if case.times > 1 else values[0]
+
+
+def _build(case: Case) -> tuple[list, dict]:
+    built: list = []
+    for argument in case.args:
+        built.append(_fresh(argument, built))
+    return built, {name: _fresh(argument, built) for name, argument in case.kwargs.items()}
+
+
+def _fresh(value, built: list):
+    match value:
+        case Tensor():
+            return value.clone(memory_format=torch.preserve_format)
+        case list() | tuple():
+            return type(value)(_fresh(entry, built) for entry in value)
+        case dict():
+            return {key: _fresh(entry, built) for key, entry in value.items()}
+    return value.build(built) if isinstance(value, RECIPES) else value
+
+
+def _equal(a, b) -> bool:
+    """Whether two observed values are the same to the bit (here NaN equals NaN: an untouched NaN is untouched)."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    return type(a) is type(b) and a == b
+
+
+class _Printed(io.StringIO):
+    """What student code prints, as much of it as is kept."""
+
+    def write(self, text: str) -> int:
+        super().write(text[: max(0, MAX_PRINTED - self.tell())])
+        return len(text)
+
+    def close(self) -> None:
+        """Stays open: it is student code that closes sys.stdout."""
+
+
+@contextlib.contextmanager
+def _fixed_settings():
+    """The same random numbers, default dtype and gradients for every call; the notebook's own are put back afterwards."""
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.default_generator.manual_seed(0)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float):
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(*_):
+        raise TimeUp(f"took longer than {seconds:g} seconds (an endless loop?)")
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)  # again, should a bare `except` swallow it
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _raised(exception: BaseException) -> Raised:
+    types = tuple(cls.__name__ for cls in type(exception).__mro__ if cls not in (object, BaseException))
+    try:
+        message = str(exception)
+    except Exception:
+        message = "(its message cannot be printed)"
+    return Raised(types, _printable(message.strip().split("\n")[0][:300]), _own_line(exception))
+
+
+def _printable(text: str) -> str:
+    """Text that can be written as UTF-8 wherever the verdict goes (half a surrogate pair cannot)."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _own_line(exception: BaseException) -> str:
+    """The deepest line of the traceback that is the student's own."""
+    frames = traceback.extract_tb(exception.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, "<frozen"))]
+    if not own:
+        return ""
+    return f"line {own[-1].lineno}: {linecache.getline(own[-1].filename, own[-1].lineno).strip()}"

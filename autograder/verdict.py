@@ -1,0 +1,241 @@
+"""From outcomes to points: which stages an answer passes, the first thing that is wrong with it, and the mistake it resembles.
+
+The answer itself never comes here, only `outcome_of(case)`: in a notebook that runs the learner's object in the same process,
+a judge may ask another process. References and comparisons stay on this side.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from autograder.case import Case
+from autograder.compare import Difference, difference
+from autograder.exercise import Exercise, Misconception, Stage
+from autograder.runner import Outcome, Raised, TimeUp, run
+
+PUBLIC_SEED = "public"
+NOT_RUN = Outcome(error=Raised(("NotRun",), "an earlier case took too long"))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a stage fails: the first case that does, and how."""
+
+    case: str  # the call, as far as it can be printed
+    difference: str
+    printed: str = ""  # what the student's code printed in that case
+
+
+@dataclass(frozen=True)
+class StageVerdict:
+    """One stage of one answer."""
+
+    name: str
+    points: float
+    max_points: float
+    passed: bool
+    exposes: str
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an exercise's check says of an answer."""
+
+    id: str
+    title: str
+    points: float
+    max_points: float
+    stages: tuple[StageVerdict, ...]
+    started: bool = True
+    misconception: str = ""  # name of the declared mistake that gives the same results
+    says: str = ""  # what a teacher says to it
+    progress: dict = field(default_factory=dict, compare=False)  # the unit, filled in by `check`
+
+    @property
+    def passed(self) -> bool:
+        """Whether every stage passed."""
+        return all(stage.passed for stage in self.stages)
+
+    @property
+    def first_failure(self) -> StageVerdict | None:
+        """The most basic stage that failed."""
+        return next((stage for stage in self.stages if not stage.passed), None)
+
+    def to_dict(self) -> dict:
+        """Plain data, for JSON."""
+        return {**asdict(self), "passed": self.passed}
+
+    def _repr_html_(self) -> str:
+        from autograder.report import to_html
+
+        return to_html(self)
+
+    def __repr__(self) -> str:
+        from autograder.report import to_text
+
+        return to_text(self)
+
+
+def score_object(exercise: Exercise, answer: Callable, seed: str = PUBLIC_SEED) -> Verdict:
+    """Score a function or class in this process.
+
+    Args:
+        exercise: the exercise.
+        answer: the learner's function or class.
+        seed: which cases to use.
+
+    Returns:
+        The verdict.
+    """
+    return score(exercise, lambda case: run(case, answer), seed)
+
+
+def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str = PUBLIC_SEED) -> Verdict:
+    """Score whatever answers cases.
+
+    A stage counts only if the first one passes: a function that does nothing but raise would otherwise earn the stage on bad
+    arguments. An answer that takes too long is not run again: nobody waits for every case of an endless loop.
+
+    Args:
+        exercise: the exercise.
+        outcome_of: gives the outcome of a case.
+        seed: which cases to use.
+
+    Returns:
+        The verdict.
+    """
+    cases = {stage.name: exercise.cases(stage, seed) for stage in exercise.stages}
+    # first of all, so that nothing which the answer does to this process reaches the reference
+    wanted = {name: [run(case, exercise.reference) for case in cases[name]] for name in cases}
+    outcomes = {stage.name: [] for stage in exercise.stages}
+    verdicts: list[StageVerdict] = []
+    in_time = True
+    for stage in exercise.stages:
+        problem = None
+        for case, want in zip(cases[stage.name], wanted[stage.name], strict=True):
+            outcome = outcome_of(case) if in_time else NOT_RUN
+            in_time = in_time and not (outcome.error and outcome.error.types[0] == TimeUp.__name__)
+            outcomes[stage.name].append(outcome)
+            wrong = outcome_difference(exercise, case, outcome, want, stage.pure)
+            if wrong and problem is None:
+                problem = Problem(describe(exercise, case), str(wrong), outcome.printed)
+        counts = problem is None and (not verdicts or verdicts[0].passed)
+        verdicts.append(
+            StageVerdict(stage.name, stage.points if counts else 0, stage.points, problem is None, stage.exposes, problem)
+        )
+    failed = next((stage for stage, verdict in zip(exercise.stages, verdicts, strict=True) if not verdict.passed), None)
+    first = outcomes[exercise.stages[0].name][0]
+    started = not (first.error and first.error.types[0] == "NotImplementedError")
+    mistake = _recognise(exercise, cases, outcomes, failed) if failed and started else None
+    return Verdict(
+        exercise.id,
+        exercise.title,
+        sum(verdict.points for verdict in verdicts),
+        exercise.points,
+        tuple(verdicts),
+        started,
+        mistake.name if mistake else "",
+        mistake.says if mistake else "",
+    )
+
+
+def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outcome, pure: bool = False) -> Difference | None:
+    """The first difference between two outcomes of a case.
+
+    Args:
+        exercise: for its rules and the names of its parameters.
+        case: the case.
+        got: the answer's outcome.
+        want: the reference's outcome.
+        pure: whether arguments must be as they were.
+
+    Returns:
+        The difference, or None.
+    """
+    if want.error:
+        expected = f"{want.error.types[0]} (as in: {want.error.message})"
+        if got.error is None:
+            return Difference("the call", "no error", expected)
+        return None if want.error.types[0] in got.error.types else Difference("the call", str(got.error), expected)
+    if got.error:
+        return Difference("the call", str(got.error), "no error")
+    wrong = difference(got.value, want.value, exercise.rules)
+    for i in case.changes:
+        label = getattr(case.args[i], "label", "{} after the call").format(parameter(exercise, i))
+        wrong = wrong or difference(got.after[i], want.after[i], exercise.rules, label)
+    if wrong is None and pure and got.touched:
+        name = parameter(exercise, got.touched[0])
+        return Difference(f"the argument {name}", "changed by your code", "left as it was (work on a copy: .clone())")
+    return wrong
+
+
+def _recognise(exercise: Exercise, cases: dict, outcomes: dict, failed: Stage) -> Misconception | None:
+    """The misconception that answers as the learner does in all cases up to and including the first failing stage; of several,
+    the one that agrees with the learner most often everywhere."""
+
+    def agreements(mistake: Misconception, stage: Stage) -> Iterator[bool]:
+        for case, outcome in zip(cases[stage.name], outcomes[stage.name], strict=True):
+            yield _same(exercise, case, outcome, run(case, mistake.wrong), stage.pure)
+
+    decisive = reversed(exercise.stages[: exercise.stages.index(failed) + 1])  # the failing one first: it rules out most
+    candidates = exercise.misconceptions
+    for stage in decisive:
+        candidates = [mistake for mistake in candidates if all(agreements(mistake, stage))]
+    if len(candidates) <= 1:
+        return candidates[0] if candidates else None
+    return max(candidates, key=lambda mistake: sum(sum(agreements(mistake, stage)) for stage in exercise.stages))
+
+
+def _same(exercise: Exercise, case: Case, got: Outcome, mistake: Outcome, pure: bool) -> bool:
+    if got.error or mistake.error:
+        return (got.error and (got.error.types, got.error.message)) == (
+            mistake.error and (mistake.error.types, mistake.error.message)
+        )
+    same_values = difference(got.value, mistake.value, exercise.rules) is None
+    same_after = all(difference(got.after[i], mistake.after[i], exercise.rules) is None for i in case.changes)
+    return same_values and same_after and (not pure or got.touched == mistake.touched)
+
+
+def parameter(exercise: Exercise, key: int | str) -> str:
+    """The name of an argument given by position or keyword."""
+    names = list(inspect.signature(exercise.reference).parameters)
+    return key if isinstance(key, str) else names[key] if key < len(names) else f"number {key}"
+
+
+def describe(exercise: Exercise, case: Case) -> str:
+    """The call that a case makes, small tensors in full.
+
+    Args:
+        exercise: for the names.
+        case: the case.
+
+    Returns:
+        Text such as `magnitude_prune(W=[[0.5, -1.0]], sparsity=0.5)`.
+    """
+    arguments = {parameter(exercise, i): value for i, value in enumerate(case.args)} | case.kwargs
+    text = f"{exercise.defines}({', '.join(f'{name}={_brief(value)}' for name, value in arguments.items())})"
+    if case.times > 1:
+        text += f", {case.times} times in a row"
+    for method, *args in case.calls:
+        text += f".{method}({', '.join(map(_brief, args))})"
+    return text
+
+
+def _brief(value) -> str:
+    match value:
+        case Tensor() if value.numel() <= 24:
+            rounded = value.double().mul(1e4).round().div(1e4) if value.is_floating_point() else value
+            return str(rounded.tolist())
+        case Tensor():
+            return f"<{str(value.dtype).removeprefix('torch.')} {' x '.join(map(str, value.shape))}>"
+        case list() | tuple():
+            return f"[{', '.join(map(_brief, value))}]"
+        case dict():
+            return "{" + ", ".join(f"{key!r}: {_brief(entry)}" for key, entry in value.items()) + "}"
+        case torch.dtype() | None | bool() | int() | float() | str():
+            return repr(value)
+    return type(value).__name__

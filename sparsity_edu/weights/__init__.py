@@ -1,0 +1,1 @@
+"""Static sparsity: which weights of a trained model can go."""

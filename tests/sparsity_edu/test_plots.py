@@ -1,0 +1,47 @@
+"""The plots that lessons share: what is drawn is what the mask says."""
+
+import matplotlib
+import pytest
+import torch
+
+from sparsity_edu import plots
+
+matplotlib.use("Agg")
+
+MASKS = {
+    "half": torch.tensor([[True, False, True], [False, True, False]]),
+    "all": torch.ones(2, 3, dtype=torch.bool),
+    "one": torch.tensor([[True, False, False], [False, False, False]]),
+    "more": torch.ones(2, 3, dtype=torch.bool),
+}
+
+
+def panels(figure):
+    return [axes for axes in figure.axes if axes.images]
+
+
+def test_one_panel_per_mask_with_its_share_of_zeros_in_the_title():
+    figure = plots.masks(MASKS)
+    titles = [axes.get_title() or axes.get_title(loc="left") for axes in panels(figure)]
+    assert len(titles) == len(MASKS)
+    assert titles[0].startswith("half")
+    assert "50" in titles[0]
+    assert "83" in titles[2]
+
+
+def colors_of(axes):
+    """(rows, cols, 3) of what is drawn."""
+    image = axes.images[0]
+    return torch.tensor(image.cmap(image.norm(image.get_array()))[..., :3])
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([[0.5, 2.0, -3.0], [1.0, -0.1, 4.0]])])
+def test_dropped_entries_are_white_and_kept_ones_are_not(weights):
+    (axes,) = panels(plots.masks({"half": MASKS["half"]}, weights))
+    assert torch.equal((colors_of(axes) >= 1).all(dim=-1), ~MASKS["half"])
+
+
+def test_a_larger_magnitude_is_darker():
+    (axes,) = panels(plots.masks({"all": MASKS["all"]}, torch.tensor([[0.5, 2.0, -3.0], [1.0, -0.1, 4.0]])))
+    light = colors_of(axes).sum(dim=-1)
+    assert light[1, 2] < light[0, 2] < light[0, 1] < light[1, 0] < light[0, 0] < light[1, 1]
