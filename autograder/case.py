@@ -48,11 +48,11 @@ def script(*args, calls: Iterable[tuple], **kwargs) -> Case:
     return Case(args, kwargs, calls=tuple(calls))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Opaque:
     """Something an answer may not consist of, by the name of its type."""
 
     kind: str
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"an object of type {self.kind}"

@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from autograder.exercises import UNITS, exercises_of, find
 
 app = typer.Typer(help=__import__("autograder").__doc__, no_args_is_help=True, pretty_exceptions_show_locals=False)
-console = Console()
+console = Console(emoji=False)  # "n:m:" is no picture
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Unit = Annotated[str | None, typer.Argument(help=f"A unit such as {UNITS[-1]}; all units if left out.")]
 
@@ -40,6 +40,7 @@ def try_(
     from autograder.attempt import load_answer
     from autograder.verdict import score_object
 
+    os.environ.setdefault("MPLBACKEND", "agg")  # a file that draws opens no window
     exercise = find(id)
     verdict = score_object(exercise, load_answer(exercise, file))
     print(json_.dumps(verdict.to_dict(), indent=2) if json else verdict)
@@ -56,7 +57,7 @@ def mutants(json: Json = False) -> None:
     if json:
         print(json_.dumps(report, indent=2))
     else:
-        table = Table("exercise", "rejected", "recognised", "total", "stub", "not rejected or not recognised")
+        table = Table(*_whole("exercise", "rejected", "recognised", "total", "stub"), "which not")
         for row in report["exercises"]:
             table.add_row(
                 row["id"],
@@ -81,7 +82,7 @@ def progress(json: Json = False) -> None:
     if json:
         print(json_.dumps(records.of_course(), indent=2))
         return
-    table = Table("unit", "exercise", "title", "points")
+    table = Table(*_whole("unit", "exercise"), "title", *_whole("points"))
     for unit, done in zip(UNITS, records.of_course(), strict=True):
         for i, exercise in enumerate(exercises_of(unit)):
             got = min(records.best(exercise.id), exercise.points)
@@ -138,9 +139,16 @@ def demo() -> None:
     for row in rows:
         table.add_section()
         for i, (id, sentence) in enumerate(row.advice or [("", "nothing: all right")]):
-            table.add_row(row.student if i == 0 else "", f"{row.points:g} / {row.max_points:g}" if i == 0 else "", id, sentence)
+            table.add_row(
+                row.student if i == 0 else "", f"{row.points:g} / {row.max_points:g}" if i == 0 else "", id, escape(sentence)
+            )
     console.print(table)
     console.print(
         "In grading/ an instructor finds gradebook.db, submitted/, autograded/ and feedback/ (an HTML page per student).\n"
         "nbgrader's own commands work from here, such as nbgrader export; so does its Formgrader in JupyterLab (make lab)."
     )
+
+
+def _whole(*names: str) -> list[Column]:
+    """Columns that are never cut, so that ids can be copied."""
+    return [Column(name, no_wrap=True) for name in names]

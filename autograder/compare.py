@@ -56,13 +56,13 @@ def difference(got, want, rules: Rules, where: str = "result") -> Difference | N
         if not isinstance(got, list):
             return _other_kind(got, want, where)
         if len(got) != len(want):
-            return Difference(where, f"{len(got)} values", f"{len(want)} values")
+            return Difference(where, _values(got), _values(want))
         parts = ((g, w, f"{where}[{i}]") for i, (g, w) in enumerate(zip(got, want, strict=True)))
     elif isinstance(want, dict):
         if not isinstance(got, dict):
             return _other_kind(got, want, where)
         if got.keys() != want.keys():
-            return Difference(f"{where}'s keys", _short.repr(sorted(map(str, got))), _short.repr(sorted(map(str, want))))
+            return Difference(f"{where}'s keys", _keys(got), _keys(want))
         parts = ((got[key], w, f"{where}[{key!r}]") for key, w in want.items())
     else:
         return _scalar_difference(got, want, rules, where)
@@ -119,7 +119,7 @@ def kind(value) -> str:
         case np.ndarray():
             return f"a numpy array of shape {value.shape} (torch.from_numpy makes a tensor of it)"
         case list():
-            return f"{len(value)} values (a tuple or list)"
+            return f"{_values(value)} (a tuple or list)"
         case dict():
             return f"a dict with {len(value)} entries"
         case None | Opaque():
@@ -142,8 +142,17 @@ def number(value) -> str:
     return _short.repr(value) if isinstance(value, str | bool | int | float | complex) else kind(value)
 
 
+def _values(values: list) -> str:
+    return "1 value" if len(values) == 1 else f"{len(values)} values"
+
+
+def _keys(mapping: dict) -> str:
+    names = sorted(map(_short.repr, mapping))
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") or "none"
+
+
 _short = reprlib.Repr()
-_short.maxlist, _short.maxstring, _short.maxlong, _short.maxother = 20, 100, 40, 100
+_short.maxstring = _short.maxother = 60
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -39,8 +39,8 @@ def observe(value):
         case Tensor():
             if value.is_meta:
                 return Opaque("meta tensor, which holds no values")
-            plain = value.detach().as_subclass(Tensor)
-            return (plain.to_dense() if plain.layout != torch.strided else plain).cpu().clone()
+            dense = value if value.layout == torch.strided else value.to_dense()
+            return dense.detach().as_subclass(Tensor).cpu().clone()
         case np.ndarray() if value.ndim:
             return value.copy()
         case np.generic() | np.ndarray():  # np.where of two numbers gives an array without dimensions

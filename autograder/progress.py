@@ -1,5 +1,6 @@
 """Where a learner stands: the best result of each exercise, kept as one small file each in the user's data folder."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -24,19 +25,20 @@ def record(verdict: Verdict) -> None:
     if verdict.points < best(verdict.id):
         return
     path = folder() / f"{verdict.id}.json"
-    try:
+    draft = path.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps({"points": verdict.points, "max_points": verdict.max_points}))
-        draft.replace(path)  # whole or not at all, also when two notebooks check at once
-    except OSError:
-        pass
+        try:
+            draft.write_text(json.dumps({"points": verdict.points, "max_points": verdict.max_points}))
+            draft.replace(path)  # whole or not at all, also when two notebooks check at once
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def best(id: str) -> float:
     """Best points so far in an exercise; 0 without a (readable) record."""
     try:
-        return float(json.loads((folder() / f"{id}.json").read_text())["points"])
+        return max(0.0, float(json.loads((folder() / f"{id}.json").read_text())["points"]))  # NaN is 0 too
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
 

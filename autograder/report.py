@@ -28,11 +28,8 @@ def to_text(verdict: Verdict) -> str:
     if not verdict.started:
         lines.append("  not started: the function still raises NotImplementedError")
     else:
-        lines += [
-            f"  {'✓' if stage.passed else '✗'} {stage.name} ({_stage_points(stage)})"
-            for stage in verdict.stages
-        ]
-        lines += [f"  {label + ':':<11}{text}" for label, text in _explanation(verdict)]
+        lines += [f"  {'✓' if stage.passed else '✗'} {stage.name} ({_stage_points(stage)})" for stage in verdict.stages]
+        lines += [f"  {label + ':':<12}{text}".replace("\n", "\n" + " " * 14) for label, text in _explanation(verdict)]
     if verdict.progress:
         lines.append(f"  unit: {_progress(verdict.progress)}")
     return "\n".join(lines)

@@ -49,6 +49,7 @@ def find(id: str) -> Exercise:
     """
     known = {exercise.id: exercise for exercise in all_exercises()}
     if id not in known:
-        near = difflib.get_close_matches(str(id), known, n=3, cutoff=0.4) or list(known)
-        raise ValueError(f"unknown exercise {id!r}; did you mean {' or '.join(near)}?")
+        near = difflib.get_close_matches(str(id), known, n=3, cutoff=0.4)
+        advice = f"did you mean {' or '.join(near)}?" if near else f"the units are {', '.join(UNITS)}"
+        raise ValueError(f"unknown exercise {id!r}; {advice}")
     return known[id]

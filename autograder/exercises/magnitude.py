@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -335,10 +336,19 @@ def _(W, sparsity):
     return W * (W.abs() > W.abs().flatten().kthvalue(k).values)
 
 
-@prune.accepts("topk and scatter, through numpy's sort")
+@prune.accepts("numpy")
 def _(W, sparsity):
-    assert_range = 0 <= sparsity < 1
-    if not assert_range:
+    if not 0 <= sparsity < 1:
+        raise ValueError(sparsity)
+    pruned = W.numpy().copy()
+    smallest = np.argsort(np.abs(pruned), axis=None)[: int(sparsity * pruned.size)]
+    pruned[np.unravel_index(smallest, pruned.shape)] = 0
+    return torch.from_numpy(pruned)
+
+
+@prune.accepts("topk and scatter")
+def _(W, sparsity):
+    if not 0 <= sparsity < 1:
         raise ValueError(sparsity)
     keep = W.abs().reshape(-1).topk(W.numel() - int(sparsity * W.numel())).indices
     out = torch.zeros(W.numel(), dtype=W.dtype)
@@ -697,6 +707,20 @@ def _(model, masks, optimizer, x, y):
     return loss
 
 
+@masked_step.accepts("a closure for the optimiser, weights through the state dict")
+def _(model, masks, optimizer, x, y):
+    def closure():
+        optimizer.zero_grad(set_to_none=False)
+        loss = nn.CrossEntropyLoss()(model(x), y)
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+    state = model.state_dict()
+    model.load_state_dict(state | {f"{name}.weight": state[f"{name}.weight"] * mask for name, mask in masks.items()})
+    return loss.detach().numpy()
+
+
 # --------------------------------------------------------------------------------------------------------------- schedule
 
 schedule = Exercise(
@@ -805,6 +829,13 @@ def _(step, start, end, final, initial=0.0):
         return final
     left = torch.tensor((end - step) / (end - start))
     return final - (final - initial) * left.pow(3)
+
+
+@schedule.accepts("density, with numpy")
+def _(step, start, end, final, initial=0.0):
+    left = 1 - (np.float64(step) - start) / (end - start)
+    density = (1 - final) + (final - initial) * left**3
+    return 1 - np.where(step < start, 1 - initial, np.where(step > end, 1 - final, density))
 
 
 # -------------------------------------------------------------------------------------------------------------- iterative
@@ -993,6 +1024,22 @@ def _(model, sparsities, retrain):
         retrain(model, masks)
         for n, m in layers:
             m.weight.data[~masks[n]] = 0.0
+    return masks
+
+
+@iterative.accepts("numpy masks, keywords, new parameters")
+def _(model, sparsities, retrain):
+    for s in sparsities:
+        masks = {}
+        for n, m in model.named_modules():
+            if isinstance(m, nn.Linear):
+                kept = np.ones(m.weight.numel(), dtype=bool)
+                kept[np.argsort(m.weight.detach().abs().numpy(), axis=None)[: int(s * kept.size)]] = False
+                masks[n] = torch.from_numpy(kept).reshape(m.weight.shape)
+                m.weight = nn.Parameter(torch.where(masks[n], m.weight.detach(), 0.0))
+        retrain(masks=masks, model=model)
+        for n, mask in masks.items():
+            model.get_submodule(n).weight.data.mul_(mask)
     return masks
 
 

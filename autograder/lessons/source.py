@@ -9,7 +9,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from autograder.exercise import Exercise
-from autograder.exercises import UNITS, exercises_of, find
+from autograder.exercises import exercises_of, find, unit_of
 
 EXPERIMENT = "experiment"  # tag of cells that measure something and are never graded
 
@@ -85,7 +85,8 @@ def _exercise_cells(exercise: Exercise, solution: str) -> list[nbformat.Notebook
     if not ("### BEGIN SOLUTION" in solution and "### END SOLUTION" in solution):
         raise ValueError(f"the cell of {exercise.id} must mark its solution with ### BEGIN SOLUTION and ### END SOLUTION")
     name = grade_id(exercise)
-    number = f"{int(_unit(exercise).split('_')[0])}.{exercises_of(_unit(exercise)).index(exercise) + 1}"
+    unit = unit_of(exercise.id)
+    number = f"{int(unit.split('_')[0])}.{exercises_of(unit).index(exercise) + 1}"
     header = (
         f"### Exercise {number}: {exercise.title}\n\n"
         f"**{exercise.points:g} points** · about {exercise.minutes} minutes · "
@@ -100,10 +101,6 @@ def _exercise_cells(exercise: Exercise, solution: str) -> list[nbformat.Notebook
             metadata={"nbgrader": _nbgrader(f"{name}-check", points=exercise.points)},
         ),
     ]
-
-
-def _unit(exercise: Exercise) -> str:
-    return next(unit for unit in UNITS if unit.split("_", 1)[1] == exercise.unit)
 
 
 def _nbgrader(name: str, solution: bool = False, points: float | None = None) -> dict:

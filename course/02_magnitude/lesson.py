@@ -43,9 +43,8 @@ from torch import nn
 from autograder import check
 from sparsity_edu import plots
 
-FAST = bool(
-    os.environ.get("SPARSITY_EDU_FAST")
-)  # small experiments, for a first run or an automatic test
+# small experiments, for an automatic test and while nbgrader runs this notebook
+FAST = bool(os.environ.get("SPARSITY_EDU_FAST") or os.environ.get("NBGRADER_EXECUTION"))
 plots.style()
 
 # %% [markdown]
@@ -424,7 +423,7 @@ for name, (color, line) in styles.items():
     ax.plot(x, values.mean(1), line, marker="o", ms=4, color=color, label=name)
     ax.fill_between(x, values.amin(1), values.amax(1), color=color, alpha=0.15, lw=0)
 ax.axhline(100 * dense_accuracy, color="0.4", lw=1, ls=":")
-ax.text(SPARSITIES[0] * 100, 100 * dense_accuracy, "dense", va="bottom", color="0.4")
+ax.text(100, 100 * dense_accuracy, "dense", va="bottom", ha="right", color="0.4")
 ax.set(
     xlabel="sparsity (%)",
     ylabel="test accuracy (%)",

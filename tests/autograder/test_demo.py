@@ -25,7 +25,6 @@ def graded(tmp_path_factory):
     shutil.copy(ROOT / "nbgrader_config.py", root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))  # nbgrader calls alembic
-        patch.setenv("PYTHONPATH", str(ROOT))
         yield root, {result.student: result for result in demo.demo(root)}
 
 

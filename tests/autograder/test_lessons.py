@@ -118,7 +118,7 @@ def test_a_changed_lesson_is_stale_until_it_is_built(course, pretended):
     assert builder.stale(course, unit) == []
 
 
-def test_a_changed_student_notebook_is_stale_and_rebuilt(course):
+def test_a_changed_student_notebook_is_stale_and_rebuilt(course, pretended):
     unit = UNITS[-1]
     student = notebook_path(course / "notebooks", unit)
     original = student.read_bytes()
@@ -128,7 +128,7 @@ def test_a_changed_student_notebook_is_stale_and_rebuilt(course):
     assert student.read_bytes() == original
 
 
-def test_somebodys_work_is_not_overwritten(course):
+def test_somebodys_work_is_not_overwritten(course, pretended):
     unit = UNITS[-1]
     student = notebook_path(course / "notebooks", unit)
     notebook = nbformat.read(student, as_version=4)

@@ -1,0 +1,51 @@
+"""Recipes make the same objects every time."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autograder.observe import observe
+from autograder.recipes import MLP, Add, Module, Optimizer
+
+W0, b0, W1, b1 = torch.randn(3, 2), torch.randn(3), torch.randn(1, 3), torch.randn(1)
+MODEL = MLP((W0, W1), (b0, b1))
+
+
+def test_an_mlp_is_linear_layers_with_relu_between():
+    model = MODEL.build([])
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(model(x), F.relu(x @ W0.T + b0) @ W1.T + b1)
+    nn.init.zeros_(model[0].weight)
+    assert torch.equal(MODEL.build([])[0].weight, W0)
+
+
+def test_modules_nest():
+    embedding = Module("Embedding", (4, 2), {"weight": torch.arange(8.0).view(4, 2)})
+    model = Module("Sequential", (embedding, Module("Sequential", (Module("LayerNorm", (2,)), MODEL)))).build([])
+    assert [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)] == ["1.1.0", "1.1.2"]
+    assert model[0](torch.tensor(3)).tolist() == [6, 7]
+    assert torch.equal(model.get_submodule("1.1.2").weight, W1)
+
+
+def test_warm_steps_fill_the_moments_and_leave_the_parameters():
+    model = MODEL.build([])
+    optimizer = Optimizer("SGD", of=0, options={"lr": 1.0, "momentum": 0.5}, warm_steps=2, warm_gradient=2.0).build([model])
+    assert torch.equal(model[0].weight, W0)
+    assert model[0].weight.grad.unique().tolist() == [2.0]
+    optimizer.zero_grad()
+    model(torch.zeros(1, 2)).sum().mul(0).backward()
+    optimizer.step()
+    torch.testing.assert_close(model[0].weight.detach(), W0 - 0.5 * 3.0)  # the buffer held 2 + 0.5 * 2 = 3
+
+
+def test_add_moves_every_matrix_and_remembers_what_it_was_given():
+    model, masks = MODEL.build([]), {"0": torch.ones(3, 2, dtype=torch.bool)}
+    retrain = Add((torch.ones(3, 2), torch.full((1, 3), 2.0))).build([])
+    retrain(model, masks)
+    torch.testing.assert_close(model[0].weight.detach(), W0 + 1)
+    torch.testing.assert_close(model[2].weight.detach(), W1 + 2)
+    assert torch.equal(model[0].bias, b0)
+    (seen,) = observe(retrain)
+    assert torch.equal(seen["model"]["0.weight"], W0)
+    assert seen["masks"]["0"].all()
+    assert retrain  # as a function is, called or not
