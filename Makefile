@@ -18,6 +18,7 @@ bench: .venv/ready ## measurements, side by side
 	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
 
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@echo "Setting up .venv: a few minutes and a few GB, the first time only."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@

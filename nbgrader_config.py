@@ -25,4 +25,5 @@ c.Autograde.sanitize_preprocessors = [
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
 c.Execute.timeout = 120  # seconds per cell; a check takes a second or two
+c.Execute.extra_arguments = ["--log-level=ERROR"]  # kernels warn at each start that they speak TCP
 c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError()"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -126,22 +127,15 @@ def demo() -> None:
     from autograder.classroom.demo import UNIT, demo
     from autograder.lessons.source import course_root
 
-    root = course_root()
-    rows = demo(root)
-    table = Table(
-        "student",
-        "points",
-        "exercise",
-        "the sentence that would help",
-        title=f"Unit {UNIT}, graded by nbgrader",
-        show_lines=False,
-    )
+    rows = demo(course_root())
+    columns = *_whole("student", "points", "exercise"), "the sentence that would help"
+    table = Table(*columns, title=f"Unit {UNIT}, graded by nbgrader", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
+        first = [row.student, f"{row.points:g} / {row.max_points:g}"]
+        for id, sentence in row.advice or [("", "nothing: all right")]:
+            table.add_row(*first, id.split(".")[-1], escape(sentence))
+            first = ["", ""]
         table.add_section()
-        for i, (id, sentence) in enumerate(row.advice or [("", "nothing: all right")]):
-            table.add_row(
-                row.student if i == 0 else "", f"{row.points:g} / {row.max_points:g}" if i == 0 else "", id, escape(sentence)
-            )
     console.print(table)
     console.print(
         "In grading/ an instructor finds gradebook.db, submitted/, autograded/ and feedback/ (an HTML page per student).\n"

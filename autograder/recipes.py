@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from autograder.observe import Recorder
+from autograder.observe import Recorder, observe
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Module:
             module.load_state_dict(self.state)
         return module
 
+    def __str__(self) -> str:
+        return f"<{self.kind}>"
+
 
 @dataclass(frozen=True)
 class MLP:
@@ -43,6 +46,10 @@ class MLP:
             linear.load_state_dict({"weight": W, "bias": b})
             layers += [linear, nn.ReLU()]
         return nn.Sequential(*layers[:-1])
+
+    def __str__(self) -> str:
+        sizes = [self.weights[0].shape[1], *(W.shape[0] for W in self.weights)]
+        return f"<MLP {'-'.join(map(str, sizes))}>"
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,16 @@ class Optimizer:
                 parameter.copy_(value)
         return optimizer
 
+    def __str__(self) -> str:
+        return f"<{self.kind} {', '.join(f'{name}={value}' for name, value in self.options.items())}>"
+
 
 @dataclass(frozen=True)
 class Add:
     """A stand-in for retraining: a callback that adds a fixed tensor to every weight matrix of the model it is given.
 
     It ignores masks, as careless training does, so that a learner's loop has to hold them. Observed, it is the list of its
-    calls: model and masks as they were given.
+    calls: the masks, and the weights that the model had.
     """
 
     label: ClassVar = "calls of {}"  # what is observed of it, in messages
@@ -86,12 +96,18 @@ class Add:
 
     def build(self, built: list) -> Recorder:
         @torch.no_grad()
-        def retrain(model: nn.Module, masks: dict[str, Tensor]) -> None:
+        def retrain(model: nn.Module, masks: dict[str, Tensor]) -> dict:
+            layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+            given = observe({"masks": masks, "weights": {name: layer.weight for name, layer in layers.items()}})
             matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
             for matrix, delta in zip(matrices, self.deltas, strict=True):
                 matrix += delta
+            return given
 
         return Recorder(retrain)
+
+    def __str__(self) -> str:
+        return "<training>"
 
 
 RECIPES = (Module, MLP, Optimizer, Add)

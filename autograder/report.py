@@ -31,7 +31,7 @@ def to_text(verdict: Verdict) -> str:
         lines += [f"  {'✓' if stage.passed else '✗'} {stage.name} ({_stage_points(stage)})" for stage in verdict.stages]
         lines += [f"  {label + ':':<12}{text}".replace("\n", "\n" + " " * 14) for label, text in _explanation(verdict)]
     if verdict.progress:
-        lines.append(f"  unit: {_progress(verdict.progress)}")
+        lines.append(f"  {_progress(verdict.progress)}")
     return "\n".join(lines)
 
 
@@ -111,6 +111,6 @@ def _points(points: float) -> str:
 
 def _progress(progress: dict) -> str:
     return (
-        f"{progress['unit']}: {progress['done']} of {progress['exercises']} exercises done, "
+        f"best so far in {progress['unit']}: {progress['done']} of {progress['exercises']} exercises done, "
         f"{_points(progress['points'])} of {_points(progress['max_points'])} points"
     )

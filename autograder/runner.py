@@ -37,9 +37,13 @@ class Raised:
     types: tuple[str, ...]  # names of its class and its bases, so that a subclass of ValueError is a ValueError
     message: str
     line: str = ""  # where in the student's own code
+    inside: str = ""  # the function that raised it, if it was not the answer itself
 
     def __str__(self) -> str:
-        return f"{self.types[0]}: {self.message}" + (f", in {self.line}" if self.line else "")
+        message = self.message
+        if self.types[0] == "NotImplementedError" and self.inside:
+            message = f"{self.inside} is not written yet"
+        return self.types[0] + (f": {message}" if message else "") + (f", in {self.line}" if self.line else "")
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
         except KeyboardInterrupt:
             raise
         except BaseException as exception:  # SystemExit too: student code does not end the notebook's check
-            value, error = None, _raised(exception)
+            value, error = None, _raised(exception, answer)
     touched = tuple(key for key in after if key not in case.changes and not _equal(before[key], after[key]))
     return Outcome(value, {i: after.get(i) for i in case.changes}, touched, error, _printable(printed.getvalue()))
 
@@ -166,13 +170,16 @@ def _time_limit(seconds: float):
         signal.signal(signal.SIGALRM, previous)
 
 
-def _raised(exception: BaseException) -> Raised:
+def _raised(exception: BaseException, answer: Callable) -> Raised:
     types = tuple(cls.__name__ for cls in type(exception).__mro__ if cls not in (object, BaseException))
     try:
         message = str(exception)
     except Exception:
         message = "(its message cannot be printed)"
-    return Raised(types, _printable(message.strip().split("\n")[0][:300]), _own_line(exception))
+    raiser = list(traceback.walk_tb(exception.__traceback__))[-1][0].f_code
+    its_own = (getattr(answer, "__code__", None), getattr(getattr(answer, "__init__", None), "__code__", None))
+    inside = "" if raiser in its_own else raiser.co_qualname
+    return Raised(types, _printable(message.strip().split("\n")[0][:300]), _own_line(exception), inside)
 
 
 def _printable(text: str) -> str:

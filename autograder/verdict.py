@@ -129,7 +129,8 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
         )
     failed = next((stage for stage, verdict in zip(exercise.stages, verdicts, strict=True) if not verdict.passed), None)
     first = outcomes[exercise.stages[0].name][0]
-    started = not (first.error and first.error.types[0] == "NotImplementedError")
+    # a stub raises itself; what it calls, or another method of a class, may not be written yet
+    started = not (first.error and first.error.types[0] == "NotImplementedError" and not first.error.inside)
     mistake = _recognise(exercise, cases, outcomes, failed) if failed and started else None
     return Verdict(
         exercise.id,
@@ -163,7 +164,9 @@ def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outco
         return None if want.error.types[0] in got.error.types else Difference("the call", str(got.error), expected)
     if got.error:
         return Difference("the call", str(got.error), "no error")
-    wrong = difference(got.value, want.value, exercise.rules)
+    wrong = None
+    for name, g, w in _results(case, got.value, want.value):
+        wrong = wrong or difference(g, w, exercise.rules, name)
     for i in case.changes:
         label = getattr(case.args[i], "label", "{} after the call").format(parameter(exercise, i))
         wrong = wrong or difference(got.after[i], want.after[i], exercise.rules, label)
@@ -171,6 +174,17 @@ def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outco
         name = parameter(exercise, got.touched[0])
         return Difference(f"the argument {name}", "changed by your code", "left as it was (work on a copy: .clone())")
     return wrong
+
+
+def _results(case: Case, got, want) -> list[tuple]:
+    """(name, observed, wanted) of each result of a case, named as a learner thinks of it."""
+    if case.calls:
+        names = [f"{method}()" for method, *_ in case.calls]
+    elif case.times > 1:
+        names = [f"result of call {i + 1}" for i in range(case.times)]
+    else:
+        return [("result", got, want)]
+    return list(zip(names, got, want, strict=True))
 
 
 def _recognise(exercise: Exercise, cases: dict, outcomes: dict, failed: Stage) -> Misconception | None:
@@ -227,15 +241,19 @@ def describe(exercise: Exercise, case: Case) -> str:
 
 def _brief(value) -> str:
     match value:
+        case Tensor() if value.dtype == torch.bool and value.all():
+            return f"<all True {' x '.join(map(str, value.shape))}>"
         case Tensor() if value.numel() <= 24:
             rounded = value.double().mul(1e4).round().div(1e4) if value.is_floating_point() else value
             return str(rounded.tolist())
         case Tensor():
             return f"<{str(value.dtype).removeprefix('torch.')} {' x '.join(map(str, value.shape))}>"
-        case list() | tuple():
+        case tuple():
+            return f"({', '.join(map(_brief, value))})"
+        case list():
             return f"[{', '.join(map(_brief, value))}]"
         case dict():
             return "{" + ", ".join(f"{key!r}: {_brief(entry)}" for key, entry in value.items()) + "}"
         case torch.dtype() | None | bool() | int() | float() | str():
             return repr(value)
-    return type(value).__name__
+    return str(value)  # a recipe says what it makes

@@ -59,7 +59,13 @@ def advice(root: Path, unit: str, student: str) -> list[tuple[str, str]]:
         if verdict is None:
             sentences.append((exercise.id, f"the check could not run: {error or 'it gave no result'}"))
         elif not verdict["passed"]:
-            failed = next(stage for stage in verdict["stages"] if not stage["passed"])
-            sentence = verdict["says"] or failed["exposes"] if verdict["started"] else "not started"
-            sentences.append((exercise.id, sentence))
+            sentences.append((exercise.id, _sentence(verdict)))
     return sentences
+
+
+def _sentence(verdict: dict) -> str:
+    if not verdict["started"]:
+        return "not started"
+    failed = next(stage for stage in verdict["stages"] if not stage["passed"])
+    raised = failed["problem"]["difference"].startswith("the call")  # an error says more than what the stage exposes
+    return verdict["says"] or (failed["problem"]["difference"] if raised else failed["exposes"])

@@ -366,7 +366,7 @@ def global_masks(weights: dict[str, Tensor], sparsity: float) -> dict[str, Tenso
 global_ = Exercise(
     "magnitude.global",
     defines="global_masks",
-    title="One threshold for the whole model",
+    title="One ranking for the whole model",
     minutes=15,
     difficulty=2,
     hint="`torch.cat` the flattened magnitudes of all layers, find which of them go as in the exercise before, then cut the long mask "
@@ -467,6 +467,16 @@ def _(weights, sparsity):
     return masks_from(weights, patterns.drop_smallest(flat, round(sparsity * len(flat))))
 
 
+@global_.misconception(
+    "quantile",
+    "torch.quantile interpolates between two weights, so the number that falls below it is not always int(sparsity * n). Sort, or use "
+    "kthvalue.",
+)
+def _(weights, sparsity):
+    threshold = torch.quantile(torch.cat([W.abs().flatten() for W in weights.values()]), sparsity)
+    return {name: W.abs() > threshold for name, W in weights.items()}
+
+
 @global_.misconception("float mask", "Your masks hold 0.0 and 1.0. A mask is boolean in this course (True = kept).")
 def _(weights, sparsity):
     return {name: mask.float() for name, mask in global_masks(weights, sparsity).items()}
@@ -503,7 +513,7 @@ masked_step = Exercise(
     title="Train on without losing the zeros",
     minutes=15,
     difficulty=2,
-    hint="The five lines of every training step (`zero_grad`, loss, `backward`, `step`), and after `step` one more thing under "
+    hint="The four lines of every training step (`zero_grad`, loss, `backward`, `step`), and after `step` one more thing under "
     "`torch.no_grad()`: `layer.weight.masked_fill_(~mask, 0)` for every `layer = model.get_submodule(name)`.",
     reference=masked_step_,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
@@ -618,6 +628,34 @@ def _(model, masks, optimizer, x, y):
     loss = plain_step(model, optimizer, x, y, zero_grad=False)
     magnitude.apply_(model, masks)
     return loss
+
+
+@masked_step.misconception(
+    "no torch.no_grad",
+    "autograd refuses to have a parameter changed in place while it is watching: put the line that writes the zeros under `with "
+    "torch.no_grad():`.",
+)
+def _(model, masks, optimizer, x, y):
+    loss = plain_step(model, optimizer, x, y)
+    for name, mask in masks.items():
+        model.get_submodule(name).weight.masked_fill_(~mask, 0)
+    return loss
+
+
+@masked_step.misconception(
+    "loss after the step",
+    "You return the loss of the changed weights. Return the one that was differentiated, from before the step.",
+)
+def _(model, masks, optimizer, x, y):
+    masked_step_(model, masks, optimizer, x, y)
+    return F.cross_entropy(model(x), y).item()
+
+
+@masked_step.misconception(
+    "softmax twice", "F.cross_entropy takes the logits: it applies the softmax itself, and yours comes on top."
+)
+def _(model, masks, optimizer, x, y):
+    return masked_step_(nn.Sequential(model, nn.Softmax(dim=-1)), {f"0.{n}": m for n, m in masks.items()}, optimizer, x, y)
 
 
 @masked_step.misconception(
@@ -960,7 +998,9 @@ def _(model, sparsities, retrain):
 
 
 @iterative.misconception(
-    "no retraining", "retrain is never called: pruning in steps without retraining is one-shot pruning, slowly."
+    "no retraining",
+    "retrain is not called after the last pruning, or never. Every round ends with it: without retraining, pruning in steps is one-shot "
+    "pruning, slowly.",
 )
 def _(model, sparsities, retrain):
     return rounds(model, sparsities, lambda *_: None)

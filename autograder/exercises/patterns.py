@@ -372,6 +372,13 @@ def _(score, n, m):
     return grouped(score, min(n, m), m)
 
 
+@n_m.misconception("n = m refused", "You refuse n = m. It is allowed and keeps everything; only n > m makes no sense.")
+def _(score, n, m):
+    if n >= m:
+        raise ValueError("n, m")
+    return n_m_mask(score, n, m)
+
+
 @n_m.misconception(
     "groups run over the end of a row",
     "You accept a row that m does not divide: after `reshape(-1, m)` a group may hold the end of one row and the start of the next. "
@@ -685,8 +692,8 @@ bitmap = Exercise(
     minutes=30,
     difficulty=2,
     hint="Keep three things: `W[W != 0]`, the packed bits, and `W.shape`. To pack, pad the flat mask with zeros to a multiple of 8 "
-    "(`F.pad`), make it (bytes, 8), multiply by `2 ** torch.arange(8)` and sum. To unpack, shift the other way: "
-    "`bytes[:, None] >> torch.arange(8) & 1`, flatten, cut off the padding. `dense[mask] = values` puts the values back in order.",
+    "(`F.pad`), make it (bytes, 8), multiply by `2 ** torch.arange(8)`, sum, and make it uint8. To unpack, shift the other way: "
+    "`(bytes[:, None] >> torch.arange(8) & 1).bool()`, flatten, cut off the padding. `dense[mask] = values` puts the values back in order.",
     reference=Bitmap,
     rules=Rules(tolerance=0, exact_zeros=True),
 )
@@ -1177,13 +1184,17 @@ even = Exercise(
 )
 
 
+def drawn(g: torch.Generator, low: int, high: int) -> int:
+    return int(torch.randint(low, high, (), generator=g))
+
+
 @even.stage(
     "bitmap: a bit for every entry",
     points=1,
     exposes="Kept entries cost value_bits, and every entry, kept or not, costs 1 bit more. Dense costs value_bits for every entry.",
 )
 def _(g):
-    for bits in (32, 16, 8, 4):
+    for bits in (32, 16, 8, drawn(g, 9, 15), drawn(g, 17, 31)):
         yield call("bitmap", (96, 40), bits)
 
 
@@ -1195,6 +1206,7 @@ def _(g):
 def _(g):
     for value_bits, index_bits in [(32, 32), (16, 32), (8, 32), (32, 16), (16, 8)]:
         yield call("csr", (7, 10**8), value_bits, index_bits)
+    yield call("csr", (7, 10**8), drawn(g, 9, 15), drawn(g, 17, 31))
     yield call("csr", (7, 10**8), 16)
 
 
@@ -1206,6 +1218,7 @@ def _(g):
 def _(g):
     for rows, cols, value_bits, index_bits in [(10, 30, 16, 16), (3, 50, 32, 32), (40, 9, 8, 16), (1, 64, 16, 8)]:
         yield call("csr", (rows, cols), value_bits, index_bits)
+    yield call("csr", (drawn(g, 5, 30), drawn(g, 31, 60)), 16, 16)
     yield call("csr", (20, 1), 32)  # never pays: above 1
 
 
@@ -1218,6 +1231,8 @@ def _(g):
     for tile in ((4, 4), (2, 8), (1, 4), (8, 1)):
         yield call("csr", (64, 96), 16, 32, tile)
     yield call("csr", (16, 24), 8, index_bits=16, tile=(4, 2))
+    height, width = drawn(g, 2, 5), drawn(g, 5, 9)
+    yield call("csr", (6 * height, 7 * width), 16, 16, (height, width))
 
 
 def crossing(value_bits, per_kept, fixed):
@@ -1278,6 +1293,13 @@ def _(encoding, shape, value_bits, index_bits=32, tile=(1, 1)):
 )
 def _(encoding, shape, value_bits, index_bits=32, tile=(1, 1)):
     return csr_or(encoding, value_bits, lambda: crossing(value_bits, value_bits + 2 * index_bits / (tile[0] * tile[1]), 0))
+
+
+@even.misconception(
+    "cut off at 1", "You cut the result off at 1. A break-even above 1 is an answer too: the encoding never pays."
+)
+def _(encoding, shape, value_bits, index_bits=32, tile=(1, 1)):
+    return min(1.0, break_even(encoding, shape, value_bits, index_bits, tile))
 
 
 @even.misconception("always 32-bit indices", "You ignore index_bits: a 16-bit column index costs half as much as a 32-bit one.")

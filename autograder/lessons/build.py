@@ -89,6 +89,7 @@ def execute(notebook: nbformat.NotebookNode, root: Path, fast: bool = False) -> 
             notebook,
             timeout=None,
             kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],  # kernels warn at each start that they speak TCP
             record_timing=False,
             coalesce_streams=True,
             store_widget_state=False,

@@ -86,7 +86,7 @@ def magnitude_prune(W: torch.Tensor, sparsity: float) -> torch.Tensor:
     """Prune one matrix by magnitude.
 
     Args:
-        W: (rows, cols) weights; must not be changed.
+        W: (rows, cols) weights, no two of equal magnitude; must not be changed.
         sparsity: fraction to remove, in [0, 1).
 
     Returns:
@@ -135,7 +135,8 @@ def global_masks(weights: dict[str, torch.Tensor], sparsity: float) -> dict[str,
     """Magnitude masks with one ranking over all layers.
 
     Args:
-        weights: weight tensors by layer name, any shapes; must not be changed.
+        weights: weight tensors by layer name, any shapes, no two weights of equal magnitude; must not be
+            changed.
         sparsity: fraction of all weights together to remove, in [0, 1).
 
     Returns:
@@ -160,8 +161,8 @@ def global_masks(weights: dict[str, torch.Tensor], sparsity: float) -> dict[str,
 # moves *every* weight, the pruned ones too, and after one step the model is dense again. (Its accuracy is then excellent, which is why this
 # bug lives so long.)
 #
-# Masking the gradient seems enough. It is not: with momentum, Adam or weight decay, `optimizer.step()` moves weights whose gradient is
-# zero.
+# Masking the gradient seems enough. It is not: momentum and Adam remember earlier gradients, and weight decay needs none:
+# `optimizer.step()` moves weights whose gradient is zero.
 
 
 # %% exercise="magnitude.masked_step"
@@ -255,7 +256,7 @@ def iterative_prune_(model: nn.Module, sparsities: list[float], retrain) -> dict
 
     Args:
         model: any module; all its nn.Linear layers are pruned, each by itself, by magnitude.
-        sparsities: sparsity of each layer after each round, not falling: (0.5, 0.75) ends at 75 %. A layer of n weights has exactly
+        sparsities: sparsity of each layer after each round, not falling: [0.5, 0.75] ends at 75 %. A layer of n weights has exactly
             int(sparsity * n) zeros in its mask.
         retrain: call retrain(model, masks) once per round, after pruning; it trains in place and may move pruned weights.
 

@@ -92,6 +92,7 @@ def test_these_are_right(got, want):
         (Opaque("generator"), [1], "result"),
         (T([1.0]), [T([1.0])], "result"),
         ([1], [1, 2], "result"),
+        ([1, 2, 3], [1, 2], "result"),
         ([1, 3], [1, 2], "result[1]"),
         ([[1, 2], [3, NAN]], [[1, 2], [3, 4.0]], "result[1][1]"),
         ([1, 2], {"a": 1}, "result"),

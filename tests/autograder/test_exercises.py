@@ -154,12 +154,9 @@ def test_a_seed_gives_the_same_cases_whatever_the_random_state(exercise):
 
     torch.manual_seed(1)
     first = cases("a")
-    state = torch.get_rng_state()
-    assert cases("a") == first
     torch.manual_seed(2)
     assert cases("a") == first
     assert cases("b") != first
-    torch.set_rng_state(state)
 
 
 @each

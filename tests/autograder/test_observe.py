@@ -148,18 +148,16 @@ def test_an_array_is_copied():
     assert seen.tolist() == [0, 0]
 
 
-def test_a_recorder_is_its_calls_as_they_were_when_made():
-    def add(model, masks):
-        model += 1
+def test_a_recorder_is_what_was_said_of_each_call_at_the_time():
+    def add(W, by):
+        W += by
+        return W
 
     recorder, W = Recorder(add), torch.zeros(2)
-    recorder(W, masks={"a": True})
-    recorder(model=W, masks=None)
-    assert W.tolist() == [2, 2]
-    first, second = observe(recorder)
-    assert first["model"].tolist() == [0, 0]
-    assert first["masks"] == {"a": True}
-    assert second["model"].tolist() == [1, 1]
-    assert second["masks"] is None
-    with pytest.raises(TypeError, match="masks"):
+    before = observe(recorder)
+    assert recorder(W, 1) is None
+    recorder(by=2, W=W)
+    with pytest.raises(TypeError, match="by"):
         recorder(W)
+    assert [seen.tolist() for seen in observe(recorder)] == [[1, 1], [3, 3]]
+    assert before == []

@@ -46,6 +46,6 @@ def test_add_moves_every_matrix_and_remembers_what_it_was_given():
     torch.testing.assert_close(model[2].weight.detach(), W1 + 2)
     assert torch.equal(model[0].bias, b0)
     (seen,) = observe(retrain)
-    assert torch.equal(seen["model"]["0.weight"], W0)
+    assert torch.equal(seen["weights"]["0"], W0)
     assert seen["masks"]["0"].all()
     assert retrain  # as a function is, called or not

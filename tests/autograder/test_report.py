@@ -138,5 +138,5 @@ def test_the_unit_is_shown():
     progress = {"unit": "00_toy", "done": 1, "exercises": 4, "points": 2.5, "max_points": 10}
     verdict = score_object(TOY, lambda W: {"a": torch.ones_like(W)})
     verdict = Verdict(**{**vars(verdict), "progress": progress})
-    assert to_text(verdict).endswith("  unit: 00_toy: 1 of 4 exercises done, 2.5 of 10 points")
+    assert to_text(verdict).endswith("  best so far in 00_toy: 1 of 4 exercises done, 2.5 of 10 points")
     assert "width:25%" in to_html(verdict)
