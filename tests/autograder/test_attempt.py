@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autograder import attempt, cli, progress
+from autograder.exercise import Misconception
 from autograder.exercises import UNITS, all_exercises, exercises_of, find
 from autograder.lessons.source import course_root
 from autograder.runner import run
@@ -229,23 +230,24 @@ def test_mutants_counts_rejected_and_recognised(autograder, course):
         assert row["recognised"] == row["total"] - len(row["unrecognised"])
 
 
-def test_mutants_tells_what_gets_away(autograder, course, monkeypatch):
+@pytest.mark.parametrize(
+    ("mistakes", "stub", "code", "cells"),
+    [
+        (["linear", "square"], "linear", 0, ["2", "2", "2", "0 points", ""]),
+        (["linear", "right"], "linear", 2, ["1", "1", "2", "0 points", "right"]),
+        (["linear", "square"], "right", 2, ["2", "2", "2", "3 points", ""]),
+    ],
+)
+def test_mutants_tells_what_gets_away(autograder, course, monkeypatch, mistakes, stub, code, cells):
     exercise = find("magnitude.schedule")
-    escaped = [*exercise.misconceptions[:2], type(exercise.misconceptions[0])("no mistake", "None.", exercise.reference)]
-    monkeypatch.setattr(exercise, "misconceptions", escaped)
+    known = {mistake.name: mistake for mistake in [*exercise.misconceptions, Misconception("right", "", exercise.reference)]}
+    monkeypatch.setattr(exercise, "misconceptions", [known[name] for name in mistakes])
     monkeypatch.setattr(attempt, "exercises_of", lambda unit: (exercise,))
-    monkeypatch.setattr(attempt, "run_cells", lambda notebook: {exercise.defines: exercise.reference})
-    code, out, _ = autograder("mutants")
-    assert code == 2
+    monkeypatch.setattr(attempt, "run_cells", lambda notebook: {exercise.defines: known[stub].wrong})
+    got, out, _ = autograder("mutants")
+    assert got == code
     row = next(line for line in out.splitlines() if "magnitude.schedule" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == [
-        "magnitude.schedule",
-        "2",
-        "2",
-        "3",
-        "3 points",
-        "no mistake",
-    ]
+    assert [cell.strip() for cell in row[1:-1].split("│")] == ["magnitude.schedule", *cells]
 
 
 def test_mutants_needs_a_course(autograder, tmp_path, monkeypatch):

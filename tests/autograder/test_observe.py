@@ -48,6 +48,7 @@ class LyingTensor(torch.Tensor):
         return True
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
 @pytest.mark.parametrize(
     ("make", "expected"),
     [

@@ -192,7 +192,6 @@ def test_a_class_is_started_method_by_method():
     verdict = score_object(exercise, Half)
     assert verdict.started
     assert "Half.twice is not written yet" in verdict.first_failure.problem.difference
-    Box.twice = lambda self: 3 * self.W
     wrong = type("Wrong", (Box,), {"twice": lambda self: -self.W})
     assert score_object(exercise, wrong).first_failure.problem.difference.startswith("twice()[0]: ")
 
@@ -272,6 +271,46 @@ def test_arguments_that_are_meant_to_change_are_compared():
     assert score_object(exercise, fill).passed
     failure = score_object(exercise, lambda W: None).first_failure
     assert failure.problem.difference.startswith("W after the call[0]: expected 2, got")
+
+
+def test_each_of_several_calls_is_compared():
+    exercise = Exercise("toy.grow", "grow_", "Grow", minutes=1, difficulty=1, hint="", reference=lambda W: W.add_(1).sum())
+
+    @exercise.stage("grows", points=1, exposes="")
+    def _(g):
+        yield call(torch.zeros(2), changes=(0,), times=3)
+
+    assert score_object(exercise, lambda W: sum(W.add_(1))).passed
+    assert _difference(exercise, lambda W: sum(W.fill_(1))).startswith("result of call 2: expected 4, got 2")
+
+
+def test_the_methods_of_a_class_are_compared_one_by_one():
+    class Right:
+        def __init__(self, n):
+            self.n = n
+
+        def add(self, m):
+            self.n += m
+            return self.n
+
+    class Wrong(Right):
+        def add(self, m):
+            return self.n + m
+
+    class Failing(Right):
+        def add(self, m):
+            raise NotImplementedError
+
+    exercise = Exercise("toy.counter", "Counter", "Count", minutes=1, difficulty=1, hint="", reference=Right)
+
+    @exercise.stage("counts", points=1, exposes="")
+    def _(g):
+        yield script(1, calls=[("add", 1), ("add", 2)])
+
+    assert score_object(exercise, Right).passed
+    assert _difference(exercise, Wrong) == "add(): expected 4, got 3"
+    assert "NotImplementedError" in _difference(exercise, Failing)
+    assert "AttributeError" in _difference(exercise, type("Empty", (), {"__init__": lambda self, n: None}))
 
 
 def test_what_a_callback_was_given_is_compared():

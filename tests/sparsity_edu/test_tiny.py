@@ -9,6 +9,7 @@ import torch
 from sparsity_edu.data import python_docs
 from sparsity_edu.models import load, perplexity, tokens
 from sparsity_edu.models.loading import TINY
+from sparsity_edu.models.train_tiny import BATCH, LEARNING_RATE, SEED, STEPS, WEIGHT_DECAY, make_model
 from sparsity_edu.weights import magnitude
 
 WINDOW = 256
@@ -29,6 +30,15 @@ def test_it_is_as_good_as_its_record_says(tiny):
     text = tokens(tiny.tokenizer, python_docs("validation"), 8 * 512)
     assert perplexity(tiny.model, text, 512, progress=False) < 1.5 * record["perplexity"]
     assert record["bits_per_byte"] < 2
+
+
+def test_the_training_script_makes_this_model(tiny):
+    made, shipped = make_model().state_dict(), tiny.model.state_dict()
+    assert {name: W.shape for name, W in made.items()} == {name: W.shape for name, W in shipped.items()}
+    record = json.loads((TINY / "training.json").read_text())
+    assert record["parameters"] == tiny.model.num_parameters()
+    script = {"steps": STEPS, "batch": BATCH, "learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "seed": SEED}
+    assert {name: record["hyperparameters"][name] for name in script} == script
 
 
 def test_it_is_small():
