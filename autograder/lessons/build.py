@@ -3,6 +3,7 @@
 import filecmp
 import os
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -83,6 +84,7 @@ def execute(notebook: nbformat.NotebookNode, root: Path, fast: bool = False) -> 
     from nbclient import NotebookClient
     from tqdm.auto import tqdm
 
+    metadata = deepcopy(notebook.metadata)
     with tempfile.TemporaryDirectory() as scratch:
         bar = tqdm(total=len(notebook.cells), desc="execute", unit="cell")
         client = NotebookClient(
@@ -100,8 +102,8 @@ def execute(notebook: nbformat.NotebookNode, root: Path, fast: bool = False) -> 
         settings = {"SPARSITY_EDU_PROGRESS": scratch, "SPARSITY_EDU_FAST": "1" if fast else ""}
         with bar:
             client.execute(env=os.environ | settings)
+    notebook.metadata = metadata  # execution adds the version of this machine's Python
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
         if cell.cell_type == "code":  # progress bars are for people who wait
             cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
 
