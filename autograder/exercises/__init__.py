@@ -1,11 +1,11 @@
-"""The declarations: one file per unit, found by the unit's name."""
+"""The declarations: a package per unit, found by the unit's name, with a file per exercise."""
 
 import difflib
 import importlib
 
 from autograder.exercise import Exercise
 
-UNITS = ("01_patterns", "02_magnitude")  # in lecture order; "02_magnitude" is declared in magnitude.py
+UNITS = ("01_patterns", "02_magnitude")  # in lecture order; "02_magnitude" is declared in magnitude/
 
 
 def exercises_of(unit: str) -> tuple[Exercise, ...]:

@@ -1,0 +1,217 @@
+"""Exercise 2.6: prune, retrain, repeat."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from autograder.case import call
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from autograder.exercises.magnitude.fixtures import inside, linear_layers, random_mlp
+from autograder.recipes import Add
+from sparsity_edu import patterns
+from sparsity_edu.weights import magnitude
+
+
+def iterative_prune_(model, sparsities, retrain):
+    return magnitude.iterative_prune_(model, sparsities, retrain, progress=False)
+
+
+iterative = Exercise(
+    "magnitude.iterative",
+    defines="iterative_prune_",
+    title="Prune, retrain, repeat",
+    minutes=20,
+    difficulty=3,
+    hint="One loop over `sparsities`; in it, for every linear layer: a mask from the *current* weights with exactly "
+    "`int(sparsity * n)` False, zeros written into the layer, then `retrain(model, masks)`, then the zeros written once more.",
+    reference=iterative_prune_,
+    rules=Rules(tolerance=1e-5, exact_zeros=True),
+)
+
+
+def rounds_case(g: torch.Generator, *sparsities: float, sizes=(5, 6, 4), delta=0.3, wrap=lambda mlp: mlp):
+    mlp = random_mlp(g, *sizes)
+    deltas = tuple(torch.randn(W.shape, generator=g) * delta * W.std() for W in mlp.weights)
+    return call(wrap(mlp), list(sparsities), Add(deltas), changes=(0, 2))
+
+
+@iterative.stage(
+    "one round: prunes every layer, then retrains",
+    points=1,
+    exposes="In a round every linear layer loses its int(sparsity * n) smallest weights, then retrain(model, masks) is called once with "
+    "the pruned model and these masks, boolean and True = kept.",
+)
+def _(g):
+    yield rounds_case(g, 0.5)
+    yield rounds_case(g, 0.7, sizes=(9, 7, 3))
+
+
+@iterative.stage(
+    "several rounds: ranks the weights as retraining left them, and never revives one",
+    points=2,
+    exposes="Round two ranks what round one's retraining produced; what was pruned stays at zero, whatever retrain did to it.",
+)
+def _(g):
+    yield rounds_case(g, 0.3, 0.6, delta=2.0)
+    yield rounds_case(g, 0.25, 0.5, 0.75, sizes=(8, 10, 6), delta=1.0)
+    yield rounds_case(g, 0.4, 0.4, delta=1.0)
+
+
+@iterative.stage(
+    "returns the final masks, which describe the model",
+    points=1,
+    exposes="A dict from layer name, as model.named_modules() has it at any depth, to boolean mask (True = kept), and the model's zeros "
+    "are exactly where the masks say.",
+)
+def _(g):
+    yield rounds_case(g, 0.33, 0.77, sizes=(7, 5, 3), delta=1.0)
+    yield rounds_case(g, 0.0, 0.45, sizes=(3, 11, 3))
+    yield rounds_case(g, 0.4, 0.6, sizes=(5, 6, 4, 3), wrap=inside)
+
+
+def rounds(model, sparsities, retrain, rank=lambda W: W.abs(), layers=linear_layers, prune=True, hold=True):
+    for sparsity in sparsities:
+        masks = {n: patterns.unstructured(rank(m.weight.detach()), sparsity) for n, m in layers(model).items()}
+        if prune:
+            magnitude.apply_(model, masks)
+        retrain(model, masks)
+        if hold:
+            magnitude.apply_(model, masks)
+    return masks
+
+
+@iterative.misconception(
+    "zeros not restored",
+    "retrain moved the pruned weights, and nothing put them back: the returned model is dense, and in the next round the pruned weights "
+    "compete again. Write the zeros once more after retrain.",
+)
+def _(model, sparsities, retrain):
+    return rounds(model, sparsities, retrain, hold=False)
+
+
+@iterative.misconception(
+    "ranks the original weights",
+    "Every round ranks the weights from before the first round. The point of iterating is that retraining changes which weights are small.",
+)
+def _(model, sparsities, retrain):
+    original = {name: layer.weight.detach().clone() for name, layer in linear_layers(model).items()}
+    for sparsity in sparsities:
+        masks = {name: patterns.unstructured(W.abs(), sparsity) for name, W in original.items()}
+        magnitude.apply_(model, masks)
+        retrain(model, masks)
+        magnitude.apply_(model, masks)
+    return masks
+
+
+@iterative.misconception(
+    "fraction of what remains",
+    "You remove a fraction of the *remaining* weights (as lottery-ticket code does). Here `sparsities` are totals: 0.5 then 0.75 ends at 75 %.",
+)
+def _(model, sparsities, retrain):
+    kept = 1.0
+    totals = [1 - (kept := kept * (1 - s)) for s in sparsities]
+    return rounds(model, totals, retrain)
+
+
+@iterative.misconception(
+    "one shot", "You prune to the last sparsity at once. Each round has its own sparsity and its own retraining."
+)
+def _(model, sparsities, retrain):
+    return rounds(model, sparsities[-1:], retrain)
+
+
+@iterative.misconception(
+    "retrains first", "You call retrain before pruning. A round is: prune, then let the survivors recover."
+)
+def _(model, sparsities, retrain):
+    for sparsity in sparsities:
+        retrain(model, {})
+        masks = magnitude.prune_(model, sparsity)
+    return masks
+
+
+@iterative.misconception(
+    "no retraining",
+    "retrain is not called after the last pruning, or never. Every round ends with it: without retraining, pruning in steps is one-shot "
+    "pruning, slowly.",
+)
+def _(model, sparsities, retrain):
+    return rounds(model, sparsities, lambda *_: None)
+
+
+@iterative.misconception(
+    "prunes after retraining",
+    "The weights are zeroed only after retrain, so that it trains the dense model. Prune first: the survivors must learn to do without.",
+)
+def _(model, sparsities, retrain):
+    return rounds(model, sparsities, retrain, prune=False)
+
+
+@iterative.misconception(
+    "retrain without masks",
+    "You call retrain without the masks, but it needs them to hold the zeros: retrain(model, masks).",
+)
+def _(model, sparsities, retrain):
+    return rounds(model, sparsities, lambda model, masks: retrain(model))
+
+
+@iterative.misconception(
+    "top level only",
+    "You prune the model's direct children only. Real models nest their layers: `model.named_modules()` finds them all.",
+)
+def _(model, sparsities, retrain):
+    def layers(model):
+        return {name: layer for name, layer in model.named_children() if isinstance(layer, nn.Linear)}
+
+    return rounds(model, sparsities, retrain, layers=layers)
+
+
+@iterative.misconception("signed", "You rank the weights themselves, not their magnitudes.")
+def _(model, sparsities, retrain):
+    return rounds(model, sparsities, retrain, rank=lambda W: W)
+
+
+@iterative.misconception(
+    "one threshold for all layers",
+    "You let all layers compete under one threshold. In this exercise every layer reaches the sparsity by itself.",
+)
+def _(model, sparsities, retrain):
+    return magnitude.iterative_prune_(model, sparsities, retrain, pattern="model", progress=False)
+
+
+@iterative.misconception("masks inverted", "Your masks are True where a weight went. In this course True = kept.")
+def _(model, sparsities, retrain):
+    return {name: ~mask for name, mask in rounds(model, sparsities, retrain).items()}
+
+
+@iterative.accepts("masks as an intersection, threshold by sorting")
+def _(model, sparsities, retrain):
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    masks = {n: torch.ones(m.weight.shape, dtype=torch.bool) for n, m in layers}
+    for s in sparsities:
+        for n, m in layers:
+            magnitudes = torch.where(masks[n], m.weight.abs(), -1.0)
+            k = int(s * magnitudes.numel())
+            masks[n] = masks[n] & (magnitudes > magnitudes.flatten().sort().values[k - 1]) if k else masks[n]
+            m.weight.data = m.weight.data * masks[n]
+        retrain(model, masks)
+        for n, m in layers:
+            m.weight.data[~masks[n]] = 0.0
+    return masks
+
+
+@iterative.accepts("numpy masks, keywords, new parameters")
+def _(model, sparsities, retrain):
+    for s in sparsities:
+        masks = {}
+        for n, m in model.named_modules():
+            if isinstance(m, nn.Linear):
+                kept = np.ones(m.weight.numel(), dtype=bool)
+                kept[np.argsort(m.weight.detach().abs().numpy(), axis=None)[: int(s * kept.size)]] = False
+                masks[n] = torch.from_numpy(kept).reshape(m.weight.shape)
+                m.weight = nn.Parameter(torch.where(masks[n], m.weight.detach(), 0.0))
+        retrain(masks=masks, model=model)
+        for n, mask in masks.items():
+            model.get_submodule(n).weight.data.mul_(mask)
+    return masks

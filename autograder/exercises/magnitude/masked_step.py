@@ -1,0 +1,275 @@
+"""Exercise 2.4: train on without losing the zeros."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autograder.case import call
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from autograder.exercises.magnitude.fixtures import inside, linear_layers, random_mlp
+from autograder.recipes import MLP, Optimizer
+from sparsity_edu import patterns
+from sparsity_edu.weights import magnitude
+
+
+def masked_step_(model, masks, optimizer, x, y):
+    held = magnitude.hold_(optimizer, model, masks)
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    held.remove()
+    return loss.item()
+
+
+masked_step = Exercise(
+    "magnitude.masked_step",
+    defines="masked_step_",
+    title="Train on without losing the zeros",
+    minutes=15,
+    difficulty=2,
+    hint="The four lines of every training step (`zero_grad`, loss, `backward`, `step`), and after `step` one more thing under "
+    "`torch.no_grad()`: `layer.weight.masked_fill_(~mask, 0)` for every `layer = model.get_submodule(name)`.",
+    reference=masked_step_,
+    rules=Rules(tolerance=1e-5, exact_zeros=True),
+)
+
+
+def step_case(g: torch.Generator, kind: str, zeros=0.5, blanks=0.0, names=("0", "2"), wrap=lambda mlp: mlp, times=1, **options):
+    """`names` are those of the two layers, None for one without a mask; `blanks` is the share of kept weights that are zero."""
+    mlp = random_mlp(g, 6, 5, 4, zeros=blanks)
+    masks = {name: torch.rand(W.shape, generator=g) >= zeros for name, W in zip(names, mlp.weights, strict=True)}
+    weights = tuple(W * masks[name] if name else W for name, W in zip(names, mlp.weights, strict=True))
+    masks.pop(None, None)
+    optimizer = Optimizer(kind, of=0, options=options, warm_steps=3, warm_gradient=0.3)
+    x, y = torch.randn(7, 6, generator=g), torch.randint(4, (7,), generator=g)
+    return call(wrap(MLP(weights, mlp.biases)), masks, optimizer, x, y, changes=(0,), times=times)
+
+
+@masked_step.stage(
+    "makes a training step on the cross-entropy and returns the loss",
+    points=1,
+    exposes="zero_grad, loss = F.cross_entropy(model(x), y), backward, step, and `return loss.item()`.",
+)
+def _(g):
+    yield step_case(g, "SGD", zeros=0.0, lr=0.1)
+    yield step_case(g, "Adam", zeros=0.0, lr=0.01)
+
+
+@masked_step.stage(
+    "keeps pruned weights at zero with plain SGD",
+    points=1,
+    exposes="The gradient of a pruned weight is not zero: a plain step revives it.",
+)
+def _(g):
+    yield step_case(g, "SGD", lr=0.1)
+    yield step_case(g, "SGD", zeros=0.8, lr=0.5)
+
+
+@masked_step.stage(
+    "keeps them with any optimiser",
+    points=1,
+    exposes="Momentum and Adam's moments from before pruning move a weight even where its gradient is zero: set the weights back to "
+    "zero after the step.",
+)
+def _(g):
+    yield step_case(g, "SGD", lr=0.1, momentum=0.9)
+    yield step_case(g, "Adam", lr=0.01)
+    yield step_case(g, "AdamW", lr=0.01, weight_decay=0.1)
+    yield step_case(g, "RMSprop", lr=0.01, momentum=0.5)
+
+
+@masked_step.stage(
+    "in any model, step after step",
+    points=1,
+    exposes="A mask's layer is `model.get_submodule(name)`, at any depth; layers without a mask are trained as usual; and the parameters "
+    "stay the ones that the optimiser knows, so that the next step works too.",
+)
+def _(g):
+    yield step_case(g, "SGD", names=(None, "1.2.0"), wrap=inside, times=3, lr=0.1, momentum=0.9)
+    yield step_case(g, "Adam", names=("0.0", "1.2.0"), wrap=inside, blanks=0.2, times=2, lr=0.01)
+    yield step_case(g, "AdamW", names=(None, None), times=2, lr=0.01, weight_decay=0.1)
+
+
+def plain_step(model, optimizer, x, y, zero_grad=True, before=lambda: None, reduction="mean"):
+    if zero_grad:
+        optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y, reduction=reduction)
+    loss.backward()
+    before()
+    optimizer.step()
+    return loss.item()
+
+
+def mask_gradients(model, masks):
+    for name, mask in masks.items():
+        model.get_submodule(name).weight.grad.mul_(mask)
+
+
+@masked_step.misconception(
+    "mask forgotten",
+    "Nothing sets the pruned weights back to zero after optimizer.step() (before it is too early): the model is dense again. Its accuracy looks fine, so count zeros.",
+)
+def _(model, masks, optimizer, x, y):
+    return plain_step(model, optimizer, x, y)
+
+
+@masked_step.misconception(
+    "gradient masked only",
+    "You masked the gradients only. With plain SGD that works; momentum, Adam's moments and weight decay move the weights all the same.",
+)
+def _(model, masks, optimizer, x, y):
+    return plain_step(model, optimizer, x, y, before=lambda: mask_gradients(model, masks))
+
+
+@masked_step.misconception(
+    "ranks again",
+    "You chose a new mask from the weights as they are after the step. Retraining keeps the mask that pruning chose; otherwise the mask "
+    "drifts and trained weights are thrown away.",
+)
+def _(model, masks, optimizer, x, y):
+    loss = plain_step(model, optimizer, x, y)
+    for name, mask in masks.items():
+        weight = model.get_submodule(name).weight
+        magnitude.apply_(model, {name: patterns.drop_smallest(weight.abs().flatten(), int((~mask).sum())).view_as(weight)})
+    return loss
+
+
+@masked_step.misconception(
+    "no zero_grad",
+    "The gradients of the step before are still there: backward() adds to them. Call optimizer.zero_grad() first.",
+)
+def _(model, masks, optimizer, x, y):
+    loss = plain_step(model, optimizer, x, y, zero_grad=False)
+    magnitude.apply_(model, masks)
+    return loss
+
+
+@masked_step.misconception(
+    "no torch.no_grad",
+    "autograd refuses to have a parameter changed in place while it is watching: put the line that writes the zeros under `with "
+    "torch.no_grad():`.",
+)
+def _(model, masks, optimizer, x, y):
+    loss = plain_step(model, optimizer, x, y)
+    for name, mask in masks.items():
+        model.get_submodule(name).weight.masked_fill_(~mask, 0)
+    return loss
+
+
+@masked_step.misconception(
+    "loss after the step",
+    "You return the loss of the changed weights. Return the one that was differentiated, from before the step.",
+)
+def _(model, masks, optimizer, x, y):
+    masked_step_(model, masks, optimizer, x, y)
+    return F.cross_entropy(model(x), y).item()
+
+
+@masked_step.misconception(
+    "softmax twice", "F.cross_entropy takes the logits: it applies the softmax itself, and yours comes on top."
+)
+def _(model, masks, optimizer, x, y):
+    return masked_step_(nn.Sequential(model, nn.Softmax(dim=-1)), {f"0.{n}": m for n, m in masks.items()}, optimizer, x, y)
+
+
+@masked_step.misconception(
+    "summed loss", "Your loss is a sum over the batch. F.cross_entropy averages by default; so should you."
+)
+def _(model, masks, optimizer, x, y):
+    loss = plain_step(model, optimizer, x, y, reduction="sum")
+    magnitude.apply_(model, masks)
+    return loss
+
+
+@masked_step.misconception(
+    "mask inverted", "You zero the weights where the mask is True. True = kept: zero where ~mask, or multiply by the mask."
+)
+def _(model, masks, optimizer, x, y):
+    loss = plain_step(model, optimizer, x, y)
+    magnitude.apply_(model, {name: ~mask for name, mask in masks.items()})
+    return loss
+
+
+@masked_step.misconception(
+    "first layer only", "Only one layer is masked: apply every mask, not the first (a return inside the loop?)."
+)
+def _(model, masks, optimizer, x, y):
+    loss = plain_step(model, optimizer, x, y)
+    magnitude.apply_(model, dict(list(masks.items())[:1]))
+    return loss
+
+
+@masked_step.misconception("no step", "You compute gradients but never call optimizer.step().")
+def _(model, masks, optimizer, x, y):
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    magnitude.apply_(model, masks)
+    return loss.item()
+
+
+@masked_step.misconception(
+    "new parameters",
+    "You put a new nn.Parameter in the layer's place. The optimiser goes on training the old one, so that the next step does nothing to the "
+    "layer: change the weight in place, under torch.no_grad().",
+)
+def _(model, masks, optimizer, x, y):
+    loss = plain_step(model, optimizer, x, y)
+    for name, mask in masks.items():
+        layer = model.get_submodule(name)
+        layer.weight = nn.Parameter(layer.weight.detach() * mask)
+    return loss
+
+
+@masked_step.misconception(
+    "top level only",
+    "You look for the layers among the model's direct children. Real models nest them, and a name may be `1.2.0`: get_submodule finds it.",
+)
+def _(model, masks, optimizer, x, y):
+    loss = plain_step(model, optimizer, x, y)
+    magnitude.apply_(model, {name: mask for name, mask in masks.items() if name in dict(model.named_children())})
+    return loss
+
+
+@masked_step.misconception(
+    "freezes the others", "Layers without a mask stand still. They are not pruned, but they are trained as always."
+)
+def _(model, masks, optimizer, x, y):
+    def before():
+        for name, layer in linear_layers(model).items():
+            if name not in masks:
+                layer.weight.grad = None
+
+    loss = plain_step(model, optimizer, x, y, before=before)
+    magnitude.apply_(model, masks)
+    return loss
+
+
+@masked_step.accepts("gradients and weights, multiplied")
+def _(model, masks, optimizer, x, y):
+    for p in model.parameters():
+        p.grad = None
+    loss = -F.log_softmax(model(x), dim=-1)[torch.arange(len(y)), y].mean()
+    loss.backward()
+    mask_gradients(model, masks)
+    optimizer.step()
+    for name, layer in model.named_modules():
+        if name in masks:
+            layer.weight.data *= masks[name]
+    return loss
+
+
+@masked_step.accepts("a closure for the optimiser, weights through the state dict")
+def _(model, masks, optimizer, x, y):
+    def closure():
+        optimizer.zero_grad(set_to_none=False)
+        loss = nn.CrossEntropyLoss()(model(x), y)
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+    state = model.state_dict()
+    model.load_state_dict(state | {f"{name}.weight": state[f"{name}.weight"] * mask for name, mask in masks.items()})
+    return loss.detach().numpy()

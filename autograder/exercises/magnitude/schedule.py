@@ -1,0 +1,123 @@
+"""Exercise 2.5: the cubic schedule."""
+
+import numpy as np
+import torch
+
+from autograder.case import call
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from sparsity_edu.weights import magnitude
+
+schedule = Exercise(
+    "magnitude.schedule",
+    defines="cubic_sparsity",
+    title="The cubic schedule",
+    minutes=10,
+    difficulty=1,
+    hint="Compute the progress `(step - start) / (end - start)`, clamp it to [0, 1], and only then put it into the formula.",
+    reference=magnitude.cubic_sparsity,
+    rules=Rules(tolerance=1e-5, scale=1),  # float32 will do
+)
+
+
+@schedule.stage(
+    "rises from 0 to the final sparsity by the cubic formula",
+    points=1,
+    exposes="s_t = s_f + (s_i - s_f) (1 - p)^3 with progress p from 0 to 1: steep at first, flat at the end.",
+)
+def _(g):
+    for step in (0, 1, 3, 7, 10):
+        yield call(step, 0, 10, 0.8)
+    yield call(25, 0, 100, 0.5)
+
+
+@schedule.stage(
+    "honours start and initial",
+    points=1,
+    exposes="Progress counts from `start`, and the ramp begins at `initial`, not at 0.",
+)
+def _(g):
+    start = int(torch.randint(5, 20, (), generator=g))
+    for offset in (0, 2, 9, 30):
+        yield call(start + offset, start, start + 30, 0.9, initial=0.25)
+
+
+@schedule.stage(
+    "stays flat outside the ramp",
+    points=1,
+    exposes="Before `start` the sparsity is `initial`, after `end` it is `final`: without a clamp the cube runs away.",
+)
+def _(g):
+    yield call(0, 10, 30, 0.8)
+    yield call(3, 10, 30, 0.8, initial=0.2)
+    yield call(31, 10, 30, 0.8)
+    yield call(500, 10, 30, 0.8, initial=0.2)
+
+
+def ramp(step, start, end, final, initial, shape):
+    progress = min(max((step - start) / (end - start), 0.0), 1.0)
+    return initial + (final - initial) * shape(progress)
+
+
+@schedule.misconception("linear", "Your schedule is linear. The cubic one prunes fast at first, while there is much to spare.")
+def _(step, start, end, final, initial=0.0):
+    return ramp(step, start, end, final, initial, lambda p: p)
+
+
+@schedule.misconception(
+    "cube of the progress",
+    "You cubed the progress p, which starts slowly and ends in a rush. The cube belongs to what is left, (1 - p)^3.",
+)
+def _(step, start, end, final, initial=0.0):
+    return ramp(step, start, end, final, initial, lambda p: p**3)
+
+
+@schedule.misconception("square", "The exponent is 3, not 2.")
+def _(step, start, end, final, initial=0.0):
+    return ramp(step, start, end, final, initial, lambda p: 1 - (1 - p) ** 2)
+
+
+@schedule.misconception(
+    "initial ignored", "You start from 0 whatever `initial` is: the factor of the cube is (initial - final)."
+)
+def _(step, start, end, final, initial=0.0):
+    return ramp(step, start, end, final, 0.0, lambda p: 1 - (1 - p) ** 3)
+
+
+@schedule.misconception("start ignored", "Progress is (step - start) / (end - start); you measure it from step 0.")
+def _(step, start, end, final, initial=0.0):
+    return ramp(step, 0, end, final, initial, lambda p: 1 - (1 - p) ** 3)
+
+
+@schedule.misconception("no clamp", "Outside the ramp the cube runs away: clamp the progress to [0, 1].")
+def _(step, start, end, final, initial=0.0):
+    return final + (initial - final) * (1 - (step - start) / (end - start)) ** 3
+
+
+@schedule.misconception(
+    "clamped at the end only", "Before `start` the progress is negative and the cube exceeds 1: clamp it at 0 too."
+)
+def _(step, start, end, final, initial=0.0):
+    return final + (initial - final) * (1 - min((step - start) / (end - start), 1)) ** 3
+
+
+@schedule.misconception("density", "You return what is kept (1 - sparsity).")
+def _(step, start, end, final, initial=0.0):
+    return 1 - magnitude.cubic_sparsity(step, start, end, final, initial)
+
+
+@schedule.accepts("expanded, with early returns")
+def _(step, start, end, final, initial=0.0):
+    if step <= start:
+        return initial
+    if step >= end:
+        return final
+    left = torch.tensor((end - step) / (end - start))
+    return final - (final - initial) * left.pow(3)
+
+
+@schedule.accepts("density, with numpy")
+def _(step, start, end, final, initial=0.0):
+    left = 1 - (np.float64(step) - start) / (end - start)
+    density = (1 - final) + (final - initial) * left**3
+    return 1 - np.where(step < start, 1 - initial, np.where(step > end, 1 - final, density))

@@ -1,0 +1,257 @@
+"""Exercise 1.4: a bitmap: one bit per position."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autograder.case import script
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from autograder.exercises.patterns.fixtures import holed
+from sparsity_edu import storage
+
+
+class Bitmap:
+    def __init__(self, W: Tensor):
+        self.encoded = storage.Bitmap.encode(W)
+
+    def bits(self) -> Tensor:
+        return self.encoded.bits
+
+    def decode(self) -> Tensor:
+        return self.encoded.decode()
+
+    def nbytes(self) -> int:
+        return self.encoded.nbytes
+
+
+bitmap = Exercise(
+    "patterns.bitmap",
+    defines="Bitmap",
+    title="A bitmap: one bit per position",
+    minutes=30,
+    difficulty=2,
+    hint="Keep three things: `W[W != 0]`, the packed bits, and `W.shape`. To pack, pad the flat mask with zeros to a multiple of 8 "
+    "(`F.pad`), make it (bytes, 8), multiply by `2 ** torch.arange(8)`, sum, and make it uint8. To unpack, shift the other way: "
+    "`(bytes[:, None] >> torch.arange(8) & 1).bool()`, flatten, cut off the padding. `dense[mask] = values` puts the values back in order.",
+    reference=Bitmap,
+    rules=Rules(tolerance=0, exact_zeros=True),
+)
+
+
+@bitmap.stage(
+    "decode() gives the matrix back",
+    points=1,
+    exposes="decode() returns a tensor equal to W: shape, dtype, and every value at its place.",
+)
+def _(g):
+    yield script(holed(g, 4, 6), calls=[("decode",)])
+    tiny = holed(g, 3, 16, zeros=0.8, dtype=torch.float64) / 3e20  # small is not zero, and float32 would round
+    yield script(tiny, calls=[("decode",), ("decode",)])
+    yield script(holed(g, 8, 5, zeros=0.2, dtype=torch.float16), calls=[("decode",)])
+
+
+@bitmap.stage(
+    "bits() packs eight positions to a byte, the first in the lowest bit",
+    points=1,
+    exposes="A uint8 tensor of one dimension; entry i of the matrix, in reading order, is bit i % 8 of byte i // 8; 1 = non-zero.",
+)
+def _(g):
+    yield script(torch.tensor([[5.0, 0, 0, 0, 0, 0, 0, 0], [0, 3, 0, 0, 0, 0, 0, -1]]), calls=[("bits",)])
+    yield script(holed(g, 4, 6), calls=[("bits",)])
+    yield script(holed(g, 10, 4, zeros=0.7, dtype=torch.float16), calls=[("bits",)])
+
+
+@bitmap.stage(
+    "nbytes() counts the values in their own dtype, and the packed bits",
+    points=1,
+    exposes="nbytes() = bytes of the non-zero values (4 each in fp32, 2 in fp16, 1 in int8) + bytes of the packed bits. Nothing else.",
+)
+def _(g):
+    for dtype in (torch.float32, torch.float16, torch.float64, torch.int8):
+        yield script(holed(g, 6, 8, zeros=0.6, dtype=dtype), calls=[("nbytes",)])
+
+
+@bitmap.stage(
+    "awkward matrices: ragged, empty of non-zeros, full, transposed",
+    points=1,
+    exposes="7 entries still take a whole byte, its unused high bits 0; a matrix without any non-zero, or without any zero, is a matrix "
+    "like any other; W itself does not change.",
+    pure=True,
+)
+def _(g):
+    every = [("bits",), ("nbytes",), ("decode",)]
+    yield script(holed(g, 3, 5), calls=every)
+    yield script(holed(g, 1, 7, zeros=0.3), calls=every)
+    yield script(torch.zeros(3, 7, dtype=torch.float16), calls=every)
+    yield script(holed(g, 5, 5, zeros=0.0, dtype=torch.int8), calls=every)
+    yield script(holed(g, 6, 5).T, calls=every)  # not contiguous
+    yield script(holed(g, 7, 11, zeros=0.9), calls=[*every[::-1], ("bits",)])
+
+
+@bitmap.misconception(
+    "highest bit first",
+    "You put the first position into the highest bit (numpy's packbits does so by default). Here the first is the lowest: weights "
+    "1, 2, 4, ..., 128; in numpy bitorder='little'.",
+)
+class _(Bitmap):
+    def bits(self):
+        reversed_bytes = [int(f"{byte:08b}"[::-1], 2) for byte in super().bits().tolist()]
+        return torch.tensor(reversed_bytes, dtype=torch.uint8)
+
+
+@bitmap.misconception(
+    "bit set for zeros", "Your bit is 1 where the entry is zero. 1 means: here is a non-zero, a value follows."
+)
+class _(Bitmap):
+    def __init__(self, W):
+        super().__init__(W)
+        self.flipped = storage.pack_bits(W == 0)
+
+    def bits(self):
+        return self.flipped
+
+
+@bitmap.misconception(
+    "bits not packed",
+    "bits() has one entry per position. A boolean takes a whole byte in torch, as much as an int8 weight: pack eight to a byte.",
+)
+class _(Bitmap):
+    def __init__(self, W):
+        super().__init__(W)
+        self.mask = (W != 0).flatten().to(torch.uint8)
+
+    def bits(self):
+        return self.mask
+
+    def nbytes(self):
+        return self.encoded.values.nbytes + self.mask.nbytes
+
+
+@bitmap.misconception(
+    "bits of the wrong dtype",
+    "Your packed bits are int64: a sum of integers is int64 in torch, and each byte then takes eight. Convert with .to(torch.uint8).",
+)
+class _(Bitmap):
+    def bits(self):
+        return super().bits().long()
+
+    def nbytes(self):
+        return self.encoded.values.nbytes + self.bits().nbytes
+
+
+@bitmap.misconception("column by column", "Your bits go down the columns. Reading order is row by row, as flatten() goes.")
+class _(Bitmap):
+    def __init__(self, W):
+        super().__init__(W.T)
+
+    def decode(self):
+        return super().decode().T
+
+
+@bitmap.misconception(
+    "a byte per position",
+    "nbytes() counts the bits as if each took a byte. That is the size of the boolean mask; packed it is an eighth.",
+)
+class _(Bitmap):
+    def nbytes(self):
+        return self.encoded.values.nbytes + self.decode().numel()
+
+
+@bitmap.misconception(
+    "values only", "nbytes() leaves out the bits. Saying where the values go is not free: that is the whole trade-off."
+)
+class _(Bitmap):
+    def nbytes(self):
+        return self.encoded.values.nbytes
+
+
+@bitmap.misconception(
+    "four bytes per value", "You count 4 bytes per value whatever the dtype. fp16 takes 2, int8 takes 1: use `.element_size()`."
+)
+class _(Bitmap):
+    def nbytes(self):
+        return 4 * self.encoded.values.numel() + self.encoded.bits.nbytes
+
+
+@bitmap.misconception("positive only", "You keep entries above zero only. Negative weights are not zero: test W != 0.")
+class _(Bitmap):
+    def __init__(self, W):
+        super().__init__(W * (W > 0))
+
+
+@bitmap.misconception("flat", "decode() returns a flat tensor. Remember the shape of W, and give it back.")
+class _(Bitmap):
+    def decode(self):
+        return super().decode().flatten()
+
+
+@bitmap.misconception("always float32", "decode() always gives float32. The dtype of W is the dtype of what comes back.")
+class _(Bitmap):
+    def decode(self):
+        return super().decode().float()
+
+
+@bitmap.misconception(
+    "last byte lost",
+    "With 15 entries you store one byte instead of two: n // 8 rounds down. Pad to a multiple of 8 first, so that (n + 7) // 8 bytes hold "
+    "all bits.",
+)
+class _(Bitmap):
+    def bits(self):
+        return super().bits()[: self.decode().numel() // 8]
+
+    def nbytes(self):
+        return self.encoded.values.nbytes + self.bits().nbytes
+
+
+@bitmap.misconception("one byte too many", "n // 8 + 1 is one byte too many when 8 divides n. Round up with (n + 7) // 8.")
+class _(Bitmap):
+    def bits(self):
+        return F.pad(super().bits(), (0, int(self.decode().numel() % 8 == 0)))
+
+    def nbytes(self):
+        return self.encoded.values.nbytes + self.bits().nbytes
+
+
+@bitmap.accepts("numpy packbits, unpacked on demand")
+class _:
+    def __init__(self, W):
+        self.shape, self.dtype = W.shape, W.dtype
+        self.packed = np.packbits((W != 0).numpy().reshape(-1), bitorder="little")
+        self.values = W.reshape(-1)[W.reshape(-1).nonzero()[:, 0]]
+
+    def bits(self):
+        return torch.from_numpy(self.packed)
+
+    def decode(self):
+        mask = torch.from_numpy(np.unpackbits(self.packed, count=self.shape.numel(), bitorder="little")).bool()
+        return torch.zeros(self.shape, dtype=self.dtype).masked_scatter(mask.view(self.shape), self.values)
+
+    def nbytes(self):
+        return self.packed.nbytes + self.values.element_size() * len(self.values)
+
+
+@bitmap.accepts("plain Python loops")
+class _:
+    def __init__(self, W):
+        self.like = W.new_zeros(0)
+        self.rows, self.cols = W.shape
+        entries = W.flatten().tolist()
+        self.values = [x for x in entries if x != 0]
+        self.bytes = [0] * ((len(entries) + 7) // 8)
+        for i, x in enumerate(entries):
+            self.bytes[i // 8] |= (x != 0) << (i % 8)
+
+    def bits(self):
+        return torch.tensor(self.bytes, dtype=torch.uint8)
+
+    def decode(self):
+        values = iter(self.values)
+        n = self.rows * self.cols
+        flat = [next(values) if self.bytes[i // 8] >> (i % 8) & 1 else 0 for i in range(n)]
+        return torch.tensor(flat, dtype=self.like.dtype).reshape(self.rows, self.cols)
+
+    def nbytes(self):
+        return len(self.bytes) + len(self.values) * self.like.element_size()
