@@ -9,7 +9,7 @@ setup: .venv/ready ## the environment, with the versions that are tested
 demo: .venv/ready ## grade a made-up class through nbgrader
 	@autograder demo
 lab: .venv/ready ## JupyterLab on the student notebooks
-	@jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
+	@jupyter lab --allow-root --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
 test: .venv/ready ## lint, formatting, and all tests
 	@ruff check && ruff format --check && pytest
 course: .venv/ready ## lessons -> solutions/ -> notebooks/
