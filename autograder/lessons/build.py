@@ -8,7 +8,9 @@ from pathlib import Path
 
 import nbformat
 
-from autograder.lessons.source import notebook_path, render, without_outputs
+from autograder.exercises import exercises_of
+from autograder.lessons.source import grade_id, notebook_path, render, without_outputs
+from autograder.verdict import score_object
 
 
 def build(root: Path, unit: str, force: bool = False) -> list[Path]:
@@ -28,7 +30,7 @@ def build(root: Path, unit: str, force: bool = False) -> list[Path]:
     written = []
     solution = notebook_path(root / "solutions", unit)
     fresh = render(root, unit)
-    if force or not solution.exists() or without_outputs(_read(solution)) != fresh:
+    if force or not solution.exists() or without_outputs(_read(solution)) != fresh or _outdated_checks(unit, _read(solution)):
         execute(fresh, root)
         solution.parent.mkdir(parents=True, exist_ok=True)
         _write(fresh, solution)
@@ -64,6 +66,9 @@ def stale(root: Path, unit: str) -> list[str]:
         problems.append(f"{solution.relative_to(root)} is stale: run autograder build {unit}")
     if not all(cell.execution_count for cell in _read(solution).cells if cell.cell_type == "code" and cell.source):
         problems.append(f"{solution.relative_to(root)} is not executed: run autograder build {unit} --force")
+    if outdated := _outdated_checks(unit, _read(solution)):
+        names = ", ".join(outdated)
+        problems.append(f"{solution.relative_to(root)} shows outdated checks ({names}): run autograder build {unit}")
     with tempfile.TemporaryDirectory() as scratch:
         if not filecmp.cmp(release(root, unit, Path(scratch)), student, shallow=False):
             problems.append(f"{student.relative_to(root)} is stale: run autograder build {unit}")
@@ -132,6 +137,19 @@ def release(root: Path, unit: str, scratch: Path) -> Path:
     if not result["success"]:
         raise RuntimeError(f"nbgrader could not release {unit}:\n{result['log']}")
     return notebook_path(scratch / "release", unit)
+
+
+def _outdated_checks(unit: str, solution: nbformat.NotebookNode) -> list[str]:
+    """The exercises whose executed check does not show what it would show now: stages may change while no cell does."""
+    shown = {
+        cell.id: "".join(output.get("data", {}).get("text/plain", "") for output in cell.get("outputs", []))
+        for cell in solution.cells
+    }
+    return [
+        exercise.id
+        for exercise in exercises_of(unit)
+        if not shown.get(f"{grade_id(exercise)}-check", "").startswith(repr(score_object(exercise, exercise.reference)))
+    ]
 
 
 def _holds_work(notebook: nbformat.NotebookNode) -> bool:

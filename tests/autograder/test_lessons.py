@@ -1,5 +1,6 @@
 """Lesson source -> solutions/ -> notebooks/."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -37,9 +38,11 @@ def pretended(monkeypatch):
 
     def execute(notebook, root, fast=False):
         executed.append(notebook)
+        committed = nbformat.read(notebook_path(ROOT / "solutions", UNITS[-1]), as_version=4).cells
+        outputs = {cell.id: cell.get("outputs", []) for cell in committed}
         for cell in notebook.cells:
             if cell.cell_type == "code":
-                cell.execution_count = 1
+                cell.execution_count, cell.outputs = 1, outputs[cell.id]
 
     monkeypatch.setattr(builder, "execute", execute)
     return executed
@@ -139,6 +142,16 @@ def test_somebodys_work_is_not_overwritten(course, pretended):
     with pytest.raises(RuntimeError, match="holds somebody's work"):
         builder.build(course, unit)
     assert student.read_bytes() == work
+
+
+def test_a_changed_check_is_stale_though_no_cell_changes(course, pretended, monkeypatch):
+    unit = UNITS[-1]
+    exercise = exercises_of(unit)[0]
+    renamed = dataclasses.replace(exercise.stages[0], name="another property")
+    monkeypatch.setattr(exercise, "stages", [renamed, *exercise.stages[1:]])
+    assert [exercise.id in problem and "outdated checks" in problem for problem in builder.stale(course, unit)] == [True]
+    builder.build(course, unit)
+    assert len(pretended) == 1
 
 
 def test_missing_files_are_stale(course):
