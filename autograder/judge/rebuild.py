@@ -4,7 +4,14 @@ Deleted, duplicated, reordered or retagged cells are repaired, not punished: sto
 duplicated cell. Every repair is told in a note at the top, which the student reads in the feedback.
 """
 
+import ast
+import re
+import warnings
+from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -13,64 +20,110 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
 
-from autograder.lessons.source import EXPERIMENT, with_stubs, without_outputs
+from autograder.judge.reading import clean_text
+from autograder.lessons.source import EXPERIMENT, notebook_path, with_stubs, without_outputs
+
+DEFINES = re.compile(r"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|(\w+)[ \t]*(?::[^=\n]*)?=(?!=))", re.MULTILINE)
+PARSED = 200_000  # characters of a submission; in further cells, what seems to define something is believed to
+
+
+@dataclass
+class _Cell:
+    """What of a submitted cell is looked at. Its source is all that can get into the rebuilt notebook."""
+
+    kind: str
+    source: str
+    name: str | None  # the grade_id
+    home: NotebookNode | None  # the released cell of the same id or text
 
 
 def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNode, list[str]]:
     """The released notebook with a submission's answers in it.
 
-    Solution cells are taken by their grade_id, the first copy of each. Code cells that the student added or changed are kept,
-    right after the released cell they follow. Everything else, check cells above all, is as it was released. Experiments are
-    marked to be skipped: no points depend on them.
+    Solution cells are taken by their grade_id, the first copy of each; where an editor has dropped the grade_ids, by what they
+    define. Code cells that the student added or changed are kept, right after the released cell they follow. Everything else,
+    check cells above all, is as it was released. Experiments are marked to be skipped: no points depend on them.
 
     Args:
-        submitted: the student's notebook.
+        submitted: the student's notebook; whatever it holds, this does not raise.
         released: the notebook as students got it.
 
     Returns:
         The rebuilt notebook, and a sentence per repair.
     """
-    by_id = {cell.id: cell for cell in released.cells}
-    by_source = {_text(cell): cell for cell in released.cells}  # editors that drop cell ids keep the text
+    cells = list(_submitted(submitted, released))
+    repairs = _recognise(cells, released)
+    graded = {_grade_id(cell): cell for cell in released.cells if _grade_id(cell)}
     answers: dict[str, str] = {}
     extras: dict[str | None, list[str]] = {}  # code of the student, by the released cell it follows
-    repairs, last = [], None
-    for cell in submitted.cells:
-        name = _grade_id(cell)
-        if name is None:
-            home = by_id.get(cell.get("id")) or by_source.get(_text(cell))
-            if home is not None and not _grade_id(home):
-                last = home.id
-            if cell.cell_type == "code" and cell.source.strip() and (home is None or _is_changed(cell, home)):
+    last = None
+    for cell in cells:
+        if cell.name in answers:
+            again = f"{cell.name} was there more than once; the first copy counts"
+            repairs += [] if again in repairs else [again]
+        elif cell.name is not None:
+            answers[cell.name], last = cell.source, cell.name  # a cell's id is its grade_id, see autograder.lessons.source
+            if cell.kind != "code":
+                repairs.append(f"{cell.name} had become a {cell.kind} cell; it is code again")
+        else:
+            last = cell.home.id if cell.home is not None else last
+            if cell.kind == "code" and cell.source.strip() and (cell.home is None or _is_changed(cell)):
                 extras.setdefault(last, []).append(cell.source)
-        elif name in answers:
-            repairs.append(f"{name} was there more than once; the first copy counts")
-        elif name in by_id:  # a cell's id is its grade_id, see autograder.lessons.source
-            answers[name] = cell.source
-            last = name
-            if cell.cell_type != by_id[name].cell_type:
-                repairs.append(f"{name} had become a {cell.cell_type} cell; it is code again")
 
-    cells = [_extra(source, None, i) for i, source in enumerate(extras.get(None, []))]
-    for cell in map(deepcopy, released.cells):
+    rebuilt = deepcopy(released)
+    frame, rebuilt.cells = rebuilt.cells, [_extra(source, None, i) for i, source in enumerate(extras.get(None, []))]
+    code = chain((answers[name] for name in answers if not graded[name].metadata.nbgrader.grade), *extras.values())
+    defined = {name for source in code for name in _seems_to_define(source)}
+    for cell in frame:
         name = _grade_id(cell)
-        if name and name not in answers:
-            what = "it is as released" if cell.metadata.nbgrader.grade else "it counts as not started"
-            repairs.append(f"{name} was missing; {what}")
-        elif name and not cell.metadata.nbgrader.grade:
-            cell.source = answers[name]
-        elif name and cell.source != answers[name]:
-            repairs.append(f"{name} had been changed; it is as released")
+        if name and cell.metadata.nbgrader.grade:
+            if answers.get(name, cell.source) != cell.source:
+                repairs.append(f"{name} had been changed; it is as released")
+            elif name not in answers:
+                repairs.append(f"{name} was missing; it is as released")
+        elif name:
+            is_elsewhere = bool(defined & _seems_to_define(cell.source))
+            counts = "what another cell defines counts" if is_elsewhere else "it counts as not started"
+            if name not in answers:
+                repairs.append(f"{name} was missing; {counts}")
+            elif not answers[name].strip():
+                repairs.append(f"{name} was empty; {counts}")
+            cell.source = answers.get(name, "" if is_elsewhere else cell.source)
         if EXPERIMENT in cell.metadata.get("tags", []):
             cell.metadata.tags = [*cell.metadata.tags, "skip-execution"]
-        cells.append(cell)
-        cells += [_extra(source, cell.id, i) for i, source in enumerate(extras.get(cell.id, []))]
+        rebuilt.cells += [cell, *(_extra(source, cell.id, i) for i, source in enumerate(extras.get(cell.id, [])))]
     if repairs:
         note = "**Repaired before grading:**\n\n" + "\n".join(f"- {repair}" for repair in repairs)
-        cells.insert(0, new_markdown_cell(note, id="repairs"))
-    rebuilt = deepcopy(released)
-    rebuilt.cells = cells
+        rebuilt.cells.insert(0, new_markdown_cell(note, id="repairs"))
     return rebuilt, repairs
+
+
+def released_notebook(course_root: Path, source_directory: str, unit: str) -> NotebookNode:
+    """A unit's notebook as students got it.
+
+    Not from notebooks/, where somebody may have worked: the source with its solutions cleared is what was released.
+
+    Args:
+        course_root: the course folder.
+        source_directory: the folder of nbgrader's source notebooks in it.
+        unit: the unit.
+
+    Returns:
+        The notebook, without outputs. It is read once until its file changes, and shared: do not change it.
+
+    Raises:
+        FileNotFoundError: the unit has no source notebook.
+    """
+    return _released(notebook_path(Path(course_root) / source_directory, unit))
+
+
+def _released(path: Path) -> NotebookNode:
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, modified: int) -> NotebookNode:
+    return without_outputs(with_stubs(nbformat.read(path, as_version=4)))
 
 
 class RebuildOnRelease(NbGraderPreprocessor):
@@ -79,27 +132,89 @@ class RebuildOnRelease(NbGraderPreprocessor):
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         """Rebuild a submission; nbgrader calls this with the submitted notebook."""
         course, names = CourseDirectory(parent=self), resources["nbgrader"]
-        # not from notebooks/, where somebody may have worked: the source with its solutions cleared is what was released
         folder = course.format_path(course.source_directory, ".", names["assignment"])
-        source = nbformat.read(Path(folder) / f"{names['notebook']}.ipynb", as_version=4)
-        rebuilt, repairs = rebuild(nb, without_outputs(with_stubs(source)))
+        rebuilt, repairs = rebuild(nb, _released(Path(folder) / f"{names['notebook']}.ipynb"))
         for repair in repairs:
             self.log.warning("%s: %s", names["student"], repair)
         return rebuilt, resources
 
 
-def _grade_id(cell: NotebookNode) -> str | None:
-    metadata = cell.metadata.get("nbgrader")
-    name = metadata.get("grade_id") if isinstance(metadata, dict) else None
+def _submitted(notebook: NotebookNode, released: NotebookNode) -> Iterator[_Cell]:
+    """The cells of a submission that hold text, with the released cells they come from. Nothing in it has a type to rely on."""
+    by_id = {cell.id: cell for cell in released.cells}
+    by_text = {(cell.cell_type, cell.source.strip()): cell for cell in released.cells}  # editors that drop ids keep the text
+    names = {_grade_id(cell) for cell in released.cells} - {None}
+    cells = notebook.get("cells") if isinstance(notebook, dict) else None
+    for cell in cells if isinstance(cells, list) else []:
+        kind, source = (cell.get("cell_type"), clean_text(cell.get("source"))) if isinstance(cell, dict) else (None, None)
+        if source is None or kind not in ("code", "markdown", "raw"):
+            continue
+        id, name = cell.get("id"), _grade_id(cell)
+        home = by_id.get(id) if isinstance(id, str) else None
+        yield _Cell(kind, source, name if name in names else None, home or by_text.get((kind, source.strip())))
+
+
+def _recognise(cells: list[_Cell], released: NotebookNode) -> list[str]:
+    """Give back their grade_ids to cells that lost them: by id or text, answers also by what they define.
+
+    Returns:
+        A sentence for each answer recognised by what it defines.
+    """
+    present = {cell.name for cell in cells}
+    for cell in cells:
+        name = _grade_id(cell.home) if cell.name is None and cell.home is not None else None
+        if name not in present:
+            cell.name = name
+            present.add(name)
+    lost = {}  # grade_id by the name that its answer defines
+    for cell in released.cells:
+        name = _grade_id(cell)
+        if name and name not in present and not cell.metadata.nbgrader.grade:
+            lost |= dict.fromkeys(_seems_to_define(cell.source), name)
+    repairs, room = [], PARSED
+    for cell in sorted(cells, key=lambda cell: cell.kind != "code") if lost else []:  # text that is Python: only if no code is
+        if cell.name is None and cell.home is None:
+            sought = {defined: name for defined, name in lost.items() if name not in present}
+            defined = sought.keys() & _seems_to_define(cell.source)
+            if defined:
+                room -= len(cell.source)
+                defined &= _defines(cell, is_parsed=room >= 0)
+            if defined:
+                cell.name = min(sought[each] for each in defined)
+                present.add(cell.name)
+                repairs.append(f"{cell.name} had lost its nbgrader metadata; it was recognised by what it defines")
+    return repairs
+
+
+def _seems_to_define(source: str) -> set[str]:
+    return {name for pair in DEFINES.findall(source) for name in pair if name}
+
+
+def _defines(cell: _Cell, is_parsed: bool) -> set[str]:
+    """The names that a cell defines at its top level; of code that is not Python or not parsed, those it seems to define."""
+    try:
+        if not is_parsed:
+            raise ValueError("not parsed")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about "\d" and the like
+            body = ast.parse(cell.source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return _seems_to_define(cell.source) if cell.kind == "code" else set()
+    named = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    targets += [node.target for node in body if isinstance(node, ast.AnnAssign) and node.value]
+    return named | {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _grade_id(cell: dict) -> str | None:
+    metadata = cell.get("metadata")
+    nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
+    name = nbgrader.get("grade_id") if isinstance(nbgrader, dict) else None
     return name if isinstance(name, str) else None
 
 
-def _text(cell: NotebookNode) -> tuple[str, str]:
-    return cell.cell_type, cell.source.strip()
-
-
-def _is_changed(cell: NotebookNode, home: NotebookNode) -> bool:
-    return _text(cell) != _text(home) and EXPERIMENT not in home.metadata.get("tags", []) and not _grade_id(home)
+def _is_changed(cell: _Cell) -> bool:
+    return cell.source.strip() != cell.home.source.strip() and EXPERIMENT not in cell.home.metadata.get("tags", [])
 
 
 def _extra(source: str, after: str | None, index: int) -> NotebookNode:
