@@ -60,6 +60,7 @@ class Exercise:
     hint: str  # markdown; unfolds in the notebook
     reference: Callable
     rules: Rules = field(default_factory=Rules)
+    forbids: tuple[str, ...] = ()  # dotted names whose use is flagged for a person, such as "torch.nn.utils.prune"
     stages: list[Stage] = field(default_factory=list)
     misconceptions: list[Misconception] = field(default_factory=list)
     accepted: dict[str, Callable] = field(default_factory=dict)

@@ -22,6 +22,7 @@ global_ = Exercise(
     hint="`torch.cat` the flattened magnitudes of all layers, find which of them go as in the exercise before, then cut the long mask "
     "back into pieces: `mask.split([W.numel() for W in weights.values()])` and `.view_as(W)`.",
     reference=global_masks,
+    forbids=("torch.nn.utils.prune",),
 )
 
 

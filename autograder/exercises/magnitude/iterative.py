@@ -27,6 +27,7 @@ iterative = Exercise(
     "`int(sparsity * n)` False, zeros written into the layer, then `retrain(model, masks)`, then the zeros written once more.",
     reference=iterative_prune_,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
+    forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
 )
 
 

@@ -33,6 +33,7 @@ masked_step = Exercise(
     "`torch.no_grad()`: `layer.weight.masked_fill_(~mask, 0)` for every `layer = model.get_submodule(name)`.",
     reference=masked_step_,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
+    forbids=("torch.nn.utils.prune",),
 )
 
 

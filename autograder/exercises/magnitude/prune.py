@@ -27,6 +27,7 @@ prune = Exercise(
     "Work on a `clone()`, and check `sparsity` before anything else.",
     reference=magnitude_prune,
     rules=Rules(tolerance=0),
+    forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
 )
 
 

@@ -17,6 +17,7 @@ schedule = Exercise(
     hint="Compute the progress `(step - start) / (end - start)`, clamp it to [0, 1], and only then put it into the formula.",
     reference=magnitude.cubic_sparsity,
     rules=Rules(tolerance=1e-5, scale=1),  # float32 will do
+    forbids=("torch.ao.pruning",),
 )
 
 

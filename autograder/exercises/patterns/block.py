@@ -23,6 +23,7 @@ block = Exercise(
     "`tiles[i, :, j, :]`. Its norm is `tiles.square().sum(dim=(1, 3)).sqrt()`. Flatten those norms, call `drop_smallest` once, and "
     "enlarge the small mask with `repeat_interleave` along both dimensions.",
     reference=block_mask,
+    forbids=("torch.ao.pruning",),
 )
 
 

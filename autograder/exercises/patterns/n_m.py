@@ -23,6 +23,7 @@ n_m = Exercise(
     hint="Give the last dimension two: `groups = score.unflatten(1, (-1, m))` has shape (rows, cols / m, m). Your `drop_smallest` works "
     "along the last dimension, so it does the rest (how many go?). `.flatten(1)` undoes the unflatten.",
     reference=n_m_mask,
+    forbids=("torch.ao.pruning",),
 )
 
 

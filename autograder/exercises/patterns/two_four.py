@@ -27,6 +27,13 @@ two_four = Exercise(
     "to right: its first two columns are the two to store. Sort these two, `gather` the values, and reshape both to (rows, cols / 2).",
     reference=two_four_encode,
     rules=Rules(tolerance=0),
+    forbids=(
+        "torch.sparse.to_sparse_semi_structured",
+        "torch.sparse.SparseSemiStructuredTensor",
+        "torch.sparse.SparseSemiStructuredTensorCUTLASS",
+        "torch.sparse.semi_structured",
+        "torch.sparse._semi_structured_conversions",
+    ),
 )
 
 
