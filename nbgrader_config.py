@@ -1,6 +1,9 @@
 """The repository root is the nbgrader course: solutions/ is the source, notebooks/ the release, grading/ is yours."""
 
+import os
 from pathlib import Path
+
+from autograder.judge import gate
 
 c = get_config()  # noqa: F821 - traitlets provides it
 root = Path(__file__).resolve().parent
@@ -12,11 +15,14 @@ c.CourseDirectory.release_directory = "notebooks"
 c.CourseDirectory.submitted_directory = "grading/submitted"
 c.CourseDirectory.autograded_directory = "grading/autograded"
 c.CourseDirectory.feedback_directory = "grading/feedback"
-c.CourseDirectory.db_url = f"sqlite:///{root / 'grading' / 'gradebook.db'}"
+# nbgrader's SQLite, or a server's database: GRADEBOOK_URL=postgresql+psycopg2://user@host/name
+c.CourseDirectory.db_url = os.environ.get("GRADEBOOK_URL") or f"sqlite:///{root / 'grading' / 'gradebook.db'}"
 c.Exchange.root = str(root / "grading" / "exchange")  # on a shared machine: a folder that everybody may write
 (root / "grading" / "exchange").mkdir(parents=True, exist_ok=True)
 
-# Submissions are put back on the released notebook first: one duplicated cell would otherwise stop the whole class.
+# Grading (see autograder/judge): submissions are taken in before nbgrader reads them, put back on the released notebook, and
+# judged outside of the sandbox that runs them. `c.Judge` has its limits; `autograder doctor` tries the sandbox.
+gate.install()
 c.Autograde.sanitize_preprocessors = [
     "autograder.judge.rebuild.RebuildOnRelease",
     "nbgrader.preprocessors.ClearOutput",
@@ -24,6 +30,12 @@ c.Autograde.sanitize_preprocessors = [
     "nbgrader.preprocessors.OverwriteCells",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
-c.Execute.timeout = 120  # seconds per cell; a check takes a second or two
+c.Autograde.autograde_preprocessors = [
+    "autograder.judge.preprocess.Judge",
+    "nbgrader.preprocessors.SaveAutoGrades",
+    "nbgrader.preprocessors.AssignLatePenalties",
+    "nbgrader.preprocessors.CheckCellMetadata",
+]
+c.Execute.timeout = 120  # seconds per cell, for nbgrader's Validate
 c.Execute.extra_arguments = ["--log-level=ERROR"]  # kernels warn at each start that they speak TCP
 c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError()"}

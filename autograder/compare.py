@@ -33,9 +33,14 @@ class Difference:
     got: str
     expected: str
     remark: str = ""  # "4 of 24 entries differ"
+    vague: str = "another value than expected"  # what can be said without a value of the answer, which may hold its inputs
 
     def __str__(self) -> str:
         return f"{self.where}: expected {self.expected}, got {self.got}" + (f" ({self.remark})" if self.remark else "")
+
+    def without_values(self) -> str:
+        """The same for feedback on hidden inputs."""
+        return f"{self.where}: {self.vague}" + (f" ({self.remark})" if self.remark else "")
 
 
 def difference(got, want, rules: Rules, where: str = "result") -> Difference | None:
@@ -56,13 +61,13 @@ def difference(got, want, rules: Rules, where: str = "result") -> Difference | N
         if not isinstance(got, list):
             return _other_kind(got, want, where)
         if len(got) != len(want):
-            return Difference(where, _values(got), _values(want))
+            return Difference(where, _values(got), _values(want), vague=f"{_values(want)} expected")
         parts = ((g, w, f"{where}[{i}]") for i, (g, w) in enumerate(zip(got, want, strict=True)))
     elif isinstance(want, dict):
         if not isinstance(got, dict):
             return _other_kind(got, want, where)
         if got.keys() != want.keys():
-            return Difference(f"{where}'s keys", _keys(got), _keys(want))
+            return Difference(f"{where}'s keys", _keys(got), _keys(want), vague="other keys than expected")
         parts = ((got[key], w, f"{where}[{key!r}]") for key, w in want.items())
     else:
         return _scalar_difference(got, want, rules, where)
@@ -73,9 +78,9 @@ def _tensor_difference(got, want: Tensor, rules: Rules, where: str) -> Differenc
     if not isinstance(got, Tensor):
         return _other_kind(got, want, where)
     if got.shape != want.shape:
-        return Difference(f"{where}.shape", str(tuple(got.shape)), str(tuple(want.shape)))
+        return Difference(f"{where}.shape", str(tuple(got.shape)), str(tuple(want.shape)), vague="another shape than expected")
     if got.dtype != want.dtype:
-        return Difference(f"{where}.dtype", _dtype(got), _dtype(want))
+        return Difference(f"{where}.dtype", _dtype(got), _dtype(want), vague=f"{_dtype(got)} instead of {_dtype(want)}")
     if want.is_floating_point():
         g, w = got.double(), want.double()
         largest = torch.where(w.isfinite(), w.abs(), 0.0).max().item() if w.numel() else 0.0
@@ -108,7 +113,8 @@ def _scalar_difference(got, want, rules: Rules, where: str) -> Difference | None
 
 
 def _other_kind(got, want, where: str) -> Difference:
-    return Difference(where, kind(got), kind(want), "is there a return?" if got is None and where == "result" else "")
+    remark = "is there a return?" if got is None and where == "result" else ""
+    return Difference(where, kind(got), kind(want), remark, vague=f"{_word(got)} instead of {_word(want)}")
 
 
 def kind(value) -> str:
@@ -126,7 +132,16 @@ def kind(value) -> str:
             return str(value)
         case bool() | str():
             return f"the {type(value).__name__} {number(value)}"
-    return f"the number {number(value)}"
+        case int() | float() | complex():
+            return f"the number {number(value)}"
+    return f"an object of type {type(value).__name__}"
+
+
+def _word(value) -> str:
+    """The kind of a value in one word of ours."""
+    words = ((Tensor, "a tensor"), (np.ndarray, "a numpy array"), (list, "a tuple or list"), (dict, "a dict"), (bool, "a bool"))
+    words += ((str, "a str"), ((int, float, complex), "a number"), (type(None), "None"))
+    return next((word for kind, word in words if isinstance(value, kind)), "another object")
 
 
 def _numbers(got, want) -> tuple[str, str]:

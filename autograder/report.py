@@ -95,6 +95,7 @@ def _explanation(verdict: Verdict) -> list[tuple[str, str]]:
     if stage is None:
         return []
     rows = [("call", stage.problem.case), ("difference", stage.problem.difference)] if stage.problem else []
+    rows = [(label, text) for label, text in rows if text]  # hidden cases are not shown
     rows.append(("why", verdict.says) if verdict.says else ("hint", stage.exposes))
     if stage.problem and stage.problem.printed.strip():
         rows.append(("printed", stage.problem.printed.strip()))

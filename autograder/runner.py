@@ -3,6 +3,7 @@
 This is the part that the sandboxed judge runs on the other side of its wall; it must not import exercises or references.
 """
 
+import builtins
 import contextlib
 import io
 import linecache
@@ -38,6 +39,15 @@ class Raised:
     message: str
     line: str = ""  # where in the student's own code
     inside: str = ""  # the function that raised it, if it was not the answer itself
+    ours: bool = False  # whether the message is the judge's own
+
+    def without_values(self) -> str:
+        """What can be told of it where the inputs are hidden, for a student's names and messages may hold them."""
+        if self.ours:
+            return self.message
+        kind = getattr(builtins, self.types[0], None)
+        known = isinstance(kind, type) and issubclass(kind, BaseException)
+        return "it took too long" if self.types[0] == TimeUp.__name__ else self.types[0] if known else "an exception"
 
     def __str__(self) -> str:
         message = self.message

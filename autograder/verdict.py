@@ -17,7 +17,7 @@ from autograder.exercise import Exercise, Misconception, Stage
 from autograder.runner import Outcome, Raised, TimeUp, run
 
 PUBLIC_SEED = "public"
-NOT_RUN = Outcome(error=Raised(("NotRun",), "an earlier case took too long"))
+NOT_RUN = Outcome(error=Raised(("NotRun",), "an earlier case took too long", ours=True))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def score_object(exercise: Exercise, answer: Callable, seed: str = PUBLIC_SEED) 
     return score(exercise, lambda case: run(case, answer), seed)
 
 
-def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str = PUBLIC_SEED) -> Verdict:
+def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str = PUBLIC_SEED, hidden: bool = False) -> Verdict:
     """Score whatever answers cases.
 
     A stage counts only if the first one passes: a function that does nothing but raise would otherwise earn the stage on bad
@@ -104,6 +104,7 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
         exercise: the exercise.
         outcome_of: gives the outcome of a case.
         seed: which cases to use.
+        hidden: tell no input and no value, nor anything that may hold one: what the answer returned, printed, or raised.
 
     Returns:
         The verdict.
@@ -122,7 +123,8 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
             outcomes[stage.name].append(outcome)
             wrong = outcome_difference(exercise, case, outcome, want, stage.pure)
             if wrong and problem is None:
-                problem = Problem(describe(exercise, case), str(wrong), outcome.printed)
+                shown = Problem("", wrong.without_values()) if hidden else None
+                problem = shown or Problem(describe(exercise, case), str(wrong), outcome.printed)
         counts = problem is None and (not verdicts or verdicts[0].passed)
         verdicts.append(
             StageVerdict(stage.name, stage.points if counts else 0, stage.points, problem is None, stage.exposes, problem)
@@ -159,30 +161,31 @@ def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outco
     """
     if want.error:
         expected = f"{want.error.types[0]} (as in: {want.error.message})"
+        kind = want.error.types[0]
         if got.error is None:
-            return Difference("the call", "no error", expected)
-        return None if want.error.types[0] in got.error.types else Difference("the call", str(got.error), expected)
+            return Difference("the call", "no error", expected, vague=f"no error where {kind} is expected")
+        vague = f"{got.error.without_values()} where {kind} is expected"
+        return None if kind in got.error.types else Difference("the call", str(got.error), expected, vague=vague)
     if got.error:
-        return Difference("the call", str(got.error), "no error")
+        return Difference("the call", str(got.error), "no error", vague=got.error.without_values())
     wrong = None
     for name, g, w in _results(case, got.value, want.value):
         wrong = wrong or difference(g, w, exercise.rules, name)
     for i in case.changes:
         label = getattr(case.args[i], "label", "{} after the call").format(parameter(exercise, i))
-        wrong = wrong or difference(got.after[i], want.after[i], exercise.rules, label)
+        wrong = wrong or difference(got.after.get(i), want.after[i], exercise.rules, label)
     if wrong is None and pure and got.touched:
-        name = parameter(exercise, got.touched[0])
-        return Difference(f"the argument {name}", "changed by your code", "left as it was (work on a copy: .clone())")
+        key = got.touched[0]
+        name = parameter(exercise, key) if key in (*range(len(case.args)), *case.kwargs) else "of another name"
+        wanted, vague = "left as it was (work on a copy: .clone())", "changed by your code (work on a copy: .clone())"
+        return Difference(f"the argument {name}", "changed by your code", wanted, vague=vague)
     return wrong
 
 
 def _results(case: Case, got, want) -> list[tuple]:
     """(name, observed, wanted) of each result of a case, named as a learner thinks of it."""
-    if case.calls:
-        names = [f"{method}()" for method, *_ in case.calls]
-    elif case.times > 1:
-        names = [f"result of call {i + 1}" for i in range(case.times)]
-    else:
+    names = [f"{method}()" for method, *_ in case.calls] or [f"result of call {i + 1}" for i in range(case.times)]
+    if (len(names) == 1 and not case.calls) or not (isinstance(got, list) and len(got) == len(names)):
         return [("result", got, want)]
     return list(zip(names, got, want, strict=True))
 
@@ -210,14 +213,16 @@ def _same(exercise: Exercise, case: Case, got: Outcome, mistake: Outcome, pure: 
             mistake.error and (mistake.error.types, mistake.error.message)
         )
     same_values = difference(got.value, mistake.value, exercise.rules) is None
-    same_after = all(difference(got.after[i], mistake.after[i], exercise.rules) is None for i in case.changes)
+    same_after = all(difference(got.after.get(i), mistake.after[i], exercise.rules) is None for i in case.changes)
     return same_values and same_after and (not pure or got.touched == mistake.touched)
 
 
 def parameter(exercise: Exercise, key: int | str) -> str:
     """The name of an argument given by position or keyword."""
     names = list(inspect.signature(exercise.reference).parameters)
-    return key if isinstance(key, str) else names[key] if key < len(names) else f"number {key}"
+    if isinstance(key, int):
+        return names[key] if 0 <= key < len(names) else f"number {key}"
+    return key if key in names else "of another name"
 
 
 def describe(exercise: Exercise, case: Case) -> str:

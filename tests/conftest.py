@@ -3,5 +3,20 @@
 import os
 import tempfile
 
+import pytest
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the kernels that tests start
 os.environ["SPARSITY_EDU_PROGRESS"] = tempfile.mkdtemp(prefix="sparsity_edu_progress_")
+
+
+@pytest.fixture(scope="session")
+def sandbox():
+    """A sandbox is there. Where none can be had, tests that need one are skipped loudly; in CI they fail."""
+    from autograder.judge.sandbox import SandboxError, require
+
+    try:
+        require()
+    except SandboxError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(f"NOT TESTED, and this is the part that protects a class: {error}")

@@ -1,0 +1,73 @@
+"""Two places in nbgrader that have no hook, changed here and nowhere else, when nbgrader_config.py is read.
+
+nbgrader opens a submission's files before any preprocessor is asked, and the Formgrader's page opens every timestamp: one bad
+file stops the class, breaks the page, or (a FIFO) makes it wait for ever.
+"""
+
+import os
+import stat
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+from nbgrader.apps.api import NbGraderAPI
+from nbgrader.converters import Autograde
+from nbgrader.utils import parse_utc
+
+if TYPE_CHECKING:  # imported when used: every nbgrader command reads the configuration, few of them grade
+    from autograder.judge.course import Course
+    from autograder.judge.intake import Intake
+
+
+def admit(course: "Course", unit: str, student: str = "*") -> list["Intake"]:
+    """Take in the submissions to a unit.
+
+    Args:
+        course: the course.
+        unit: the unit.
+        student: one student's id, or "*".
+
+    Returns:
+        One record per submission.
+    """
+    from autograder.judge.intake import take_in
+    from autograder.judge.rebuild import released_notebook
+
+    released = nbformat.writes(released_notebook(course.root, course.directory.source_directory, unit))
+    return take_in(course.submitted, course.grading, unit, released.encode(), student)
+
+
+def install() -> None:
+    """Have submissions taken in before `Autograde` looks for notebooks, and timestamps read with care."""
+    if getattr(Autograde.init_notebooks, "takes_in", False):
+        return
+    look_for_notebooks = Autograde.init_notebooks
+
+    @wraps(look_for_notebooks)
+    def init_notebooks(self: Autograde) -> None:
+        from autograder.judge.course import Course
+
+        taken = admit(Course(self.coursedir), self.coursedir.assignment_id, self.coursedir.student_id)
+        look_for_notebooks(self)
+        for record in taken:
+            if not record.ready:
+                self.log.error("%s cannot be graded: %s", record.student, " ".join(record.notes))
+                self.assignments.pop(self._format_source(self.coursedir.assignment_id, record.student), None)
+
+    def get_submitted_timestamp(self: NbGraderAPI, assignment_id: str, student_id: str) -> datetime | None:
+        folder = self.coursedir.format_path(self.coursedir.submitted_directory, student_id, assignment_id)
+        return _timestamp(Path(folder) / "timestamp.txt")
+
+    init_notebooks.takes_in = True
+    Autograde.init_notebooks = init_notebooks
+    NbGraderAPI.get_submitted_timestamp = get_submitted_timestamp
+
+
+def _timestamp(path: Path) -> datetime | None:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), encoding="utf-8") as file:
+            return parse_utc(file.read(100).strip()) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except (OSError, ValueError, OverflowError):
+        return None

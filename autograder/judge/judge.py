@@ -1,0 +1,150 @@
+"""Judges one submission: runs it behind the wall, asks its answers hidden questions, and compares on this side."""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import nbformat
+
+from autograder.case import Case
+from autograder.exercise import Exercise
+from autograder.exercises import exercises_of, find
+from autograder.judge.feedback import clean
+from autograder.judge.flags import flags
+from autograder.judge.sandbox import Limits
+from autograder.judge.session import Session
+from autograder.lessons.source import grade_id
+from autograder.runner import Outcome
+from autograder.verdict import PUBLIC_SEED, StageVerdict, Verdict, score
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submission and what is to be found out about it: all that a worker needs, in plain values."""
+
+    unit: str
+    notebook: str  # the rebuilt notebook, as JSON
+    files: Mapping[str, bytes]  # the submission's other files
+    seed: str  # of the hidden cases
+    exercises: tuple[str, ...]  # ids of those that are to be judged
+    solutions: Mapping[str, str] = field(default_factory=dict)  # the course's own cell by exercise id, to see copies
+    limits: Limits = field(default_factory=Limits)
+    sandboxed: bool = True
+    hide: tuple[str, ...] = ()  # folders that student code must not see
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found out."""
+
+    verdicts: dict[str, dict]  # by exercise id: Verdict.to_dict(), and "flags", "cut_short"
+    outputs: dict[str, list[dict]]  # by cell id, the check cells' among them
+    incidents: list[str]  # sentences on what went wrong with the notebook as a whole
+    seconds: float
+
+
+def judge(job: Job) -> Judgement:
+    """Judge a submission.
+
+    Args:
+        job: the submission.
+
+    Returns:
+        The judgement. Nothing that student code does raises an exception here.
+
+    Raises:
+        SandboxError: there is no sandbox.
+    """
+    # in a thread of its own, which lives as long as the sandbox: a sandbox ends with the thread that made it, and a caller
+    # such as a Jupyter server may have an event loop of its own
+    with ThreadPoolExecutor(1, "judge") as thread:
+        return thread.submit(_judge, job).result()
+
+
+def _judge(job: Job) -> Judgement:
+    start = time.monotonic()
+    judgement, lost = _ask(job, explain=True)
+    if lost:  # without public cases, what stands before the answer that ended the others is judged before it
+        again, _ = _ask(replace(job, exercises=lost), explain=False)
+        judgement.verdicts.update(again.verdicts)
+        judgement.outputs.update({f"{grade_id(find(id))}-check": again.outputs[f"{grade_id(find(id))}-check"] for id in lost})
+    return replace(judgement, seconds=time.monotonic() - start)
+
+
+def _ask(job: Job, explain: bool, upto: int | None = None) -> tuple[Judgement, tuple[str, ...]]:
+    """A judgement by one sandbox, and which exercises answered the public cases there but were gone at the hidden ones."""
+    notebook = nbformat.reads(job.notebook, as_version=4)
+    notebook.cells = notebook.cells[:upto]
+    checks = {f"{grade_id(exercise)}-check": exercise for exercise in exercises_of(job.unit)}
+    verdicts, outputs, lost = {}, {}, []
+    with Session(job.files, job.limits, map(Path, job.hide), job.sandboxed) as session:
+        session.run(notebook, checks)
+        if session.is_lost and upto is None:  # one cell has ended everything: what stands before it, in another sandbox
+            judgement, lost = _ask(job, explain, session.reached)
+            return replace(judgement, incidents=[*session.incidents, *judgement.incidents]), lost
+        asked = [exercise for exercise in checks.values() if exercise.id in job.exercises]
+        # all public cases come first: a process that has seen a hidden one could tell those whose results are shown in full
+        public = {exercise.id: _score(exercise, session, 1, PUBLIC_SEED) for exercise in asked if explain}
+        for exercise in asked:
+            verdict, cut_short = _score(exercise, session, 0, job.seed, hidden=True)
+            if explain:
+                shown, gone_before = public[exercise.id]
+                verdict = _explained(verdict, shown)
+                lost += [exercise.id] if cut_short and not gone_before else []
+            about = {"flags": _flags(exercise, notebook, job.solutions), "cut_short": cut_short}
+            verdicts[exercise.id] = verdict.to_dict() | about
+            outputs[f"{grade_id(exercise)}-check"] = check_outputs(verdict)
+        outputs |= {cell.id: clean(cell.get("outputs", [])) for cell in notebook.cells if cell.id not in checks}
+    return Judgement(verdicts, outputs, session.incidents, 0), tuple(lost)
+
+
+def _score(exercise: Exercise, session: Session, copy: int, seed: str, hidden: bool = False) -> tuple[Verdict, bool]:
+    """The verdict on a snapshot, and whether not all was answered."""
+    cut_short = False
+
+    def outcome_of(case: Case) -> Outcome:
+        nonlocal cut_short
+        outcome = ask(case)
+        cut_short = cut_short or bool(outcome.error and outcome.error.ours)
+        return outcome
+
+    ask = session.outcome_of(exercise, copy)
+    return score(exercise, outcome_of, seed, hidden), cut_short
+
+
+def _explained(verdict: Verdict, public: Verdict) -> Verdict:
+    """A verdict on hidden cases, explained on public ones where these fail too."""
+    if verdict.passed or not verdict.started:
+        return verdict
+    stages = tuple(map(_explained_stage, verdict.stages, public.stages))
+    if verdict.says:
+        return replace(verdict, stages=stages)
+    return replace(verdict, stages=stages, misconception=public.misconception, says=public.says)
+
+
+def _explained_stage(hidden: StageVerdict, public: StageVerdict) -> StageVerdict:
+    if hidden.passed:
+        return hidden
+    if public.problem:
+        return replace(hidden, problem=public.problem)
+    told = f"{hidden.problem.difference} - on other inputs than the notebook's, with which it passes"
+    return replace(hidden, problem=replace(hidden.problem, difference=told))
+
+
+def _flags(exercise: Exercise, notebook: nbformat.NotebookNode, solutions: Mapping[str, str]) -> list[str]:
+    code = {cell.id: cell.source for cell in notebook.cells if cell.cell_type == "code"}
+    own = [source for id, source in code.items() if id.startswith("extra-")]
+    models = [solutions[exercise.id]] if exercise.id in solutions else []
+    return flags(exercise, code.get(grade_id(exercise), ""), own, models)
+
+
+def check_outputs(verdict: Verdict) -> list[dict]:
+    """A check cell's outputs: what people read, and the number that nbgrader takes for the score."""
+    shown = {"text/plain": repr(verdict), "text/html": verdict._repr_html_()}
+    points = {"text/plain": f"{verdict.points:g}"}
+    return [
+        {"output_type": "display_data", "data": shown, "metadata": {"verdict": verdict.to_dict()}},
+        {"output_type": "execute_result", "data": points, "metadata": {}, "execution_count": None},
+    ]

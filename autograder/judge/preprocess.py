@@ -1,0 +1,130 @@
+"""The judge as nbgrader sees it: a preprocessor in the place of `Execute`.
+
+`nbgrader autograde`, its Python API and the Formgrader's button all come through here, and so give the same scores.
+"""
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+from nbgrader.coursedir import CourseDirectory
+from nbgrader.preprocessors import NbGraderPreprocessor
+from traitlets import Bool, Float, Integer
+
+from autograder.exercises import exercises_of
+from autograder.judge.course import Course
+from autograder.judge.intake import notes
+from autograder.judge.judge import Job, Judgement, judge
+from autograder.judge.sandbox import GB, Limits
+from autograder.judge.seeds import secret_of, seed_for
+from autograder.judge.store import Store, job_key
+from autograder.judge.wire import printable
+
+UNSANDBOXED = "Graded WITHOUT a sandbox: student code could read the answers and change its own verdict."
+
+
+class Judge(NbGraderPreprocessor):
+    """Writes the judgement of a submission into its notebook; judges it now if no verdict is stored."""
+
+    sandbox = Bool(True, help="Whether student code runs in a sandbox; without one, grade only code that you trust.").tag(
+        config=True
+    )
+    retry = Bool(False, help="Judge again what was cut short by a limit.").tag(config=True)
+    memory = Float(Limits.memory / GB, help="GB of memory of all processes of a submission together.").tag(config=True)
+    processes = Integer(Limits.processes, help="Processes and threads of a submission.").tag(config=True)
+    cell_seconds = Float(Limits.cell, help="Seconds that one cell may take.").tag(config=True)
+    exercise_seconds = Float(Limits.exercise, help="Seconds that all cases of one exercise may take.").tag(config=True)
+    submission_seconds = Float(Limits.submission, help="Seconds that a submission may take in all.").tag(config=True)
+
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        """Judge a rebuilt submission; nbgrader calls this with its notebook."""
+        names = resources["nbgrader"]
+        course = Course(CourseDirectory(parent=self))
+        job = self.job(course, names["student"], names["assignment"], nb)
+        store = self.store(course)
+        if (judgement := store.get(job)) is None:
+            questions = store.open_questions(job)
+            store.put(questions, judge(questions))
+            judgement = Store(store.folder).get(job)
+        told = notes(course.grading, names["assignment"], names["student"])
+        return write(nb, job, judgement, told), resources
+
+    @property
+    def limits(self) -> Limits:
+        """What a submission may use."""
+        return Limits(
+            memory=int(self.memory * GB),
+            processes=self.processes,
+            cell=self.cell_seconds,
+            exercise=self.exercise_seconds,
+            submission=self.submission_seconds,
+        )
+
+    def store(self, course: Course) -> Store:
+        """Where verdicts are kept."""
+        return Store(course.grading / "verdicts", self.retry)
+
+    def job(self, course: Course, student: str, unit: str, notebook: NotebookNode) -> Job:
+        """What there is to judge of a submission.
+
+        Args:
+            course: the course.
+            student: the student's id.
+            unit: the unit.
+            notebook: the submission, rebuilt on the release.
+
+        Returns:
+            The job.
+        """
+        return Job(
+            unit=unit,
+            notebook=nbformat.writes(bare(notebook)),
+            files=course.files(student, unit),
+            seed=seed_for(student, unit, secret_of(course.grading)),
+            exercises=tuple(exercise.id for exercise in exercises_of(unit)),
+            solutions=course.solutions(unit),
+            limits=self.limits,
+            sandboxed=self.sandbox,
+            hide=(str(course.root),),
+        )
+
+
+def bare(notebook: NotebookNode) -> NotebookNode:
+    """The cells of a notebook that run, as code, id and tags."""
+    cells = [
+        nbformat.v4.new_code_cell(cell.source, id=cell.id, metadata={"tags": cell.metadata.get("tags", [])})
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str]) -> NotebookNode:
+    """Put a judgement into a submission's notebook, in place.
+
+    Args:
+        notebook: the rebuilt submission.
+        job: what was judged.
+        judgement: what was found.
+        told: sentences of the intake.
+
+    Returns:
+        The notebook: outputs, verdicts, a note at the top, and in its metadata what reports read.
+    """
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = printable(cell.source, len(cell.source))  # letters that turn text around would show other code
+            cell.outputs = [nbformat.from_dict(output) for output in judgement.outputs.get(cell.id, [])]
+            cell.execution_count = None
+    sentences = [*([] if job.sandboxed else [UNSANDBOXED]), *told, *judgement.incidents]
+    if sentences:
+        listed = "\n".join(f"- {sentence.replace('`', chr(39))}" for sentence in sentences)
+        note = f"**Noted while grading:**\n\n```text\n{listed}\n```"  # as code: names of files may look like markup
+        notebook.cells.insert(0, new_markdown_cell(note, id="noted"))
+    notebook.metadata["autograder"] = {
+        "key": job_key(job),
+        "sandboxed": job.sandboxed,
+        "notes": sentences,
+        "flags": {id: verdict["flags"] for id, verdict in judgement.verdicts.items() if verdict["flags"]},
+        "cut_short": [id for id, verdict in judgement.verdicts.items() if verdict["cut_short"]],
+    }
+    return notebook

@@ -1,0 +1,240 @@
+"""One submission in one sandbox: its cells run in order; where a check stands, its answer is kept for the judge's questions.
+
+All cells run first. Only then are snapshots asked, so no hidden input exists in any process whose output people see.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import psutil
+import zmq.asyncio
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+from autograder.case import Case
+from autograder.exercise import Exercise
+from autograder.judge.guard import Guard
+from autograder.judge.provisioner import SandboxSpecs, Submission
+from autograder.judge.sandbox import MB, Limits, SandboxError, environment
+from autograder.judge.wire import Refused, decode_outcome, encode, receive, send
+from autograder.recipes import Optimizer
+from autograder.runner import Outcome, Raised, TimeUp
+from autograder.verdict import PUBLIC_SEED
+
+COPIES = 2  # snapshots per exercise: one for the hidden cases, one for the public ones
+PATIENCE = 10  # seconds that an interrupted cell has to end
+OFFER = "__import__('autograder.judge.answer', fromlist=['offer']).offer({!r}, globals(), {}, {}, {})"
+
+
+class Session:
+    """Runs a notebook and answers for it.
+
+        with Session(files, limits) as session:
+            session.run(notebook, checks)
+            session.outcome_of(exercise, 0)(case)
+
+    `incidents` are sentences on what went wrong, for the report.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], limits: Limits, hide: Iterable[Path] = (), sandboxed: bool = True) -> None:
+        self.files, self.limits, self.hide, self.sandboxed = files, limits, tuple(hide), sandboxed
+        self.incidents: list[str] = []
+        self.reached = 0  # index of the cell that ran last
+        self._guard: Guard | None = None
+        self._snapshots: dict[str, list[socket.socket]] = {}
+        self._resources = contextlib.ExitStack()
+
+    def __enter__(self) -> "Session":
+        self._folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="judge-")))
+        self._folder.chmod(0o755)
+        self._listener = self._resources.enter_context(socket.socket(socket.AF_UNIX))
+        self._listener.bind(str(self._folder / "socket"))
+        (self._folder / "socket").chmod(0o777)  # whoever student code runs as
+        self._listener.listen(16)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for snapshot in (snapshot for copies in self._snapshots.values() for snapshot in copies):
+            snapshot.close()
+        if self._guard:
+            self._guard.kill()
+        self._resources.close()
+
+    def run(self, notebook: NotebookNode, checks: Mapping[str, Exercise]) -> None:
+        """Run the notebook's code cells in place; at each check, keep snapshots of the answer instead.
+
+        Args:
+            notebook: the rebuilt submission.
+            checks: exercise by the id of its check cell.
+
+        Raises:
+            SandboxError: there is no sandbox, or no kernel starts in it. Whatever student code does raises nothing.
+        """
+        asyncio.run(self._run(notebook, checks))
+        if self._guard.reason:
+            self.incidents.append(f"The notebook was stopped: {self._guard.reason}.")
+        self._guard.stop()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the whole sandbox has ended, snapshots and all."""
+        return self._guard.process.poll() is not None
+
+    async def _run(self, notebook: NotebookNode, checks: Mapping[str, Exercise]) -> None:
+        context = zmq.asyncio.Context()
+        context.maxmsgsize, context.rcvhwm, context.linger = 16 * MB, 100, 0  # for every socket made from it
+        manager = AsyncKernelManager(context=context, kernel_spec_manager=SandboxSpecs() if self.sandboxed else _PlainSpecs())
+        client = _Client(notebook, km=manager, timeout=self.limits.cell)
+        client.left, client.flooded = self.limits.output, self._flooded
+        try:
+            await client.async_start_new_kernel(**self._start())
+            self._guard = self._guard_of(manager)
+            await client.async_start_new_kernel_client()
+            for index, cell in enumerate(notebook.cells):
+                self.reached = index
+                if cell.cell_type == "code" and not await self._step(client, cell, index, checks.get(cell.id)):
+                    break
+        except SandboxError:
+            raise
+        except RuntimeError as error:  # what jupyter_client raises when a kernel dies at its start
+            raise SandboxError(f"the kernel does not start: {error}") from error
+        finally:
+            if client.kc is not None:
+                client.kc.stop_channels()
+            context.destroy(linger=0)
+
+    def _flooded(self) -> None:
+        self._guard.stop(f"it printed more than {self.limits.output / MB:g} MB")
+
+    async def _step(self, client: "_Client", cell: NotebookNode, index: int, check: Exercise | None) -> bool:
+        """Run one cell, or keep the answer where a check is; False if the notebook has to end here."""
+        try:
+            if check:
+                await self._keep(client, check)
+            elif "skip-execution" not in cell.metadata.get("tags", []):
+                await asyncio.wait_for(client.async_execute_cell(cell, index), self.limits.cell + PATIENCE)
+            return True
+        except DeadKernelError:
+            self.incidents.append(f"The kernel died in cell {index + 1}; what comes after it was not run.")
+        except (TimeoutError, CellTimeoutError):
+            self.incidents.append(f"Cell {index + 1} could not be interrupted; what comes after it was not run.")
+        except Exception as error:  # messages that are none: student code has taken hold of the kernel
+            self.incidents.append(f"The kernel answered nonsense in cell {index + 1} ({type(error).__name__}).")
+        return False
+
+    async def _keep(self, client: "_Client", exercise: Exercise) -> None:
+        """Keep what the exercise's name stands for now."""
+        cases = [case for stage in exercise.stages[:1] for case in exercise.cases(stage, PUBLIC_SEED)]
+        trains = any(isinstance(argument, Optimizer) for case in cases for argument in (*case.args, *case.kwargs.values()))
+        code = OFFER.format(exercise.defines, COPIES, int(self.limits.exercise), trains)
+        request = client.kc.execute(code, silent=True, store_history=False)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            reply = await asyncio.wait_for(client.kc.get_shell_msg(), max(0.1, deadline - time.monotonic()))
+            if reply["parent_header"].get("msg_id") == request:
+                break
+            await client._async_check_alive()
+        self._snapshots[exercise.id] = self._accept(exercise)
+
+    def _accept(self, exercise: Exercise) -> list[socket.socket]:
+        snapshots: list[socket.socket] = []
+        deadline = time.monotonic() + 2  # they have been made; a program that made none has no answer
+        while len(snapshots) < COPIES and time.monotonic() < deadline:
+            with contextlib.suppress(EOFError, Refused, OSError):
+                self._listener.settimeout(0.5)
+                snapshot, _ = self._listener.accept()
+                if receive(snapshot, time.monotonic() + 1, most=200) == exercise.defines.encode():
+                    snapshots.append(snapshot)
+                    pid = struct.unpack("3i", snapshot.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+                    with contextlib.suppress(psutil.Error, ValueError):
+                        self._guard.spared.append(psutil.Process(pid))
+        return snapshots
+
+    def outcome_of(self, exercise: Exercise, copy: int) -> Callable[[Case], Outcome]:
+        """What a snapshot of the answer makes of cases.
+
+        Args:
+            exercise: the exercise.
+            copy: which of the `COPIES` snapshots.
+
+        Returns:
+            A function for `autograder.verdict.score`. A snapshot that is gone, or too slow, or answers nonsense, gives outcomes
+            with that error; cases that were answered before keep their outcomes.
+        """
+        snapshots = self._snapshots.get(exercise.id, [])
+        deadline = min(time.monotonic() + self.limits.exercise, self._guard.deadline)
+        gone = None if copy < len(snapshots) else _failure("NotRun", "the notebook was stopped before this check")
+
+        def outcome_of(case: Case) -> Outcome:
+            nonlocal gone
+            if gone:
+                return gone
+            try:
+                snapshots[copy].settimeout(max(0.1, deadline - time.monotonic()))
+                send(snapshots[copy], encode(case))
+                return decode_outcome(receive(snapshots[copy], deadline))
+            except TimeoutError:
+                gone = _failure(TimeUp.__name__, f"no answer within {self.limits.exercise:g} seconds for the whole exercise")
+            except (EOFError, OSError):
+                gone = _failure("Died", "the process ended: a crash, too much memory, or an exit")
+            except Refused as error:
+                gone = _failure("Refused", str(error))
+            return gone
+
+        return outcome_of
+
+    def _start(self) -> dict:
+        if self.sandboxed:
+            return {"submission": Submission(self.files, self._folder, self.hide, self.limits)}
+        work = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="work-")))
+        for name, data in self.files.items():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).write_bytes(data)
+        return {"cwd": str(work), "env": {**os.environ, **environment(), "AUTOGRADER_JUDGE": str(self._folder / "socket")}}
+
+    def _guard_of(self, manager: AsyncKernelManager) -> Guard:
+        return manager.provisioner.guard if self.sandboxed else Guard(manager.provisioner.process, None, self.limits)
+
+
+def _failure(kind: str, message: str) -> Outcome:
+    return Outcome(error=Raised((kind,), message, ours=True))
+
+
+class _PlainSpecs(KernelSpecManager):
+    """The same kernel without a sandbox, in which this whole project can be seen."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        script = Path(__file__).with_name("kernel.py")
+        return KernelSpec(
+            argv=[sys.executable, "-I", str(script), str(script.parents[2]), "{connection_file}"], language="python"
+        )
+
+
+class _Client(NotebookClient):
+    """nbclient's, which listens to so much output and no more."""
+
+    left: int  # characters
+    flooded: Callable[[], None]
+
+    def __init__(self, notebook: NotebookNode, **kwargs) -> None:
+        super().__init__(notebook, allow_errors=True, interrupt_on_timeout=True, raise_on_iopub_timeout=False, **kwargs)
+        self.coalesce_streams = True
+
+    def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
+        """Count what comes, and keep it as nbclient does."""
+        self.left -= len(repr(msg["content"]))
+        if self.left < 0:
+            self.flooded()
+            return None
+        return super().process_message(msg, cell, cell_index)

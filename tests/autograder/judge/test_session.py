@@ -1,0 +1,146 @@
+"""A notebook in its sandbox: what its answers say, and what is lost when it misbehaves."""
+
+import time
+
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_notebook
+
+from autograder.case import call, script
+from autograder.exercise import Exercise
+from autograder.judge.sandbox import Limits
+from autograder.judge.session import Session
+
+LIMITS = Limits(cell=4, exercise=6, submission=60)
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+
+def exercise(name):
+    return Exercise(f"unit.{name}", name, name, 1, 1, "", reference=lambda: None)
+
+
+def notebook(*cells):
+    """Code cells; a text without spaces is the check of the exercise of that name."""
+    checks = {f"{name}-check": exercise(name) for name in cells if " " not in name}
+    sources = [
+        new_code_cell(source, id=f"{source}-check" if " " not in source else f"cell-{i}") for i, source in enumerate(cells)
+    ]
+    return new_notebook(cells=sources), checks
+
+
+def ask(session, name, *args, copy=0):
+    return session.outcome_of(exercise(name), copy)(call(*args))
+
+
+def test_answers_come_from_the_program_as_it_was_at_the_check():
+    nb, checks = notebook(
+        "import torch\nfactor = 2\ndef double(x): return helper(x)\ndef helper(x): return x * factor",
+        "double",
+        "def helper(x): return x * 0\nfactor = 0",
+        "class Counter:\n    def __init__(self): self.n = 0\n    def add(self, k): self.n += k; return self.n",
+        "Counter",
+        "print('after', flush=True)",
+    )
+    with Session({}, LIMITS) as session:
+        session.run(nb, checks)
+        assert session.incidents == []
+        assert torch.equal(ask(session, "double", torch.arange(3)).value, torch.tensor([0, 2, 4]))
+        outcome = session.outcome_of(exercise("Counter"), 0)(script(calls=[("add", 1), ("add", 2)]))
+        assert outcome.value == [1, 3]
+    assert "after" in str(nb.cells[-1].outputs)
+
+
+def test_what_an_answer_is_asked_stays_in_its_copy():
+    nb, checks = notebook(
+        "seen = []\ndef spy(x):\n    seen.append(x)\n    return list(seen)",
+        "spy",
+        "def other(x): return list(seen)",
+        "other",
+        "print(seen, open('/work/note.txt').read())",
+    )
+    with Session({"note.txt": b"a file of the submission"}, LIMITS) as session:
+        session.run(nb, checks)
+        asked = session.outcome_of(exercise("spy"), 0)
+        assert asked(call(17)).value == [17]
+        assert asked(call(4)).value == [17, 4]
+        assert ask(session, "spy", 5, copy=1).value == [5]  # the other copy has seen nothing
+        assert ask(session, "other", 0).value == []
+    assert "[] a file of the submission" in str(nb.cells[-1].outputs)
+
+
+@pytest.mark.parametrize(
+    ("ending", "sentence"),
+    [
+        ("import os; os._exit(0)", "died"),
+        ("import ctypes; ctypes.string_at(0)", "died"),
+        ("import os, signal; os.kill(0, signal.SIGKILL)", "died"),
+        ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass", "could not be interrupted"),
+    ],
+)
+def test_a_dead_kernel_costs_what_comes_after_it(ending, sentence):
+    nb, checks = notebook("def first(x): return x + 1", "first", ending, "def second(x): return x", "second")
+    with Session({}, LIMITS) as session:
+        session.run(nb, checks)
+        assert sentence in " ".join(session.incidents)
+        assert ask(session, "first", 1).value == 2
+        error = ask(session, "second", 1).error
+        assert error.types == ("NotRun",)
+        assert error.ours
+
+
+def test_an_endless_cell_is_interrupted_and_the_rest_goes_on():
+    nb, checks = notebook("while True: pass", "def first(x): return x + 1", "first")
+    with Session({}, LIMITS) as session:
+        session.run(nb, checks)
+        assert ask(session, "first", 1).value == 2
+    assert nb.cells[0].outputs[-1].ename == "KeyboardInterrupt"
+
+
+def test_an_answer_that_hangs_or_dies_costs_what_was_not_answered():
+    nb, checks = notebook(
+        "import os, time, signal\ndef dies(x):\n    if x == 2: os._exit(0)\n    return x",
+        "dies",
+        "def hangs(x):\n    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))\n    while x == 2: pass\n    return x",
+        "hangs",
+    )
+    with Session({}, LIMITS) as session:
+        session.run(nb, checks)
+        asked = session.outcome_of(exercise("dies"), 0)
+        assert [asked(call(x)).value for x in (1, 2, 3)] == [1, None, None]
+        assert asked(call(3)).error.types == ("Died",)
+        start = time.monotonic()
+        asked = session.outcome_of(exercise("hangs"), 0)
+        assert [asked(call(x)).value for x in (1, 2, 3)] == [1, None, None]
+        assert asked(call(3)).error.types == ("TimeUp",)
+        assert LIMITS.exercise - 1 < time.monotonic() - start < LIMITS.exercise + 3
+
+
+def test_answers_that_are_none_say_so():
+    nb, checks = notebook("x = 3\n1 / 0", "x", "missing", "del globals()['__builtins__']", "def broken(x): return x", "broken")
+    with Session({}, LIMITS) as session:
+        session.run(nb, checks)
+        assert "no function" in ask(session, "x", 1).error.message
+        assert "not defined" in ask(session, "missing", 1).error.message
+    assert nb.cells[0].outputs[0].ename == "ZeroDivisionError"
+
+
+def test_without_a_sandbox_the_answers_are_the_same():
+    nb, checks = notebook("def first(x): return x + 1, open('data/a.txt').read()", "first")
+    with Session({"data/a.txt": b"text"}, LIMITS, sandboxed=False) as session:
+        session.run(nb, checks)
+        assert ask(session, "first", 1).value == [2, "text"]
+
+
+def test_files_of_the_submission_shadow_nothing():
+    files = {f"{name}.py": b"raise SystemExit" for name in ("torch", "random", "numpy", "colorsys", "sitecustomize")}
+    files["sparsity_edu/__init__.py"] = b"raise SystemExit"
+    nb, checks = notebook(
+        "import torch, random, numpy, colorsys, helper\nfrom sparsity_edu import plots\nfrom autograder import check",
+        "check('unit.first', print)",
+        "def first(x): return helper.HELP + torch.ones(1).item()",
+        "first",
+    )
+    with Session({**files, "helper.py": b"HELP = 41"}, LIMITS) as session:
+        session.run(nb, checks)
+        assert ask(session, "first", 0).value == 42
+    assert "judged outside" in str(nb.cells[1].outputs)
