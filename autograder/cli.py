@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from autograder.classroom.commands import app as instructor
 from autograder.exercises import UNITS, exercises_of, find
 
 app = typer.Typer(help=__import__("autograder").__doc__, no_args_is_help=True, pretty_exceptions_show_locals=False)
+app.add_typer(instructor)
 console = Console(emoji=False)  # "n:m:" is no picture
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Unit = Annotated[str | None, typer.Argument(help=f"A unit such as {UNITS[-1]}; all units if left out.")]
@@ -123,11 +125,11 @@ def build(
 
 @app.command()
 def demo() -> None:
-    """Grade a made-up class of seven submissions to unit 02 through nbgrader, and print what would help each of them."""
+    """Grade a made-up class of seven submissions to unit 02, and print what would help each of them."""
     from autograder.classroom.demo import UNIT, demo
     from autograder.lessons.source import course_root
 
-    rows = demo(course_root())
+    rows, sandboxed = demo(course_root())
     columns = *_whole("student", "points", "exercise"), "the sentence that would help"
     table = Table(*columns, title=f"Unit {UNIT}, graded by nbgrader", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
@@ -137,6 +139,8 @@ def demo() -> None:
             first = ["", ""]
         table.add_section()
     console.print(table)
+    if not sandboxed:
+        console.print("There is no sandbox here: this class is made up, a real one needs it. `autograder doctor` says more.")
     console.print(
         "In grading/ an instructor finds gradebook.db, submitted/, autograded/ and feedback/ (an HTML page per student).\n"
         "nbgrader's own commands work from here, such as nbgrader export; so does its Formgrader in JupyterLab (make lab)."

@@ -1,5 +1,6 @@
-"""A small class, made up and graded through nbgrader: what `make demo` shows."""
+"""A small class, made up and graded: what `make demo` shows."""
 
+import os
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -7,30 +8,31 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbformat import NotebookNode
-from nbgrader.apps import NbGraderAPI
 from tqdm.auto import tqdm
 from traitlets.config import Config, PyFileConfigLoader
 
+from autograder.classroom.grade import ClassRun
 from autograder.classroom.results import Result, results
+from autograder.judge.sandbox import available
 from autograder.lessons.source import notebook_path, render, with_stubs
 
 UNIT = "02_magnitude"
 
 
-def demo(root: Path) -> list[Result]:
-    """Make a class of seven submissions to unit 02 and grade it with nbgrader, feedback included.
+def demo(root: Path) -> tuple[list[Result], bool]:
+    """Make a class of seven submissions to unit 02 and grade it as `autograder grade` does.
 
     Args:
         root: the course folder; files go to its grading/ folder, where nbgrader expects them.
 
     Returns:
-        The results.
+        The results, and whether they were judged in a sandbox: this class can be trusted, so one is not needed.
 
     Raises:
         RuntimeError: grading/ already holds other students' submissions, or nbgrader failed; the message is its log.
     """
     config = course_config(root)
-    config.CourseDirectory.release_directory = "grading/release"  # notebooks/ may hold somebody's work
+    config.Judge.sandbox = available()
     students = submissions(root)
     submitted = root / "grading" / "submitted"
     strangers = sorted(path.name for path in submitted.glob("*") if path.name not in students)
@@ -38,19 +40,22 @@ def demo(root: Path) -> list[Result]:
         raise RuntimeError(
             f"grading/submitted/ already holds {', '.join(strangers[:3])}: the demo does not mix with a real class"
         )
-
-    api = NbGraderAPI(config=config)
-    _must(api.generate_assignment(UNIT, force=True, create=True), "generate_assignment")
-    bar = tqdm(students.items(), desc="nbgrader autograde", unit="student")
-    for student, notebook in bar:
-        bar.set_postfix_str(student)
+    for student, notebook in students.items():
         path = notebook_path(submitted / student, UNIT)
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir(parents=True)
         nbformat.write(notebook, path)
-        _must(api.autograde(UNIT, student, force=True, create=True), f"autograde of {student}")
-    _must(api.generate_feedback(UNIT, force=True), "generate_feedback")
-    return results(root, UNIT, config.CourseDirectory.db_url)
+
+    run = ClassRun(root, UNIT, config)
+    run.prepare()
+    judging = tqdm(run.judge_all(list(students), os.cpu_count() or 1), desc="judge", unit="student", total=len(students))
+    errors = [f"{student}: {error}" for student, error in judging if error]
+    for student in tqdm(students, desc="nbgrader", unit="student"):
+        if error := run.autograde(student) or run.feedback(student):
+            errors.append(f"{student}: {error}")
+    if errors:
+        raise RuntimeError("the demo could not be graded:\n" + "\n".join(errors))
+    return results(root, UNIT, config.CourseDirectory.db_url), config.Judge.sandbox
 
 
 def course_config(root: Path) -> Config:
@@ -105,8 +110,3 @@ def _mangled(notebook: NotebookNode) -> NotebookNode:
 
 def _is_answer(cell: NotebookNode) -> bool:
     return bool(cell.metadata.get("nbgrader", {}).get("solution"))
-
-
-def _must(outcome: dict, what: str) -> None:
-    if not outcome["success"]:
-        raise RuntimeError(f"nbgrader's {what} failed:\n{outcome.get('log') or outcome.get('error')}")

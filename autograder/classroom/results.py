@@ -1,6 +1,8 @@
 """What a class has reached, read from nbgrader's gradebook and the autograded notebooks."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -11,13 +13,50 @@ from autograder.lessons.source import grade_id, notebook_path
 
 
 @dataclass(frozen=True)
+class ExerciseResult:
+    """One exercise of one submission."""
+
+    id: str
+    points: float  # that count: a manual score, if there is one
+    max_points: float
+    auto_points: float | None  # what the judge gave; None if the submission was not judged
+    manual: bool = False  # whether a person has set the points
+    verdict: dict = field(default_factory=dict)  # Verdict.to_dict(); empty if there is none
+    text: str = ""  # the verdict as people read it
+
+    @property
+    def sentence(self) -> str:
+        """The sentence that would help; empty if all is right."""
+        if not self.verdict:
+            return "was not judged"
+        if self.verdict["passed"]:
+            return ""
+        if not self.verdict["started"]:
+            return "not started"
+        failed = next(stage for stage in self.verdict["stages"] if not stage["passed"])
+        difference = failed["problem"]["difference"]
+        raised = difference.startswith("the call")  # an error says more than what the stage exposes
+        return self.verdict["says"] or (difference if raised else failed["exposes"])
+
+
+@dataclass(frozen=True)
 class Result:
     """One submission to one unit."""
 
     student: str
     points: float
     max_points: float
-    advice: list[tuple[str, str]]  # (exercise id, the sentence that would help), for each exercise not fully right
+    late_penalty: float
+    timestamp: datetime | None
+    exercises: list[ExerciseResult]
+    notes: list[str] = field(default_factory=list)  # what happened to the submission as a whole
+    flags: list[str] = field(default_factory=list)  # what a person should look at
+    sandboxed: bool = True
+
+    @property
+    def advice(self) -> list[tuple[str, str]]:
+        """(exercise id, the sentence that would help), for each exercise that is not fully right."""
+        return [(exercise.id, exercise.sentence) for exercise in self.exercises if exercise.sentence]
 
 
 def results(root: Path, unit: str, db_url: str) -> list[Result]:
@@ -32,40 +71,82 @@ def results(root: Path, unit: str, db_url: str) -> list[Result]:
         Results in the order of the students' ids.
     """
     with Gradebook(db_url) as gradebook:
-        scores = {s.student.id: (s.score, s.max_score) for s in gradebook.assignment_submissions(unit)}
-    return [Result(student, *scores[student], advice(root, unit, student)) for student in sorted(scores)]
+        found = [_result(root, unit, submission) for submission in gradebook.assignment_submissions(unit)]
+    return sorted(found, key=lambda result: result.student)
 
 
-def advice(root: Path, unit: str, student: str) -> list[tuple[str, str]]:
-    """The sentence that would help, for each exercise that is not fully right.
-
-    Args:
-        root: the course folder.
-        unit: the unit.
-        student: the student's id.
-
-    Returns:
-        (exercise id, sentence) in the order of the exercises.
-    """
-    path = notebook_path(root / "grading" / "autograded" / student, unit)
-    if not path.is_file():
-        return [("", "no notebook was graded")]
-    cells = {cell.metadata.get("nbgrader", {}).get("grade_id"): cell for cell in nbformat.read(path, as_version=4).cells}
-    sentences = []
+def _result(root: Path, unit: str, submission) -> Result:
+    notebook = _read(notebook_path(root / "grading" / "autograded" / submission.student.id, unit))
+    about = notebook.metadata.get("autograder", {})
+    cells = {cell.id: cell for cell in notebook.cells}
+    grades = {grade.name: grade for part in submission.notebooks for grade in part.grades}
+    exercises = []
     for exercise in exercises_of(unit):
-        outputs = cells[f"{grade_id(exercise)}-check"].outputs
-        verdict = next((o.metadata.get("verdict") for o in outputs if o.get("metadata", {}).get("verdict")), None)
-        error = next((f"{o.ename}: {o.evalue}" for o in outputs if o.output_type == "error"), None)
-        if verdict is None:
-            sentences.append((exercise.id, f"the check could not run: {error or 'it gave no result'}"))
-        elif not verdict["passed"]:
-            sentences.append((exercise.id, _sentence(verdict)))
-    return sentences
+        name = f"{grade_id(exercise)}-check"
+        grade, output = grades.get(name), _verdict_output(cells.get(name, {}).get("outputs", []))
+        exercises.append(
+            ExerciseResult(
+                exercise.id,
+                grade.score if grade else 0.0,
+                exercise.points,
+                grade.auto_score if grade else None,
+                bool(grade) and grade.manual_score is not None,
+                output.get("metadata", {}).get("verdict", {}),
+                output.get("data", {}).get("text/plain", ""),
+            )
+        )
+    flags = [sentence for sentences in about.get("flags", {}).values() for sentence in sentences]
+    return Result(
+        submission.student.id,
+        submission.score,
+        submission.max_score,
+        submission.late_submission_penalty or 0.0,
+        submission.timestamp,
+        exercises,
+        list(about.get("notes", [])),
+        flags,
+        about.get("sandboxed", True),
+    )
 
 
-def _sentence(verdict: dict) -> str:
-    if not verdict["started"]:
-        return "not started"
-    failed = next(stage for stage in verdict["stages"] if not stage["passed"])
-    raised = failed["problem"]["difference"].startswith("the call")  # an error says more than what the stage exposes
-    return verdict["says"] or (failed["problem"]["difference"] if raised else failed["exposes"])
+def _read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4) if path.is_file() else nbformat.v4.new_notebook()
+
+
+def _verdict_output(outputs: list) -> dict:
+    return next((output for output in outputs if output.get("metadata", {}).get("verdict")), {})
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One exercise over a class."""
+
+    id: str
+    submissions: int
+    passed: int
+    started: int
+    mean_points: float
+    max_points: float
+    misconception: str  # the most common one, as its sentence; empty if there is none
+    misconception_count: int
+
+
+def statistics(class_: list[Result]) -> list[Statistics]:
+    """How each exercise went, in their order."""
+    rows = []
+    for parts in zip(*(result.exercises for result in class_), strict=True):
+        mistakes = Counter(part.verdict["says"] for part in parts if part.verdict.get("says"))
+        sentence, count = mistakes.most_common(1)[0] if mistakes else ("", 0)
+        rows.append(
+            Statistics(
+                parts[0].id,
+                len(parts),
+                sum(bool(part.verdict.get("passed")) for part in parts),
+                sum(bool(part.verdict.get("started")) for part in parts),
+                sum(part.points for part in parts) / len(parts),
+                parts[0].max_points,
+                sentence,
+                count,
+            )
+        )
+    return rows

@@ -1,0 +1,180 @@
+"""The instructor's commands: grade, explain, export, gradescope, doctor."""
+
+import json as json_
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from autograder.exercises import UNITS
+
+app = typer.Typer()
+console = Console(emoji=False)
+Unit = Annotated[str, typer.Argument(help=f"A unit such as {UNITS[-1]}.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.command()
+def grade(
+    unit: Unit,
+    jobs: Annotated[int, typer.Option(min=1, help="Submissions judged at once, on this machine.")] = os.cpu_count() or 1,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a dask.distributed scheduler to judge on instead.")] = None,
+    no_sandbox: Annotated[bool, typer.Option("--no-sandbox", help="Run student code unprotected; reports say so.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Judge again what was cut short by a limit.")] = False,
+    json: Json = False,
+) -> None:
+    """Grade all submissions to a unit: intake, judging side by side, nbgrader's autograde and feedback.
+
+    Ctrl-C stops it at any time; the same command goes on where it was.
+    """
+    from autograder.classroom.grade import ClassRun
+    from autograder.classroom.results import results, statistics
+    from autograder.lessons.source import course_root
+
+    root = course_root()
+    config = _config(root, no_sandbox, retry)
+    run = ClassRun(root, unit, config)
+    run.prepare()
+    failures: dict[str, str] = {}
+    try:
+        students = [record.student for record in run.take_in()]
+        if not students:
+            raise ValueError(f"no submissions: put notebooks at {run.course.submitted}/STUDENT/{unit}/")
+        with _progress() as bar:
+            for student, error in bar.track(run.judge_all(students, jobs, scheduler), len(students), description="judging"):
+                failures |= {student: error} if error else {}
+            for step, name in ((run.autograde, "gradebook"), (run.feedback, "feedback")):
+                for student in bar.track([s for s in students if s not in failures], description=name):
+                    if error := step(student):
+                        failures[student] = error
+    except KeyboardInterrupt:
+        console.print("Stopped. What was judged is kept: the same command goes on from here.")
+        raise typer.Exit(130) from None
+    class_ = results(root, unit, config.CourseDirectory.db_url)
+    if json:
+        print(json_.dumps({"submissions": [_as_json(result) for result in class_], "failures": failures}, indent=2))
+    else:
+        _print_class(unit, class_, statistics(class_))
+    for student, error in failures.items():
+        console.print(f"[red]not graded:[/red] {escape(student)}: {escape(error)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if failures else 0)
+
+
+@app.command()
+def explain(
+    student: Annotated[str, typer.Argument(help="The student's id.")],
+    unit: Unit,
+) -> None:
+    """Print what a student lost in a unit, and why."""
+    from autograder.classroom.results import results
+    from autograder.lessons.source import course_root
+
+    root = course_root()
+    class_ = {result.student: result for result in results(root, unit, _config(root).CourseDirectory.db_url)}
+    if student not in class_:
+        raise ValueError(f"student must be one who was graded in {unit}, got {student!r}")
+    result = class_[student]
+    penalty = f", {result.late_penalty:g} lost for being late" if result.late_penalty else ""
+    lines = [f"{student}, {unit}: {result.points:g} of {result.max_points:g} points{penalty}"]
+    lines += [f"note: {note}" for note in result.notes] + [f"for a person to look at: {flag}" for flag in result.flags]
+    for part in result.exercises:
+        lines.append("")
+        lines.append(part.text or f"{part.id}: {part.sentence}")
+        if part.manual:
+            lines.append(f"  a person gave {part.points:g} points instead; that counts")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    unit: Unit,
+    to: Annotated[Path, typer.Option(help="The CSV file.")] = Path("grades.csv"),
+    exercises: Annotated[bool, typer.Option("--exercises", help="A row per exercise instead of one per submission.")] = False,
+) -> None:
+    """Write the grades of a unit as CSV."""
+    from autograder.classroom import export as exporter
+    from autograder.classroom.results import results
+    from autograder.lessons.source import course_root
+
+    root = course_root()
+    class_ = results(root, unit, _config(root).CourseDirectory.db_url)
+    columns = exporter.EXERCISES if exercises else exporter.SUBMISSIONS
+    rows = (exporter.exercise_rows if exercises else exporter.submission_rows)(unit, class_)
+    console.print(f"{to}: {exporter.write_csv(to, columns, rows)} rows", highlight=False)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Try to break out of the sandbox on this machine. Exit code 2 if something does."""
+    from autograder.judge.doctor import attempts
+    from autograder.lessons.source import course_root
+
+    tried = []
+    table = Table("", "attempt", "what happened", Column("seconds", justify="right"), box=box.SIMPLE_HEAD, pad_edge=False)
+    with _progress() as bar:
+        for attempt in bar.track(attempts(course_root()), total=15, description="breaking out"):
+            tried.append(attempt)
+            sign = "[green]✓ held[/green]" if attempt.held else "[red]✗ ESCAPED[/red]"
+            table.add_row(sign, escape(attempt.what), escape(attempt.told), f"{attempt.seconds:.1f}")
+    if json:
+        print(json_.dumps([vars(attempt) for attempt in tried], indent=2))
+    else:
+        console.print(table)
+    raise typer.Exit(0 if all(attempt.held for attempt in tried) else 2)
+
+
+def _config(root: Path, no_sandbox: bool = False, retry: bool = False):
+    from traitlets.config import PyFileConfigLoader
+
+    config = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
+    if no_sandbox:
+        config.Judge.sandbox = False
+    if retry:
+        config.Judge.retry = True
+    return config
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("left:"), TimeRemainingColumn(), console=Console(stderr=True))
+
+
+def _as_json(result) -> dict:
+    exercises = [vars(part) | {"sentence": part.sentence} for part in result.exercises]
+    time = result.timestamp.isoformat() if result.timestamp else None
+    return vars(result) | {"exercises": exercises, "timestamp": time}
+
+
+def _print_class(unit: str, class_: list, statistics: list) -> None:
+    names = [part.id.split(".")[1] for part in class_[0].exercises] if class_ else []
+    right = [Column(name, justify="right", no_wrap=True) for name in names]
+    points = Column("points", justify="right", no_wrap=True)
+    table = Table(Column("student", overflow="fold"), points, *right, title=unit, box=box.SIMPLE_HEAD, pad_edge=False)
+    for result in class_:
+        cells = [f"[{_color(part)}]{part.points:g}{'*' if part.manual else ''}[/]" for part in result.exercises]
+        table.add_row(escape(result.student), f"{result.points:g}", *cells)
+    console.print(table)
+    for result in class_:
+        for sentence in (*result.notes, *result.flags):
+            console.print(f"{escape(result.student)}: {escape(sentence)}", highlight=False, soft_wrap=True)
+    if any(part.manual for result in class_ for part in result.exercises):
+        console.print("* set by a person, and kept: the judge's points do not replace it.")
+    columns = ("exercise", "passed", "started", "mean points", "most common misconception")
+    summary = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in statistics:
+        mistake = f"{row.misconception_count}x {row.misconception}" if row.misconception else ""
+        counts = (f"{row.passed} of {row.submissions}", str(row.started), f"{row.mean_points:.2f} / {row.max_points:g}")
+        summary.add_row(row.id, *counts, escape(mistake))
+    console.print(summary)
+    if not all(result.sandboxed for result in class_):
+        console.print("[bold red]Graded WITHOUT a sandbox.[/bold red]")
+
+
+def _color(part) -> str:
+    return "green" if part.points >= part.max_points else "yellow" if part.points else "bright_black"

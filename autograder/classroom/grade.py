@@ -1,0 +1,165 @@
+"""A class at once: intake, judging side by side, then nbgrader's own autograde and feedback."""
+
+import contextlib
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.apps import NbGraderAPI
+from nbgrader.coursedir import CourseDirectory
+from sqlalchemy.exc import SAWarning
+from traitlets.config import Config
+
+from autograder.judge.course import Course
+from autograder.judge.gate import admit
+from autograder.judge.intake import Intake
+from autograder.judge.judge import Job, Judgement, judge
+from autograder.judge.preprocess import Judge
+from autograder.judge.rebuild import rebuild, released_notebook
+from autograder.judge.sandbox import require
+from autograder.judge.store import job_key
+from autograder.lessons.source import notebook_path
+
+
+class ClassRun:
+    """One run over the submissions to a unit.
+
+    Each step can be interrupted and called again: what was done before is found and not done twice.
+    """
+
+    def __init__(self, root: Path, unit: str, config: Config) -> None:
+        self.unit, self.config = unit, config
+        self.course = Course(CourseDirectory(config=config))
+        self.judge = Judge(config=config)
+        self.store = self.judge.store(self.course)
+        self.api = NbGraderAPI(config=config)
+        self.api.log.setLevel(logging.ERROR)
+        warnings.simplefilter("ignore", SAWarning)  # nbgrader's own database layer warns of itself, for each submission
+        (self.course.grading / "log").mkdir(parents=True, exist_ok=True)
+        self._log = self.course.grading / "log" / f"{unit}.jsonl"
+
+    def log(self, event: str, **about) -> None:
+        """Add a line to grading/log/UNIT.jsonl."""
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **about}
+        with open(self._log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _gradebook(self) -> Gradebook:
+        return Gradebook(self.config.CourseDirectory.db_url, self.config.CourseDirectory.course_id)
+
+    def prepare(self) -> None:
+        """See that there is a sandbox, and that the gradebook knows the unit.
+
+        Raises:
+            SandboxError: there is none.
+            RuntimeError: nbgrader could not register the unit.
+        """
+        if self.judge.sandbox:
+            require()
+        with contextlib.suppress(MissingEntry), self._gradebook() as gradebook:
+            gradebook.find_assignment(self.unit)
+            return
+        config = Config(self.config)
+        config.CourseDirectory.release_directory = str(Path(self.config.CourseDirectory.submitted_directory).parent / "release")
+        made = NbGraderAPI(config=config).generate_assignment(self.unit, force=True, create=True)
+        if not made["success"]:
+            raise RuntimeError(f"nbgrader could not register {self.unit}:\n{made['log']}")
+
+    def take_in(self) -> list[Intake]:
+        """Make the submissions safe to read; one record each, in the order of the students' ids."""
+        taken = sorted(admit(self.course, self.unit), key=lambda record: record.student)
+        for record in taken:
+            if record.notes:
+                self.log("intake", student=record.student, notes=record.notes)
+        return [record for record in taken if record.ready]
+
+    def job(self, student: str) -> Job:
+        """What there is to judge of a student's submission."""
+        submitted = nbformat.read(notebook_path(self.course.submitted / student, self.unit), as_version=4)
+        released = released_notebook(self.course.root, self.course.directory.source_directory, self.unit)
+        return self.judge.job(self.course, student, self.unit, rebuild(submitted, released)[0])
+
+    def judge_all(self, students: list[str], jobs: int, scheduler: str | None = None) -> Iterator[tuple[str, str]]:
+        """Judge what has no stored verdict yet, on several workers at once.
+
+        Args:
+            students: their ids.
+            jobs: local workers; ignored with a scheduler.
+            scheduler: address of a dask.distributed scheduler whose workers have this project installed.
+
+        Yields:
+            (student, "" or what went wrong) as submissions are done, stored ones first.
+        """
+        questions: dict[str, Job] = {}
+        for student in students:
+            job = self.store.open_questions(self.job(student))
+            if job is None:
+                yield student, ""
+            else:
+                questions[student] = job
+        if questions:
+            yield from self._judge(questions, jobs, scheduler)
+
+    def _judge(self, questions: dict[str, Job], jobs: int, scheduler: str | None) -> Iterator[tuple[str, str]]:
+        import dask
+        from distributed import Client, LocalCluster, as_completed
+
+        quiet = {"distributed.worker.memory.terminate": False, "distributed.worker.memory.pause": False}
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(dask.config.set(quiet))
+            if scheduler is None:
+                scheduler = stack.enter_context(
+                    LocalCluster(
+                        n_workers=min(jobs, len(questions)),
+                        threads_per_worker=1,
+                        memory_limit=0,
+                        dashboard_address=None,
+                        silence_logs=logging.CRITICAL,
+                    )
+                )
+            client = stack.enter_context(Client(scheduler))
+            futures = {client.submit(judge, job, pure=False, retries=1): student for student, job in questions.items()}
+            for future in as_completed(futures):
+                student = futures[future]
+                error = "" if future.status == "finished" else str(future.exception())
+                if not error:
+                    judgement: Judgement = future.result()
+                    self.store.put(questions[student], judgement)
+                    self.log("judged", student=student, seconds=round(judgement.seconds, 2), incidents=judgement.incidents)
+                else:
+                    self.log("failed", student=student, error=error)
+                future.release()
+                yield student, error
+
+    def autograde(self, student: str) -> str:
+        """Have nbgrader write a student's row, from stored verdicts; "" or what went wrong."""
+        if self._is_up_to_date(student):
+            return ""
+        outcome = self.api.autograde(self.unit, student, force=True, create=True)
+        error = "" if outcome["success"] else (outcome.get("error") or outcome["log"]).strip().split("\n")[-1]
+        self.log("autograded", student=student, error=error)
+        return error
+
+    def _is_up_to_date(self, student: str) -> bool:
+        """Whether the gradebook has this very judgement: nbgrader writes the notebook last, after the database."""
+        try:
+            notebook = nbformat.read(notebook_path(self.course.autograded / student, self.unit), as_version=4)
+            with self._gradebook() as gradebook:
+                gradebook.find_submission(self.unit, student)
+        except (OSError, ValueError, MissingEntry):
+            return False
+        return notebook.metadata.get("autograder", {}).get("key") == job_key(self.job(student))
+
+    def feedback(self, student: str) -> str:
+        """Have nbgrader write a student's feedback page, if it is not newer than the notebook; "" or what went wrong."""
+        page = notebook_path(self.course.feedback / student, self.unit).with_suffix(".html")
+        notebook = notebook_path(self.course.autograded / student, self.unit)
+        if page.exists() and notebook.exists() and page.stat().st_mtime >= notebook.stat().st_mtime:
+            return ""
+        outcome = self.api.generate_feedback(self.unit, student, force=True)
+        return "" if outcome["success"] else (outcome.get("error") or outcome["log"]).strip().split("\n")[-1]

@@ -1,0 +1,60 @@
+"""A small class in a copy of the course."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbgrader.api import Gradebook
+
+from autograder.classroom import demo
+from autograder.classroom.grade import ClassRun
+from autograder.lessons.source import course_root, notebook_path
+
+ROOT = course_root(Path(__file__).parent)
+UNIT = demo.UNIT
+POINTS = {"another-route": 20, "blank": 0, "crashes": 6, "mask-lost": 14, "signed-weights": 16}
+
+
+def make_course(root, students=POINTS):
+    """A copy of the course with these of the demo's submissions."""
+    for name in ("course", "solutions", "notebooks"):
+        shutil.copytree(ROOT / name, root / name)
+    shutil.copy(ROOT / "nbgrader_config.py", root)
+    made = demo.submissions(root)
+    for student in students:
+        path = notebook_path(root / "grading" / "submitted" / student, UNIT)
+        path.parent.mkdir(parents=True)
+        nbformat.write(made[student], path)
+    return root
+
+
+def grade(root, jobs=2):
+    """All steps of `autograder grade`, in this process."""
+    run = ClassRun(root, UNIT, demo.course_config(root))
+    run.prepare()
+    students = [record.student for record in run.take_in()]
+    assert [error for _, error in run.judge_all(students, jobs) if error] == []
+    assert [error for student in students if (error := run.autograde(student) or run.feedback(student))] == []
+    return run
+
+
+def gradebook_rows(root, url=None):
+    """Everything that a gradebook says of scores."""
+    with Gradebook(url or f"sqlite:///{root}/grading/gradebook.db") as gradebook:
+        return sorted(
+            (submission.student.id, grade.name, grade.auto_score, grade.manual_score, grade.score, grade.needs_manual_grade)
+            for submission in gradebook.assignment_submissions(UNIT)
+            for notebook in submission.notebooks
+            for grade in notebook.grades
+        )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    """nbgrader calls programs of its environment by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        yield

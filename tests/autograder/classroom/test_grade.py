@@ -1,0 +1,190 @@
+"""A class graded at once: what is done once is not done twice, and an interruption loses nothing."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from conftest import POINTS, UNIT, grade, gradebook_rows, make_course
+from nbgrader.api import Gradebook
+
+from autograder.classroom import demo
+from autograder.classroom import grade as module
+from autograder.classroom.results import results, statistics
+from autograder.lessons.source import notebook_path
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory, sandbox):
+    root = make_course(tmp_path_factory.mktemp("class") / "course")
+    return root, grade(root)
+
+
+def of_class(root):
+    return results(root, UNIT, f"sqlite:///{root}/grading/gradebook.db")
+
+
+def autograder(root, *arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "autograder", *arguments], cwd=root, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def test_everybody_gets_what_they_earned(graded):
+    assert {result.student: result.points for result in of_class(graded[0])} == POINTS
+
+
+def test_the_log_has_a_line_per_event(graded):
+    lines = (graded[0] / "grading" / "log" / f"{UNIT}.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    for event in ("judged", "autograded"):
+        assert {line["student"] for line in events if line["event"] == event} == set(POINTS)
+
+
+def test_statistics_name_the_most_common_mistake(graded):
+    rows = {row.id: row for row in statistics(of_class(graded[0]))}
+    assert rows["magnitude.prune"].passed == 3
+    assert "not |W|" in rows["magnitude.prune"].misconception
+    assert rows["magnitude.sparsity"].started == 4
+
+
+def test_a_second_run_judges_and_writes_nothing(graded, monkeypatch):
+    root, _ = graded
+    monkeypatch.setattr(module.ClassRun, "_judge", lambda *_: pytest.fail("judged again"))
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*.*") if path.suffix in (".ipynb", ".html")}
+    grade(root)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_explain_says_what_was_lost_and_export_writes_it_down(graded):
+    root, _ = graded
+    told = autograder(root, "explain", "signed-weights", UNIT)
+    assert "16 of 20 points" in told.stdout
+    assert "not |W|" in told.stdout
+    assert "nobody" in autograder(root, "explain", "nobody", UNIT).stderr
+    assert autograder(root, "export", UNIT, "--exercises", "--to", "grades.csv").returncode == 0
+    with open(root / "grades.csv", newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 * len(POINTS)
+    assert sum(float(row["points"]) for row in rows) == sum(POINTS.values())
+
+
+def test_nbgrader_itself_gives_the_same_scores(graded, tmp_path):
+    root = make_course(tmp_path / "course", ["signed-weights"])
+    run = ["nbgrader", "generate_assignment", UNIT, "--create", "--CourseDirectory.release_directory=grading/release"]
+    for command in (run, ["nbgrader", "autograde", UNIT, "--create"]):
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert gradebook_rows(root) == [row for row in gradebook_rows(graded[0]) if row[0] == "signed-weights"]
+
+
+def test_a_manual_score_survives_a_resubmission_and_is_flagged(tmp_path):
+    root = make_course(tmp_path / "course", ["blank"])
+    run = grade(root)
+    with Gradebook(f"sqlite:///{root}/grading/gradebook.db") as gradebook:
+        gradebook.find_grade("magnitude-prune-check", "magnitude", UNIT, "blank").manual_score = 3
+        gradebook.db.commit()
+    path = notebook_path(root / "grading" / "submitted" / "blank", UNIT)
+    path.write_text(path.read_text().replace("import copy", "import copy, math"))  # a resubmission
+    run = grade(root)
+    [result] = of_class(root)
+    assert result.points == 3
+    assert [(part.id, part.auto_points) for part in result.exercises if part.manual] == [("magnitude.prune", 0)]
+    assert [row[1] for row in gradebook_rows(root) if row[-1]] == ["magnitude-prune-check"]
+    assert "a person gave 3 points" in autograder(root, "explain", "blank", UNIT).stdout
+    assert run.autograde("blank") == ""
+
+
+def test_killed_at_any_moment_and_resumed_it_ends_in_the_same_gradebook(graded, tmp_path):
+    root = make_course(tmp_path / "course")
+    moments = random.Random(3)
+    for latest in (6, 12, 18, 24, 30):
+        running = subprocess.Popen(
+            [sys.executable, "-m", "autograder", "grade", UNIT, "--jobs", "2"],
+            cwd=root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            running.wait(moments.uniform(3, latest))
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+    last = autograder(root, "grade", UNIT, "--json")
+    assert last.returncode == 0, last.stderr
+    told = {row["student"]: row["points"] for row in json.loads(last.stdout)["submissions"]}
+    assert told == POINTS
+    assert gradebook_rows(root) == gradebook_rows(graded[0])
+    assert _left_behind(root) == []
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    root = make_course(tmp_path / "course", ["blank"])
+    running = subprocess.Popen(
+        [sys.executable, "-m", "autograder", "grade", UNIT],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not _left_behind(root) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+    os.killpg(running.pid, signal.SIGINT)
+    assert "goes on from here" in running.communicate(timeout=60)[0]
+    assert running.returncode == 130
+    assert _left_behind(root) == []
+
+
+def test_no_submissions_is_told(tmp_path):
+    root = make_course(tmp_path / "course", [])
+    told = autograder(root, "grade", UNIT)
+    assert told.returncode == 1
+    assert "no submissions: put notebooks at" in told.stderr.replace("\n", " ")
+
+
+def test_without_a_sandbox_grading_is_refused_unless_one_insists(tmp_path):
+    root = make_course(tmp_path / "course", ["signed-weights"])
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "bwrap").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin" / "bwrap").chmod(0o755)
+    without = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    # the command itself puts its own programs first, and bubblewrap is not among them
+    refused = autograder(root, "grade", UNIT, env=without)
+    assert refused.returncode == 1
+    assert "student code runs only in a sandbox" in refused.stderr
+    assert gradebook_rows(root) == []
+    insisted = autograder(root, "grade", UNIT, "--no-sandbox", env=without)
+    assert insisted.returncode == 0, insisted.stderr
+    assert "WITHOUT a sandbox" in insisted.stdout
+    assert demo.course_config(root).CourseDirectory.course_id
+    [result] = of_class(root)
+    assert (result.points, result.sandboxed) == (16, False)
+    page = root / "grading" / "feedback" / "signed-weights" / UNIT / "magnitude.html"
+    assert "WITHOUT a sandbox" in page.read_text(encoding="utf-8")
+
+
+def _left_behind(root):
+    """Sandboxes and workers that still run for a course."""
+    found = []
+    for process in psutil.process_iter(["name", "pid"]):
+        try:
+            if (
+                process.info["name"] in ("bwrap", "python", "python3")
+                and str(root) == process.cwd()
+                and process.pid != os.getpid()
+            ):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found if len(found) > 1 else []
