@@ -110,6 +110,20 @@ def export(
 
 
 @app.command()
+def gradescope(
+    unit: Unit,
+    to: Annotated[Path | None, typer.Option(help="The zip; UNIT.zip if left out.")] = None,
+    no_sandbox: Annotated[bool, typer.Option("--no-sandbox", help="For containers where bubblewrap cannot work.")] = False,
+) -> None:
+    """Write a Gradescope autograder for a unit. It holds solutions and the course's secret: give it to nobody else."""
+    from autograder.classroom.gradescope import write_zip
+    from autograder.lessons.source import course_root
+
+    to = to or Path(f"{unit}.zip")
+    console.print(f"{to}: {write_zip(course_root(), unit, to, not no_sandbox)} files", highlight=False)
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Try to break out of the sandbox on this machine. Exit code 2 if something does."""
     from autograder.judge.doctor import attempts

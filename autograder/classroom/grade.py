@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from autograder.judge.rebuild import rebuild, released_notebook
 from autograder.judge.sandbox import require
 from autograder.judge.store import job_key
 from autograder.lessons.source import notebook_path
+
+LOCAL = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
 
 
 class ClassRun:
@@ -113,15 +116,12 @@ class ClassRun:
         with contextlib.ExitStack() as stack:
             stack.enter_context(dask.config.set(quiet))
             if scheduler is None:
-                scheduler = stack.enter_context(
-                    LocalCluster(
-                        n_workers=min(jobs, len(questions)),
-                        threads_per_worker=1,
-                        memory_limit=0,
-                        dashboard_address=None,
-                        silence_logs=logging.CRITICAL,
-                    )
-                )
+                # a terminal sends Ctrl-C to all its processes; workers inherit that it is ignored and leave it to this one
+                before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+                try:
+                    scheduler = stack.enter_context(LocalCluster(min(jobs, len(questions)), **LOCAL))
+                finally:
+                    signal.signal(signal.SIGINT, before)
             client = stack.enter_context(Client(scheduler))
             futures = {client.submit(judge, job, pure=False, retries=1): student for student, job in questions.items()}
             for future in as_completed(futures):

@@ -63,7 +63,7 @@ class Judge(NbGraderPreprocessor):
         """Where verdicts are kept."""
         return Store(course.grading / "verdicts", self.retry)
 
-    def job(self, course: Course, student: str, unit: str, notebook: NotebookNode) -> Job:
+    def job(self, course: Course, student: str, unit: str, notebook: NotebookNode, known_as: str = "") -> Job:
         """What there is to judge of a submission.
 
         Args:
@@ -71,6 +71,7 @@ class Judge(NbGraderPreprocessor):
             student: the student's id.
             unit: the unit.
             notebook: the submission, rebuilt on the release.
+            known_as: who the hidden inputs are for, if not the student's id.
 
         Returns:
             The job.
@@ -79,7 +80,7 @@ class Judge(NbGraderPreprocessor):
             unit=unit,
             notebook=nbformat.writes(bare(notebook)),
             files=course.files(student, unit),
-            seed=seed_for(student, unit, secret_of(course.grading)),
+            seed=seed_for(known_as or student, unit, secret_of(course.grading)),
             exercises=tuple(exercise.id for exercise in exercises_of(unit)),
             solutions=course.solutions(unit),
             limits=self.limits,
