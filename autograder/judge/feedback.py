@@ -3,7 +3,8 @@
 import base64
 import binascii
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from autograder.judge.wire import printable
 
@@ -26,8 +27,8 @@ def clean(outputs: Iterable[dict]) -> list[dict]:
         Outputs in nbformat's form, built anew; the last one says how many were left out.
     """
     kept, size, dropped = [], 0, 0
-    for output in outputs:
-        cleaned = _clean(output) if isinstance(output, dict) else None
+    for output in _joined(output for output in outputs if isinstance(output, dict)):
+        cleaned = _clean(output)
         if cleaned is None:
             continue
         size += len(json.dumps(cleaned))
@@ -41,6 +42,16 @@ def clean(outputs: Iterable[dict]) -> list[dict]:
 def stream(text: str) -> dict:
     """Text as an output."""
     return {"output_type": "stream", "name": "stdout", "text": text}
+
+
+def _joined(outputs: Iterable[dict]) -> Iterator[dict]:
+    """Streams that follow each other as one, without what a carriage return overwrites: of a progress bar, its last state."""
+    for is_stream, group in groupby(outputs, lambda output: output.get("output_type") == "stream"):
+        if is_stream:
+            lines = "".join(_plain(output.get("text")) for output in group).split("\n")
+            yield stream("\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines))
+        else:
+            yield from group
 
 
 def _clean(output: dict) -> dict | None:
@@ -72,6 +83,10 @@ def _shown(data: dict) -> dict[str, str]:
 
 
 def _text(value: object, most: int = MAX_CHARACTERS) -> str:
+    return printable(_plain(value), most)
+
+
+def _plain(value: object) -> str:
     if isinstance(value, list):
         value = "".join(part for part in value if isinstance(part, str))
-    return printable(value, most) if isinstance(value, str) else ""
+    return value if isinstance(value, str) else ""

@@ -33,7 +33,7 @@ from autograder.runner import Outcome, Raised, TimeUp
 from autograder.verdict import PUBLIC_SEED
 
 COPIES = 2  # snapshots per exercise: one for the hidden cases, one for the public ones
-PATIENCE = 10  # seconds that an interrupted cell has to end
+PATIENCE = 10  # seconds that an interrupted cell has to end, and snapshots to call
 OFFER = "__import__('autograder.judge.answer', fromlist=['offer']).offer({!r}, globals(), {}, {}, {})"
 
 
@@ -139,7 +139,7 @@ class Session:
         trains = any(isinstance(argument, Optimizer) for case in cases for argument in (*case.args, *case.kwargs.values()))
         code = OFFER.format(exercise.defines, COPIES, int(self.limits.exercise), trains)
         request = client.kc.execute(code, silent=True, store_history=False)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.limits.cell
         while True:
             reply = await asyncio.wait_for(client.kc.get_shell_msg(), max(0.1, deadline - time.monotonic()))
             if reply["parent_header"].get("msg_id") == request:
@@ -149,7 +149,7 @@ class Session:
 
     def _accept(self, exercise: Exercise) -> list[socket.socket]:
         snapshots: list[socket.socket] = []
-        deadline = time.monotonic() + 2  # they have been made; a program that made none has no answer
+        deadline = time.monotonic() + PATIENCE  # they have been made; a program that made none has no answer
         while len(snapshots) < COPIES and time.monotonic() < deadline:
             with contextlib.suppress(EOFError, Refused, OSError):
                 self._listener.settimeout(0.5)
@@ -228,8 +228,8 @@ class _Client(NotebookClient):
     flooded: Callable[[], None]
 
     def __init__(self, notebook: NotebookNode, **kwargs) -> None:
+        # not coalesce_streams: one long line, and its regular expressions hold this process for hours; `clean` joins them
         super().__init__(notebook, allow_errors=True, interrupt_on_timeout=True, raise_on_iopub_timeout=False, **kwargs)
-        self.coalesce_streams = True
 
     def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
         """Count what comes, and keep it as nbclient does."""

@@ -1,0 +1,325 @@
+"""What is told of hidden cases: which stage fails and how, in words of ours; never an input, nor a value that may hold one."""
+
+import builtins
+import math
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from autograder.case import Opaque
+from autograder.exercises import all_exercises, find
+from autograder.judge.wire import decode_case, decode_outcome, encode
+from autograder.runner import Outcome, Raised, run
+from autograder.verdict import score
+
+EXERCISES = all_exercises()
+EACH = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
+# one for each form of result: a mask, a tuple, numbers, a dict, and a model that is changed with a callback that is called
+FORMS = ("patterns.n_m", "patterns.bitmap", "patterns.break_even", "magnitude.global", "magnitude.iterative")
+WITH_TWO_MISTAKES = [replace(find(id), misconceptions=find(id).misconceptions[:2]) for id in FORMS]  # more take longer
+EACH_FORM = pytest.mark.parametrize("exercise", WITH_TWO_MISTAKES, ids=FORMS)
+SEED = "ann's"
+
+ERRORS = [name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)]
+ERROR = f"(?:{'|'.join(ERRORS)}|an exception|it took too long|an earlier case took too long)"
+WORD = "(?:a tensor|a numpy array|a tuple or list|a dict|a bool|a str|a number|None|another object)"
+DTYPE = "(?:bool|u?int(?:8|16|32|64)|b?float(?:16|32|64)|float8_e(?:4m3fn|5m2))"
+PLACE = r"(?:result(?: of call \d)?|\w+\(\)|calls of \w+|\w+ after the call)(?:\[(?:\d+(?:, \d+)*|'[\w.]+')\])*"
+ALLOWED = re.compile(
+    rf"the call: {ERROR}(?: where {ERROR} is expected)?|the call: no error where {ERROR} is expected"
+    rf"|the argument (?:\w+|of another name): changed by your code \(work on a copy: \.clone\(\)\)"
+    rf"|{PLACE}: another value than expected(?: \(\d+ of \d+ entries differ\))?"
+    rf"|{PLACE}\.shape: another shape than expected"
+    rf"|{PLACE}\.dtype: {DTYPE} instead of {DTYPE}"
+    rf"|{PLACE}'s keys: other keys than expected"
+    rf"|{PLACE}: \d+ values? expected"
+    rf"|{PLACE}: {WORD} instead of {WORD}(?: \(is there a return\?\))?"
+)
+
+
+def judged(exercise, answer, seed, hidden=True):
+    """A verdict on an answer behind the wall."""
+    return score(exercise, lambda case: decode_outcome(encode(run(decode_case(encode(case)), answer))), seed, hidden)
+
+
+def assert_nothing_is_told(verdict) -> None:
+    for stage in verdict.stages:
+        if stage.problem:
+            assert stage.problem.case == stage.problem.printed == ""
+            assert ALLOWED.fullmatch(stage.problem.difference), stage.problem.difference
+    declared = next(exercise for exercise in EXERCISES if exercise.id == verdict.id)
+    assert verdict.says in ("", *(mistake.says for mistake in declared.misconceptions))
+
+
+@EACH
+def test_mistakes_are_told_without_values(exercise):
+    for mistake in exercise.misconceptions:
+        verdict = judged(exercise, mistake.wrong, SEED)
+        assert not verdict.passed
+        assert_nothing_is_told(verdict)
+
+
+@EACH
+def test_hiding_changes_nothing_but_what_is_told(exercise):
+    for wrong in (exercise.reference, *(mistake.wrong for mistake in exercise.misconceptions[:4])):
+        hidden, shown = (judged(exercise, wrong, SEED, hide).to_dict() for hide in (True, False))
+        for a, b in zip(hidden.pop("stages"), shown.pop("stages"), strict=True):
+            told, problem = a.pop("problem"), b.pop("problem")
+            assert a == b
+            assert (told is None) == (problem is None)
+            if problem:
+                assert problem["case"].startswith(f"{exercise.defines}(")
+                assert re.search(r": expected .+, got ", problem["difference"])
+        assert hidden == shown
+
+
+def number_of(text: str) -> int:
+    return 1 + sum(text.encode()) % 900
+
+
+def raises(make):
+    def leak(text):
+        raise make(text)
+
+    return leak
+
+
+def prints(text):
+    print(text)
+    return Opaque
+
+
+LEAKS = {
+    "message": raises(ValueError),
+    "key of a KeyError": raises(KeyError),
+    "message of an error of its own": raises(type("Own", (Exception,), {})),
+    "name of an error": raises(lambda text: type(text, (Exception,), {})()),
+    "name of a ValueError": raises(lambda text: type(text, (ValueError,), {})("no")),
+    "exit": raises(SystemExit),
+    "exit code": raises(lambda text: SystemExit(number_of(text))),
+    "printed": prints,
+    "str": lambda text: text,
+    "key": lambda text: {text: 1},
+    "key in a key": lambda text: {("a", (text,)): 1},
+    "int": lambda text: number_of(text),
+    "huge int": lambda text: int.from_bytes(text.encode()[:120], "big"),
+    "larger int": lambda text: int.from_bytes(text.encode()[:200] * 9, "big"),
+    "float": lambda text: number_of(text) / 7,
+    "complex": lambda text: complex(number_of(text), 1),
+    "list": lambda text: [text, [text]],
+    "length": lambda text: [0] * (1000 + number_of(text)),
+    "shape": lambda text: torch.zeros(30 + number_of(text), 2),
+    "dimensions": lambda text: torch.zeros([1] * (5 + number_of(text) % 50)),
+    "array": lambda text: np.full((2, number_of(text)), 1.5),
+    "type": lambda text: type(text, (), {})(),
+    "type of a key": lambda text: {type(text, (), {})(): 1},
+    "function": lambda text: lambda: text,
+    "bytes": lambda text: text.encode(),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS)
+@EACH_FORM
+def test_what_an_answer_makes_of_its_inputs_is_not_told(exercise, leak):
+    def told(salt):
+        return judged(exercise, lambda *args, **kwargs: leak(salt + str((args, kwargs))), SEED)
+
+    one, other = told("0.1234 "), told("98765 ")
+    assert one == other
+    assert not one.passed
+    assert_nothing_is_told(one)
+
+
+@EACH
+def test_values_in_a_result_of_the_right_form_are_not_told(exercise):
+    def told(factor):
+        def answer(*args, **kwargs):
+            value = run_reference(*args, **kwargs)
+            return with_leaves(value, lambda leaf: leaf * factor + factor if type(leaf) is not str else leaf)
+
+        return judged(exercise, answer, SEED)
+
+    run_reference = exercise.reference
+    assert_nothing_is_told(told(3.25))
+    where = [[stage.problem and stage.problem.difference for stage in told(factor).stages] for factor in (3.25, 1234.5)]
+    assert where[0] == where[1]
+
+
+def with_leaves(value, change):
+    """A value with its leaves changed."""
+    if isinstance(value, dict):
+        return {key: with_leaves(entry, change) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_leaves(entry, change) for entry in value]
+    return change(value)
+
+
+DEEP: list = []
+for _ in range(200):
+    DEEP = [DEEP]
+LEAVES = [
+    None,
+    True,
+    2**1023 - 1,
+    -(2**1023) + 1,
+    math.nan,
+    math.inf,
+    complex(math.nan, math.inf),
+    "\ud83d\u202e12345",
+    (),
+    (1, (2,)),
+    DEEP,
+    {},
+    {math.nan: 1, True: 2, None: 3, (1, Opaque("x")): 4},
+    Opaque("12345"),
+    Raised(("ValueError",), "12345"),
+    Outcome(1),
+    torch.zeros(0),
+    torch.tensor(math.nan),
+    torch.full((2, 3), math.nan),
+    torch.zeros([1] * 64),
+    torch.zeros(1, dtype=torch.float8_e4m3fn),
+    torch.zeros(1, dtype=torch.uint64),
+    np.zeros(()),
+    np.zeros((1, 2)),
+]
+
+
+def with_value(change):
+    return lambda outcome: Outcome(change(outcome.value), {key: change(value) for key, value in outcome.after.items()})
+
+
+FORGED = {f"everything is {str(leaf)[:30]!a}": with_value(lambda _, leaf=leaf: leaf) for leaf in LEAVES}
+FORGED |= {
+    f"each part is {str(leaf)[:30]!a}": with_value(lambda value, leaf=leaf: with_leaves(value, lambda _: leaf))
+    for leaf in LEAVES
+}
+FORGED |= {
+    "no results": with_value(lambda _: []),
+    "too few results": with_value(lambda value: value[:-1] if isinstance(value, list) else [value]),
+    "too many results": with_value(lambda value: [value] * 1000),
+    "an error and the right value": lambda o: Outcome(o.value, o.after, error=Raised(("E",), "12345", "line 12345", "f12345")),
+    "an error of the judge's name": lambda o: Outcome(o.value, o.after, error=Raised(("TimeUp",), "12345")),
+    "not run": lambda o: Outcome(o.value, o.after, error=Raised(("NotRun", "x" * 2000), "12345")),
+    "a stub's error, and more": lambda o: Outcome(o.value, o.after, error=Raised(("NotImplementedError",), "", "", "12345")),
+}
+assert len(FORGED) == 2 * len(LEAVES) + 7
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+@EACH_FORM
+def test_forged_outcomes_give_no_points(exercise, forge):
+    for hidden in (True, False):
+        verdict = score(exercise, lambda case: forge(run(case, exercise.reference)), SEED, hidden)
+        assert verdict.points == 0
+        if hidden:
+            assert_nothing_is_told(verdict)
+        assert all(len(s.problem.difference) < 5000 for s in verdict.stages if s.problem)
+
+
+CHANGING = [e for e in EXERCISES if any(case.changes for stage in e.stages for case in e.cases(stage, "x"))]
+
+
+@pytest.mark.parametrize("exercise", CHANGING, ids=lambda exercise: exercise.id)
+@pytest.mark.parametrize("after", [{}, {"0": 1}, {-1: 1, 7: 2}, {True: 1}], ids=str)
+def test_arguments_after_the_call_that_are_not_there(exercise, after):
+    verdict = score(exercise, lambda case: Outcome(run(case, exercise.reference).value, after), SEED, hidden=True)
+    assert not verdict.passed
+    assert_nothing_is_told(verdict)
+
+
+PURE = [exercise for exercise in EXERCISES if any(stage.pure for stage in exercise.stages)]
+
+
+@pytest.mark.parametrize("exercise", PURE, ids=lambda exercise: exercise.id)
+@pytest.mark.parametrize("key", [12345, -12345, 10**300, True, "secret 12345", "", "\u202e\x1b"], ids=ascii)
+def test_arguments_of_odd_names_that_were_changed(exercise, key):
+    def outcome_of(case):
+        outcome = run(case, exercise.reference)
+        return Outcome(outcome.value, outcome.after, (key,), outcome.error)
+
+    verdict = score(exercise, outcome_of, SEED, hidden=True)
+    assert [stage.passed for stage in verdict.stages] == [not stage.pure for stage in exercise.stages]
+    assert_nothing_is_told(verdict)
+    assert "12345" not in str(verdict.to_dict())
+    score(exercise, outcome_of, SEED)
+
+
+# a judgement asks snapshots, which are processes of one sandbox
+
+
+@pytest.fixture
+def sandbox(monkeypatch):
+    """In the place of sessions: answers by exercise id; `deadly` ends every snapshot when it is asked."""
+    from autograder.judge import judge
+
+    made = SimpleNamespace(asked=[], sessions=0, deadly="")
+
+    class Fake:
+        is_lost = False
+
+        def __init__(self, *_):
+            made.sessions += 1
+            self.incidents, self.dead = [], False
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def run(self, notebook, checks):
+            return None
+
+        def outcome_of(self, exercise, copy):
+            def outcome_of(case):
+                made.asked.append((exercise.id, copy))
+                self.dead |= exercise.id == made.deadly
+                died = Outcome(error=Raised(("Died",), "the process ended", ours=True))
+                return died if self.dead else run(case, exercise.reference)
+
+            return outcome_of
+
+    monkeypatch.setattr(judge, "Session", Fake)
+    return made
+
+
+def unit_job():
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    from autograder.exercises import exercises_of
+    from autograder.judge.judge import Job
+    from autograder.lessons.source import grade_id
+
+    exercises = exercises_of("01_patterns")
+    cells = [new_code_cell("check()", id=f"{grade_id(exercise)}-check") for exercise in exercises]
+    notebook = nbformat.writes(new_notebook(cells=cells))
+    return Job("01_patterns", notebook, {}, SEED, tuple(exercise.id for exercise in exercises))
+
+
+def test_what_is_shown_in_full_is_asked_before_any_hidden_case(sandbox):
+    from autograder.judge.judge import judge
+
+    verdicts = judge(unit_job()).verdicts
+    copies = [copy for _, copy in sandbox.asked]
+    assert copies == sorted(copies, reverse=True)  # copy 1 answers public cases, copy 0 hidden ones
+    assert set(copies) == {0, 1}
+    assert sandbox.sessions == 1
+    assert all(verdict["passed"] and not verdict["cut_short"] for verdict in verdicts.values())
+
+
+def test_an_answer_that_ends_the_others_costs_nothing_that_stands_before_it(sandbox):
+    from autograder.judge.judge import judge
+
+    job = unit_job()
+    sandbox.deadly = job.exercises[3]
+    judgement = judge(job)
+    assert [verdict["passed"] for verdict in judgement.verdicts.values()] == [True] * 3 + [False] * 3
+    assert [verdict["cut_short"] for verdict in judgement.verdicts.values()] == [False] * 3 + [True] * 3
+    assert list(judgement.outputs) == list(judge(job).outputs)
+    assert sandbox.sessions == 4
