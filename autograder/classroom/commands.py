@@ -126,13 +126,13 @@ def gradescope(
 @app.command()
 def doctor(json: Json = False) -> None:
     """Try to break out of the sandbox on this machine. Exit code 2 if something does."""
-    from autograder.judge.doctor import attempts
+    from autograder.judge.doctor import COUNT, attempts
     from autograder.lessons.source import course_root
 
     tried = []
     table = Table("", "attempt", "what happened", Column("seconds", justify="right"), box=box.SIMPLE_HEAD, pad_edge=False)
     with _progress() as bar:
-        for attempt in bar.track(attempts(course_root()), total=15, description="breaking out"):
+        for attempt in bar.track(attempts(course_root()), total=COUNT, description="breaking out"):
             tried.append(attempt)
             sign = "[green]✓ held[/green]" if attempt.held else "[red]✗ ESCAPED[/red]"
             table.add_row(sign, escape(attempt.what), escape(attempt.told), f"{attempt.seconds:.1f}")

@@ -9,6 +9,8 @@ import os
 import resource
 import socket
 
+from IPython import get_ipython
+
 from autograder.judge.wire import decode_case, encode, receive, send
 from autograder.runner import Outcome, Raised, run
 
@@ -31,6 +33,7 @@ def offer(name: str, namespace: dict, copies: int, seconds: int, trains: bool) -
         if os.fork() == 0:
             try:
                 os.setsid()  # interrupting a later cell does not interrupt this process
+                _mute()
                 resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
                 with socket.socket(socket.AF_UNIX) as judge:
                     judge.connect(os.environ[SOCKET])
@@ -38,6 +41,12 @@ def offer(name: str, namespace: dict, copies: int, seconds: int, trains: bool) -
                     _answer(judge, name, namespace)
             finally:
                 os._exit(0)
+
+
+def _mute() -> None:
+    """Drop what an answer displays: nobody takes it any more, and each picture or progress bar would wait seconds for that."""
+    if kernel := getattr(get_ipython(), "kernel", None):
+        kernel.iopub_thread.send_multipart = lambda *_, **__: None
 
 
 def _answer(judge: socket.socket, name: str, namespace: dict) -> None:

@@ -19,6 +19,7 @@ from autograder.judge.guard import Guard
 from autograder.judge.sandbox import MB, WORK, Limits, launch
 from autograder.judge.session import Session
 
+COUNT = 15  # attempts
 SMALL = Limits(memory=1024 * MB, disk=32 * MB, files=5000, processes=64, submission=8)
 
 

@@ -146,7 +146,7 @@ def _bubblewrap(
     if judge:
         options += ["--ro-bind", str(judge), JUDGE]
     for inside, descriptor in files.items():
-        options += [*_parents(Path(inside)), "--perms", "0666", "--file", str(descriptor), inside]
+        options += [*_parents(Path(inside), "0777"), "--perms", "0666", "--file", str(descriptor), inside]
     options += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORK]
     for name, value in environment().items():
         options += ["--setenv", name, value]
@@ -238,7 +238,7 @@ def _hidden(shown: set[Path], hide: Iterable[Path]) -> set[Path]:
     return {path for path in {*packages, *hide} if any(path != outer and path.is_relative_to(outer) for outer in shown)}
 
 
-def _parents(path: Path) -> list[str]:
+def _parents(path: Path, mode: str = "0755") -> list[str]:
     """Options that make the folders above a path; those that bubblewrap makes by itself are closed to others."""
     above = [folder for folder in reversed(path.parents) if not any(folder == Path(top) for top in ("/", *WRITABLE))]
-    return [part for folder in above for part in ("--perms", "0755", "--dir", str(folder))]
+    return [part for folder in above for part in ("--perms", mode, "--dir", str(folder))]

@@ -31,12 +31,12 @@ def make_course(root, students=POINTS):
     return root
 
 
-def grade(root, jobs=2):
+def grade(root, jobs=2, scheduler=None):
     """All steps of `autograder grade`, in this process."""
     run = ClassRun(root, UNIT, demo.course_config(root))
     run.prepare()
     students = [record.student for record in run.take_in()]
-    assert [error for _, error in run.judge_all(students, jobs) if error] == []
+    assert [error for _, error in run.judge_all(students, jobs, scheduler) if error] == []
     assert [error for student in students if (error := run.autograde(student) or run.feedback(student))] == []
     return run
 

@@ -12,6 +12,7 @@ import time
 import psutil
 import pytest
 from conftest import POINTS, UNIT, grade, gradebook_rows, make_course
+from distributed import LocalCluster
 from nbgrader.api import Gradebook
 
 from autograder.classroom import demo
@@ -84,6 +85,13 @@ def test_nbgrader_itself_gives_the_same_scores(graded, tmp_path):
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     assert gradebook_rows(root) == [row for row in gradebook_rows(graded[0]) if row[0] == "signed-weights"]
+
+
+def test_a_cluster_that_is_there_judges_the_same(graded, tmp_path):
+    root = make_course(tmp_path / "course", ["mask-lost"])
+    with LocalCluster(1, threads_per_worker=1, memory_limit=0, dashboard_address=":0") as cluster:
+        grade(root, scheduler=cluster.scheduler_address)
+    assert gradebook_rows(root) == [row for row in gradebook_rows(graded[0]) if row[0] == "mask-lost"]
 
 
 def test_a_manual_score_survives_a_resubmission_and_is_flagged(tmp_path):
