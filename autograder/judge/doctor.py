@@ -52,11 +52,11 @@ def attempts(course: Path) -> Iterator[Attempt]:
         yield _try("network", port=port)
         yield _try("sockets", paths=sockets)
         yield _try("answers", hide=course, forbidden=secrets_of_course)
-        yield _try("environment", hide=course, canary=token, course=str(course))
+        yield _try("environment", canary=token)
         yield _try("writing", hide=course, paths=elsewhere)
     yield _try("privileges")
     yield _try("processes")
-    yield _try("forking", most=SMALL.processes)
+    yield _try("forking", expect="processes", most=SMALL.processes + 64)
     yield _try("memory", most=SMALL.memory)
     yield _try("shared_memory", expect="memory", most=SMALL.memory)
     yield _try("disk", most=SMALL.disk)
@@ -69,7 +69,7 @@ def attempts(course: Path) -> Iterator[Attempt]:
 
 
 def _try(name: str, expect: str = "", hide: Path | None = None, limits: Limits = SMALL, **arguments) -> Attempt:
-    """Run one escape; `expect` is in the sentence with which the guard must end it, if it is the guard that has to."""
+    """Run one escape; `expect` is in the sentence with which the guard ends it, if the guard may have to."""
     what = getattr(escapes, name).__doc__.strip()
     start = time.monotonic()
     program = [sys.executable, "-I", f"{WORK}/escapes.py", name]
@@ -87,7 +87,7 @@ def _try(name: str, expect: str = "", hide: Path | None = None, limits: Limits =
     except ValueError:
         ended = guard.reason or f"it ended: {error[-200:] or said.strip() or 'without a word'}"
         return Attempt(what, bool(expect) and expect in guard.reason, ended, seconds)
-    return Attempt(what, held and not expect, sentence, seconds)
+    return Attempt(what, held, sentence, seconds)
 
 
 def _flood() -> Attempt:
@@ -97,7 +97,7 @@ def _flood() -> Attempt:
     start = time.monotonic()
     cell = nbformat.v4.new_code_cell("while True:\n    print('x' * 100_000)")
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    limits = replace(SMALL, memory=4096 * MB, output=1 * MB, cell=20, submission=40, processes=128)
+    limits = replace(SMALL, memory=4096 * MB, output=1 * MB, cell=20, submission=40)
     with Session({}, limits) as session:
         session.run(notebook, {})
     told = " ".join(session.incidents)

@@ -68,8 +68,8 @@ def answers(forbidden: list[str]) -> tuple[bool, str]:
     return True, f"none among {count} files"
 
 
-def environment(canary: str, course: str) -> tuple[bool, str]:
-    """Look for the grader's environment, and for the course's name, in every process that can be seen."""
+def environment(canary: str) -> tuple[bool, str]:
+    """Look for the grader's environment in every process that can be seen."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         for name in ("environ", "cmdline"):
             try:
@@ -77,7 +77,7 @@ def environment(canary: str, course: str) -> tuple[bool, str]:
                     content = file.read()
             except OSError:
                 continue
-            if canary.encode() in content or (pid != str(os.getpid()) and course.encode() in content):
+            if canary.encode() in content:
                 return False, f"found it in /proc/{pid}/{name}"
     return canary not in str(dict(os.environ)), f"{len(os.environ)} harmless variables"
 

@@ -78,6 +78,8 @@ class Guard:
         limits, processes = self.limits, self._processes()
         if psutil.Process().memory_info().rss - self._before > OWN_GROWTH:
             return "it sent more than the judge can hold"
+        if len(processes) > times * limits.processes:
+            return f"it started more than {limits.processes} processes"
         if _memory(processes, "rss") > times * limits.memory and _memory(processes, "pss") > times * limits.memory:
             return f"it used more than {limits.memory / GB:g} GB of memory"
         if self.root and sum(self._files(folder) for folder in WRITABLE) > times * limits.files:

@@ -30,7 +30,7 @@ class Judge(NbGraderPreprocessor):
     )
     retry = Bool(False, help="Judge again what was cut short by a limit.").tag(config=True)
     memory = Float(Limits.memory / GB, help="GB of memory of all processes of a submission together.").tag(config=True)
-    processes = Integer(Limits.processes, help="Processes and threads of a submission.").tag(config=True)
+    processes = Integer(Limits.processes, help="Processes of a submission at once.").tag(config=True)
     cell_seconds = Float(Limits.cell, help="Seconds that one cell may take.").tag(config=True)
     exercise_seconds = Float(Limits.exercise, help="Seconds that all cases of one exercise may take.").tag(config=True)
     submission_seconds = Float(Limits.submission, help="Seconds that a submission may take in all.").tag(config=True)
@@ -124,7 +124,7 @@ def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str
     notebook.metadata["autograder"] = {
         "key": job_key(job),
         "sandboxed": job.sandboxed,
-        "notes": sentences,
+        "notes": [*sentences, *notebook.metadata.get("repairs", [])],
         "flags": {id: verdict["flags"] for id, verdict in judgement.verdicts.items() if verdict["flags"]},
         "cut_short": [id for id, verdict in judgement.verdicts.items() if verdict["cut_short"]],
     }

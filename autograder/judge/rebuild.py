@@ -95,6 +95,7 @@ def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNo
     if repairs:
         note = "**Repaired before grading:**\n\n" + "\n".join(f"- {repair}" for repair in repairs)
         rebuilt.cells.insert(0, new_markdown_cell(note, id="repairs"))
+        rebuilt.metadata["repairs"] = repairs  # for reports
     return rebuilt, repairs
 
 

@@ -62,7 +62,7 @@ class Limits:
     memory: int = 4 * GB  # of all its processes together
     disk: int = 256 * MB  # in each folder that can be written; it is memory
     files: int = 20_000  # in all of these together
-    processes: int = 256  # threads count
+    processes: int = 64  # at once; an ordinary submission has about 15
     open_files: int = 1024
     output: int = 32 * MB  # what its cells may print and draw
     cell: float = 60  # seconds of one cell
@@ -211,7 +211,7 @@ def _limited(limits: Limits) -> list[str]:
         "prlimit",
         f"--data={limits.memory}",
         f"--as={limits.memory + 16 * GB}",  # libraries map far more than they use
-        f"--nproc={limits.processes}",
+        f"--nproc={limits.processes + 64}",  # counts threads too
         f"--nofile={limits.open_files}",
         f"--fsize={limits.disk}",
         f"--cpu={int(2 * limits.submission)}",

@@ -28,7 +28,7 @@ def test_the_attempts_succeed_where_there_is_no_wall(tmp_path, monkeypatch):
     (tmp_path / "autograder" / "exercises").mkdir(parents=True)
     monkeypatch.setenv("AUTOGRADER_CANARY", "canary")
     assert not escapes.answers([str(tmp_path)])[0]
-    assert not escapes.environment("canary", "no such course")[0]
+    assert not escapes.environment("canary")[0]
     assert not escapes.writing([str(tmp_path)])[0]
 
 

@@ -11,7 +11,7 @@ from autograder.exercise import Exercise
 from autograder.judge.sandbox import Limits
 from autograder.judge.session import Session
 
-LIMITS = Limits(cell=4, exercise=6, submission=60)
+LIMITS = Limits(cell=10, exercise=10, submission=120)
 pytestmark = pytest.mark.usefixtures("sandbox")
 
 
