@@ -172,7 +172,14 @@ def test_the_wall_changes_no_case_and_no_outcome(exercise):
         assert same(decode_outcome(encode(run(there, exercise.reference))), outcome)
 
 
-scalars = st.none() | st.booleans() | st.integers(-(2**1023) + 1, 2**1023 - 1) | st.floats() | st.complex_numbers(allow_nan=False) | st.text()
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**1023) + 1, 2**1023 - 1)
+    | st.floats()
+    | st.complex_numbers(allow_nan=False)
+    | st.text()
+)
 keys = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text()
 tensors = st.builds(
     lambda shape, dtype, seed: random_tensor(shape, seed).to(getattr(torch, dtype)),
