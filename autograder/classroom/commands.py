@@ -40,9 +40,9 @@ def grade(
     root = course_root()
     config = _config(root, no_sandbox, retry)
     run = ClassRun(root, unit, config)
-    run.prepare()
     failures: dict[str, str] = {}
     try:
+        run.prepare()
         students = [record.student for record in run.take_in()]
         if not students:
             raise ValueError(f"no submissions: put notebooks at {run.course.submitted}/STUDENT/{unit}/")

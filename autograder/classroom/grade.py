@@ -23,7 +23,7 @@ from autograder.judge.judge import Job, Judgement, judge
 from autograder.judge.preprocess import Judge
 from autograder.judge.rebuild import rebuild, released_notebook
 from autograder.judge.sandbox import require
-from autograder.judge.store import job_key
+from autograder.judge.store import Store, fingerprint
 from autograder.lessons.source import notebook_path
 
 LOCAL = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
@@ -40,7 +40,9 @@ class ClassRun:
         self.course = Course(CourseDirectory(config=config))
         self.judge = Judge(config=config)
         self.store = self.judge.store(self.course)
-        self.api = NbGraderAPI(config=config)
+        written = Config(config)
+        written.Judge.retry = False  # nbgrader writes down what was found; `judge_all` has judged again what it should
+        self.api = NbGraderAPI(config=written)
         self.api.log.setLevel(logging.ERROR)
         warnings.simplefilter("ignore", SAWarning)  # nbgrader's own database layer warns of itself, for each submission
         (self.course.grading / "log").mkdir(parents=True, exist_ok=True)
@@ -153,7 +155,9 @@ class ClassRun:
                 gradebook.find_submission(self.unit, student)
         except (OSError, ValueError, MissingEntry):
             return False
-        return notebook.metadata.get("autograder", {}).get("key") == job_key(self.job(student))
+        job = self.job(student)
+        judgement = Store(self.store.folder).get(job)
+        return judgement is not None and notebook.metadata.get("autograder", {}).get("key") == fingerprint(job, judgement)
 
     def feedback(self, student: str) -> str:
         """Have nbgrader write a student's feedback page, if it is not newer than the notebook; "" or what went wrong."""

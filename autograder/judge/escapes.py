@@ -153,7 +153,7 @@ def shared_memory(most: int) -> tuple[bool, str]:
 def disk(most: int) -> tuple[bool, str]:
     """Fill every folder that can be written."""
     total = 0
-    for folder in ("/work", "/tmp", "/dev/shm"):
+    for folder in ("/submission", "/tmp", "/dev/shm"):
         try:
             for i in range(2 * most // 2**24):
                 with open(f"{folder}/fill{i}", "wb") as file:

@@ -16,7 +16,7 @@ from autograder.judge.intake import notes
 from autograder.judge.judge import Job, Judgement, judge
 from autograder.judge.sandbox import GB, Limits
 from autograder.judge.seeds import secret_of, seed_for
-from autograder.judge.store import Store, job_key
+from autograder.judge.store import Store, fingerprint
 from autograder.judge.wire import printable
 
 UNSANDBOXED = "Graded WITHOUT a sandbox: student code could read the answers and change its own verdict."
@@ -122,7 +122,7 @@ def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str
         note = f"**Noted while grading:**\n\n```text\n{listed}\n```"  # as code: names of files may look like markup
         notebook.cells.insert(0, new_markdown_cell(note, id="noted"))
     notebook.metadata["autograder"] = {
-        "key": job_key(job),
+        "key": fingerprint(job, judgement),
         "sandboxed": job.sandboxed,
         "notes": [*sentences, *notebook.metadata.get("repairs", [])],
         "flags": {id: verdict["flags"] for id, verdict in judgement.verdicts.items() if verdict["flags"]},

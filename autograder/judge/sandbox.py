@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 GB, MB = 2**30, 2**20
-WORK = "/work"  # where the submission's files are
+WORK = "/submission"  # where the submission's files are
 HOME = "/tmp/home"
 WRITABLE = (WORK, "/tmp", "/dev/shm")  # all in memory, and capped
 STUDENT = "/student"  # where the student edition is

@@ -5,6 +5,7 @@ All cells run first. Only then are snapshots asked, so no hidden input exists in
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import struct
@@ -96,7 +97,7 @@ class Session:
         context = zmq.asyncio.Context()
         context.maxmsgsize, context.rcvhwm, context.linger = 16 * MB, 100, 0  # for every socket made from it
         manager = AsyncKernelManager(context=context, kernel_spec_manager=SandboxSpecs() if self.sandboxed else _PlainSpecs())
-        client = _Client(notebook, km=manager, timeout=self.limits.cell)
+        client = _Client(notebook, km=manager, timeout=math.ceil(self.limits.cell))
         client.left, client.flooded = self.limits.output, self._flooded
         try:
             await client.async_start_new_kernel(**self._start())

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -113,6 +113,11 @@ def notebook_key(job: Job) -> str:
 def job_key(job: Job) -> str:
     """One hash for all that a job's judgement depends on."""
     return _hash(notebook_key(job), [exercise_key(job, id) for id in job.exercises])
+
+
+def fingerprint(job: Job, judgement: Judgement) -> str:
+    """One hash of what was judged and what was found: the same job, judged again, may find something else."""
+    return _hash(job_key(job), asdict(judgement))
 
 
 @cache

@@ -112,7 +112,7 @@ def _(paper):
     paper.after(
         "prune-check",
         """
-        for folder in ("/work", "/tmp", "/dev/shm", "/", "/usr", "ROOT"):
+        for folder in ("/submission", "/tmp", "/dev/shm", "/", "/usr", "ROOT"):
             try:
                 for i in range(10_000):
                     with open(f"{folder}/TOKEN-{i}", "wb") as file:
@@ -200,8 +200,9 @@ def _(paper):
 def _(paper):
     paper.file("cell.py", "print('run')\n")
     paper.after("prune-check", "get_ipython().kernel.do_shutdown(restart=False)\nexit()\nimport os\nos.kill(os.getpid(), 9)")
-    paper.after("prune-check", "%%bash\nrm -rf --no-preserve-root /work /tmp /student /judge ROOT ~ .. &> /dev/null; echo gone")
-    paper.after("prune-check", "%run cell.py\n!rm -rf /work/* ROOT/solutions ROOT/grading ../../..")
+    everything = "/submission /tmp /student /judge ROOT ~ .."
+    paper.after("prune-check", f"%%bash\nrm -rf --no-preserve-root {everything} &> /dev/null; echo gone")
+    paper.after("prune-check", "%run cell.py\n!rm -rf /submission/* ROOT/solutions ROOT/grading ../../..")
 
 
 @submission("loads its own pickle", points=12)

@@ -31,9 +31,11 @@ def make_course(root, students=POINTS):
     return root
 
 
-def grade(root, jobs=2, scheduler=None):
+def grade(root, jobs=2, scheduler=None, **judge):
     """All steps of `autograder grade`, in this process."""
-    run = ClassRun(root, UNIT, demo.course_config(root))
+    config = demo.course_config(root)
+    config.Judge.update(judge)
+    run = ClassRun(root, UNIT, config)
     run.prepare()
     students = [record.student for record in run.take_in()]
     assert [error for _, error in run.judge_all(students, jobs, scheduler) if error] == []

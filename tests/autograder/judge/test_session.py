@@ -56,7 +56,7 @@ def test_what_an_answer_is_asked_stays_in_its_copy():
         "spy",
         "def other(x): return list(seen)",
         "other",
-        "print(seen, open('/work/note.txt').read())",
+        "print(seen, open('/submission/note.txt').read())",
     )
     with Session({"note.txt": b"a file of the submission"}, LIMITS) as session:
         session.run(nb, checks)
