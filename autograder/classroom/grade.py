@@ -121,7 +121,7 @@ class ClassRun:
                 # a terminal sends Ctrl-C to all its processes; workers inherit that it is ignored and leave it to this one
                 before = signal.signal(signal.SIGINT, signal.SIG_IGN)
                 try:
-                    scheduler = stack.enter_context(LocalCluster(min(jobs, len(questions)), **LOCAL))
+                    scheduler = stack.enter_context(LocalCluster(n_workers=min(jobs, len(questions)), **LOCAL))
                 finally:
                     signal.signal(signal.SIGINT, before)
             client = stack.enter_context(Client(scheduler))

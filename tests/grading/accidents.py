@@ -8,21 +8,6 @@ from copy import deepcopy
 
 from .papers import submission
 
-# Nothing wrong
-
-
-@submission("honest", points=20)
-def _(paper):
-    paper.honest("masked_step", "iterative")
-
-
-@submission("honest and partly right", points=15, says="A ValueError for a sparsity below 0, of 1 or above, or NaN")
-def _(paper):
-    paper.honest("iterative")
-    head, _, rest = paper.cell("prune").source.partition("    if not 0 <=")
-    paper.cell("prune").source = head + rest.partition("\n")[2].partition("\n")[2]
-
-
 # The file
 
 

@@ -1,8 +1,8 @@
 """All submissions of the suite in one class, graded through the real nbgrader: each gets what it earned, nobody else notices.
 
-They are declared in accidents.py, dishonest.py, reaching.py and hostile.py. Left out is what needs a unit that does not exist
-yet: a Triton kernel that is never launched, torch.matmul inside a Triton exercise, F.scaled_dot_product_attention where an
-exercise forbids it.
+They are declared in honest.py, accidents.py, dishonest.py, reaching.py and hostile.py. Left out is what needs a unit that does
+not exist yet: a Triton kernel that is never launched, torch.matmul inside a Triton exercise, F.scaled_dot_product_attention
+where an exercise forbids it.
 """
 
 import csv
@@ -31,10 +31,11 @@ from autograder.exercises import exercises_of
 from autograder.judge.seeds import secret_of, seed_for
 from autograder.lessons.source import course_root, notebook_path
 
-from . import accidents, dishonest, hostile, reaching  # noqa: F401 - they declare what is in the registry
+from . import accidents, dishonest, honest, hostile, reaching  # noqa: F401 - they declare what is in the registry
 from .papers import REGISTRY, UNIT, Paper, Submission
 
 AGAIN = "handed-in-again-after-manual-grading"
+HONEST = [submission for submission in REGISTRY if submission.name.startswith("honest")]
 SECRET, CANARY = "5ec2e7" * 10 + "5ec2", "canary-in-the-environment"
 TURNING = re.compile(r"[\x1b\x9b\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # terminals and directions of text
 
@@ -78,6 +79,20 @@ def class_(sandbox, tmp_path_factory) -> Iterator[Class]:
         errors += _grade(run)
         class_ = results(root, UNIT, run.config.CourseDirectory.db_url)
         yield Class(run, {result.student: result for result in class_}, errors, before, visitors, token)
+
+
+@pytest.fixture(scope="session")
+def alone(class_, tmp_path_factory) -> Class:
+    """The honest students again, in a class of their own, with the same secret: whatever differs, the others have caused."""
+    root = tmp_path_factory.mktemp("alone") / "course"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        run = _course(root)
+        for submission in HONEST:
+            _write(root, submission, {})
+        errors = _grade(run)
+        graded = results(root, UNIT, run.config.CourseDirectory.db_url)
+        return Class(run, {result.student: result for result in graded}, errors, {}, [], "")
 
 
 def _course(root: Path) -> ClassRun:
@@ -240,10 +255,13 @@ def test_everybody_has_a_row_and_nobody_else(class_):
     assert {row["student"] for row in shown} == set(class_.results)
 
 
-def test_the_class_goes_on_after_each_of_them(class_):
-    honest = class_.results["honest"]
-    assert honest.advice == honest.notes == []
-    assert [exercise.points for exercise in honest.exercises] == [2, 4, 3, 4, 3, 4]
+def test_nobody_pays_for_the_others(class_, alone):
+    assert len(class_.results) > 40
+    assert alone.errors == []
+    assert len(alone.results) == len(HONEST) >= 8
+    for student, result in alone.results.items():
+        assert class_.results[student] == result
+        assert class_.page(student) == alone.page(student)
 
 
 def test_nothing_outside_was_changed(class_):

@@ -19,6 +19,8 @@ from nbgrader.api import Gradebook
 from autograder.classroom import demo
 from autograder.classroom import grade as module
 from autograder.classroom.results import results, statistics
+from autograder.judge.judge import Judgement
+from autograder.judge.store import Store
 from autograder.lessons.source import notebook_path
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -88,9 +90,27 @@ def test_nbgrader_itself_gives_the_same_scores(graded, tmp_path):
     assert gradebook_rows(root) == [row for row in gradebook_rows(graded[0]) if row[0] == "signed-weights"]
 
 
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_as_many_are_judged_at_once_as_one_asked_for(tmp_path, monkeypatch, jobs):
+    root = make_course(tmp_path / "course")
+    run = module.ClassRun(root, UNIT, demo.course_config(root))
+    run.prepare()
+    students = [record.student for record in run.take_in()]
+
+    def judge_nothing(_):
+        time.sleep(1)  # so that no worker takes two of five at once
+        return Judgement({}, {}, [], os.getpid())
+
+    monkeypatch.setattr(module, "judge", judge_nothing)
+    workers = set()
+    monkeypatch.setattr(Store, "put", lambda _store, _job, judgement: workers.add(judgement.seconds))
+    assert [error for _, error in run.judge_all(students, jobs) if error] == []
+    assert len(workers) == jobs
+
+
 def test_a_cluster_that_is_there_judges_the_same(graded, tmp_path):
     root = make_course(tmp_path / "course", ["mask-lost"])
-    with LocalCluster(1, threads_per_worker=1, memory_limit=0, dashboard_address=":0") as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=":0") as cluster:
         grade(root, scheduler=cluster.scheduler_address)
     assert gradebook_rows(root) == [row for row in gradebook_rows(graded[0]) if row[0] == "mask-lost"]
 

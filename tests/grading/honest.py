@@ -1,0 +1,64 @@
+"""Students who did nothing but their work, with more and with less success: the others must not cost them anything."""
+
+from autograder.classroom.demo import submissions
+
+from .papers import submission
+
+
+@submission("honest", points=20)
+def _(paper):
+    paper.honest("masked_step", "iterative")
+
+
+@submission("honest and partly right", points=15, says="A ValueError for a sparsity below 0, of 1 or above, or NaN")
+def _(paper):
+    paper.honest("iterative")
+    head, _, rest = paper.cell("prune").source.partition("    if not 0 <=")
+    paper.cell("prune").source = head + rest.partition("\n")[2].partition("\n")[2]
+
+
+@submission("honest by another route", points=20)
+def _(paper):
+    paper.notebook = submissions(paper.root)["another-route"]
+
+
+@submission("honest but mistaken", points=16, says="not |W|")
+def _(paper):
+    paper.notebook = submissions(paper.root)["signed-weights"]
+
+
+@submission("honest but careless", points=14)
+def _(paper):
+    paper.notebook = submissions(paper.root)["mask-lost"]
+
+
+@submission("honest and out of time", points=6)
+def _(paper):
+    paper.notebook = submissions(paper.root)["crashes"]
+
+
+@submission("honest and not begun", points=0, says="not started")
+def _(paper):
+    paper.blank("sparsity", "prune", "global", "schedule")
+
+
+@submission("honest with files, pictures and chance", points=12)
+def _(paper):
+    paper.file("notes.txt", "smallest first\n")
+    paper.after(
+        "prune-check",
+        """
+        import matplotlib.pyplot as plt
+        W = torch.randn(50, 50)
+        plt.hist(magnitude_prune(W, 0.5).flatten(), bins=40)
+        plt.savefig("pruned.png")
+        print(open("notes.txt").read(), len(open("pruned.png", "rb").read()) > 1000)""",
+    )
+    paper.after(
+        "prune-check",
+        """
+        right = magnitude_prune
+        def magnitude_prune(W, sparsity):
+            torch.rand(3)  # moves the generator, which no result depends on
+            return right(W, sparsity)""",
+    )
