@@ -1,4 +1,4 @@
-"""The command line `sparsity-edu`: fetch a model, measure a perplexity."""
+"""The command line `sparsity-edu`: fetch a model, measure its perplexity, prune it, compare ways to prune it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 app = typer.Typer(
     help="Sparsity for efficient LLM inference: models and measurements of the course.",
@@ -77,6 +79,140 @@ def perplexity(
     table.add_row("perplexity", f"{value:.2f}")
     table.add_row("seconds", f"{seconds:.1f}")
     Console().print(table)
+
+
+class Method(StrEnum):
+    """A way to prune."""
+
+    magnitude = "magnitude"
+    wanda = "wanda"
+    sparsegpt = "sparsegpt"
+
+
+Model = Annotated[str, typer.Argument(help='"tiny", "smollm2", a folder, or a name on the Hugging Face hub.')]
+Calibration = Annotated[str, typer.Option(help='"python_docs", "wikitext2", "c4", or a text file to calibrate on.')]
+Windows = Annotated[int, typer.Option(min=1, help="Calibration windows; as many are read to measure.")]
+Window = Annotated[int, typer.Option(min=2, help="Tokens per window.")]
+Sequential = Annotated[bool, typer.Option("--true-sequential", help="Within a block too, each layer sees pruned ones.")]
+
+
+@app.command()
+def prune(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the pruned checkpoint.")],
+    method: Annotated[Method, typer.Option(help="How to prune.")] = Method.sparsegpt,
+    sparsity: Annotated[float | None, typer.Option(help="Fraction to remove from each layer, in [0, 1).")] = None,
+    pattern: Annotated[str | None, typer.Option(help='"n:m" such as 2:4, instead of a sparsity.')] = None,
+    calibration: Calibration = "python_docs",
+    windows: Windows = 16,
+    window: Window = 512,
+    true_sequential: Sequential = False,
+) -> None:
+    """Prune a language model, measure it, and save it as a checkpoint that transformers loads."""
+    from sparsity_edu.models import perplexity
+    from sparsity_edu.weights.comparison import by_kind, measure
+
+    with one_sentence_errors():
+        if (sparsity is None) == (pattern is None):
+            raise ValueError("give either --sparsity or --pattern")
+        if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+            raise ValueError(f"--out must be a new or empty folder, got {out}")
+        language_model, read, validation = _prepared(model, calibration, windows, window)
+        dense = perplexity(language_model.model, validation.flatten(), window)
+        setting = sparsity if pattern is None else pattern
+        run = measure(language_model.model, method.value, setting, read, validation, true_sequential=true_sequential)
+        language_model.model.save_pretrained(out)
+        language_model.tokenizer.save_pretrained(out)
+    table = Table(*_right("layers", "weights", "sparsity", "error"), box=box.SIMPLE_HEAD, title=f"{model}, {method}, {setting}")
+    for kind in [*by_kind(run.layers).values(), None]:
+        if kind is None:
+            table.add_section()
+            table.add_row("all", f"{sum(layer.size for layer in run.layers):,}", f"{run.sparsity:.2%}", "")
+        else:
+            error = "" if kind.error is None else f"{kind.error:.1%}"
+            table.add_row(kind.name, f"{kind.size:,}", f"{kind.sparsity:.2%}", error)
+    console = Console()
+    console.print(table)
+    console.print("error: mean share of a layer's output that pruning changes", style="dim")
+    console.print(f"perplexity  dense {dense:.2f}, pruned {run.perplexity:.2f}")
+    console.print(_what_was_read(calibration, windows, window))
+    console.print(f"seconds     {run.seconds:.1f}")
+    console.print(f"saved       {out}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The figure.")] = Path("compare.png"),
+    methods: Annotated[str, typer.Option(help="Methods, with commas between them.")] = "magnitude,wanda,sparsegpt",
+    sparsities: Annotated[str, typer.Option(help="Sparsities, with commas; empty for none.")] = "0.3,0.5,0.6,0.7",
+    patterns: Annotated[str, typer.Option(help="Patterns, with commas; empty for none.")] = "2:4,4:8",
+    calibration: Calibration = "python_docs",
+    windows: Windows = 16,
+    window: Window = 512,
+    true_sequential: Sequential = False,
+) -> None:
+    """Prune a language model in several ways, print a table, and draw perplexity against sparsity."""
+    from sparsity_edu.models import perplexity
+    from sparsity_edu.plots import style
+    from sparsity_edu.weights.comparison import compare as runs_of
+    from sparsity_edu.weights.comparison import draw
+
+    with one_sentence_errors():
+        chosen = [Method(name).value for name in methods.split(",") if name]
+        settings = [*map(float, filter(None, sparsities.split(","))), *filter(None, patterns.split(","))]
+        language_model, read, validation = _prepared(model, calibration, windows, window)
+        dense = perplexity(language_model.model, validation.flatten(), window)
+        options = {"true_sequential": true_sequential}
+        runs = list(runs_of(language_model.model, chosen, settings, read, validation, **options))
+        style()
+        draw(runs, dense, f"{model}: dense {dense:.1f}").savefig(out)
+    table = Table("method", *_right("setting", "sparsity", "perplexity", "seconds"), box=box.SIMPLE_HEAD, title=model)
+    table.add_row("dense", "", "", f"{dense:.2f}", "")
+    for run in runs:
+        setting = run.setting if isinstance(run.setting, str) else f"{run.setting:.0%}"
+        table.add_row(run.method, setting, f"{run.sparsity:.2%}", f"{run.perplexity:.2f}", f"{run.seconds:.1f}")
+    console = Console()
+    console.print(table)
+    console.print(_what_was_read(calibration, windows, window))
+    console.print(f"figure      {out}", soft_wrap=True)
+
+
+def _prepared(model: str, calibration: str, windows: int, window: int):
+    """The model, its calibration tokens and its validation tokens, (windows, window) each."""
+    from sparsity_edu import models
+    from sparsity_edu.data import python_docs
+
+    language_model = models.load(model)
+    text = _calibration_text(calibration)
+    read = models.tokens(language_model.tokenizer, text, windows * window).view(windows, window)
+    validation = models.tokens(language_model.tokenizer, python_docs("validation"), windows * window).view(windows, window)
+    return language_model, read, validation
+
+
+def _calibration_text(name: str) -> str:
+    from sparsity_edu import data
+
+    if name == "python_docs":
+        return data.python_docs("calibration")
+    if name == "wikitext2":
+        return data.wikitext2("train")
+    if name == "c4":
+        return "\n\n".join(data.c4("train"))
+    if not Path(name).is_file():
+        raise ValueError(f'--calibration must be "python_docs", "wikitext2", "c4" or a text file, got {name!r}')
+    return Path(name).read_text(encoding="utf-8")
+
+
+def _what_was_read(calibration: str, windows: int, window: int) -> str:
+    return (
+        f"calibrated  on the first {windows} x {window} tokens of {calibration}\n"
+        f"measured    on the first {windows} x {window} tokens of python_docs('validation')"
+    )
+
+
+def _right(first: str, *others: str) -> list[Column]:
+    return [Column(first), *(Column(name, justify="right") for name in others)]
 
 
 if __name__ == "__main__":

@@ -232,10 +232,10 @@ def select(score: Tensor, pattern: str, sparsity: float | None = None) -> Tensor
     Raises:
         ValueError: the pattern is unknown, or `sparsity` is missing, superfluous or out of range.
     """
-    if ratio := re.fullmatch(r"(\d+):(\d+)", pattern):
+    if ":" in pattern:
         if sparsity is not None:
             raise ValueError(f"sparsity must be left out for pattern {pattern!r}, which fixes it, got {sparsity}")
-        return n_m(score, int(ratio[1]), int(ratio[2]))
+        return n_m(score, *parse_n_m(pattern))
     if sparsity is None:
         raise ValueError(f"sparsity must be given for pattern {pattern!r}")
     if pattern in ("layer", "row"):
@@ -245,6 +245,24 @@ def select(score: Tensor, pattern: str, sparsity: float | None = None) -> Tensor
     if tile := re.fullmatch(r"block (\d+)x(\d+)", pattern):
         return block(score, sparsity, (int(tile[1]), int(tile[2])))
     raise ValueError(f'pattern must be "layer", "row", "rows", "columns", "n:m" or "block HxW", got {pattern!r}')
+
+
+def parse_n_m(pattern: str) -> tuple[int, int]:
+    """n and m of a pattern such as "2:4".
+
+    Args:
+        pattern: "n:m": n of every m neighbours are kept.
+
+    Returns:
+        n and m.
+
+    Raises:
+        ValueError: it is no such pattern.
+    """
+    ratio = re.fullmatch(r"(\d+):(\d+)", pattern)
+    if not ratio or not 1 <= int(ratio[1]) <= int(ratio[2]):
+        raise ValueError(f'pattern must be "n:m" with 1 <= n <= m, such as "2:4", got {pattern!r}')
+    return int(ratio[1]), int(ratio[2])
 
 
 def sparsity_of(tensor: Tensor) -> float:

@@ -1,0 +1,157 @@
+"""Methods side by side on one language model: perplexity, sparsity per kind of layer, seconds."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from sparsity_edu import plots
+from sparsity_edu.models.perplexity import perplexity
+from sparsity_edu.weights.driver import LayerResult, prune_
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORS = {"magnitude": plots.GREY, "wanda": plots.VERMILLION, "sparsegpt": plots.BLUE}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to prune a model, and what became of it."""
+
+    method: str
+    setting: float | str  # a sparsity, or a pattern such as "2:4"
+    perplexity: float
+    seconds: float  # to prune, without measuring
+    layers: list[LayerResult] = field(repr=False)
+
+    @property
+    def sparsity(self) -> float:
+        """Of all pruned layers together, measured."""
+        return sum(layer.sparsity * layer.size for layer in self.layers) / sum(layer.size for layer in self.layers)
+
+
+def compare(
+    model: nn.Module,
+    methods: Iterable[str],
+    settings: Iterable[float | str],
+    calibration: Tensor,
+    validation: Tensor,
+    *,
+    progress: bool = True,
+    **options,
+) -> Iterator[Run]:
+    """Prune a model by each method at each setting, always from the same dense weights, and measure it.
+
+    Args:
+        model: a Hugging Face causal language model; in the end its weights are the dense ones again.
+        methods: see `driver.prune_`.
+        settings: a sparsity or a pattern each.
+        calibration: token ids (windows, tokens).
+        validation: token ids (windows, tokens), read window by window.
+        progress: show progress bars.
+        **options: for `driver.prune_`.
+
+    Yields:
+        A run after the other.
+    """
+    settings = list(settings)
+    dense = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        for method in methods:
+            for setting in settings:
+                run = measure(model, method, setting, calibration, validation, progress=progress, **options)
+                model.load_state_dict(dense)
+                yield run
+    finally:
+        model.load_state_dict(dense)
+
+
+def measure(
+    model: nn.Module,
+    method: str,
+    setting: float | str,
+    calibration: Tensor,
+    validation: Tensor,
+    *,
+    progress: bool = True,
+    **options,
+) -> Run:
+    """Prune a model in place and measure it; see `compare`."""
+    target = {"pattern": setting} if isinstance(setting, str) else {"sparsity": setting}
+    began = time.perf_counter()
+    layers = prune_(model, method, calibration=calibration, progress=progress, **target, **options)
+    seconds = time.perf_counter() - began
+    value = perplexity(model, validation.flatten(), validation.shape[1], progress=progress)
+    return Run(method, setting, value, seconds, layers)
+
+
+def by_kind(layers: list[LayerResult]) -> dict[str, LayerResult]:
+    """Results of all layers of a kind together, such as all `self_attn.q_proj`.
+
+    Args:
+        layers: of the whole model.
+
+    Returns:
+        By kind: the sum of sizes, the sparsity of all, the mean error.
+    """
+    kinds: dict[str, list[LayerResult]] = {}
+    for layer in layers:
+        kinds.setdefault(re.sub(r"^.*\.\d+\.", "", layer.name), []).append(layer)
+    return {kind: _together(kind, members) for kind, members in kinds.items()}
+
+
+def _together(kind: str, layers: list[LayerResult]) -> LayerResult:
+    size = sum(layer.size for layer in layers)
+    zeros = sum(layer.sparsity * layer.size for layer in layers)
+    errors = [layer.error for layer in layers if layer.error is not None]
+    return LayerResult(kind, size, zeros / size, sum(errors) / len(errors) if errors else None)
+
+
+def draw(runs: list[Run], dense: float, title: str = "") -> Figure:
+    """Perplexity against sparsity, a line per method; patterns as bars beside it.
+
+    Args:
+        runs: of any methods and settings.
+        dense: perplexity of the dense model.
+        title: of the figure.
+
+    Returns:
+        The figure.
+    """
+    import matplotlib.pyplot as plt
+
+    methods = list(dict.fromkeys(run.method for run in runs))
+    patterns = list(dict.fromkeys(run.setting for run in runs if isinstance(run.setting, str)))
+    curves = any(not isinstance(run.setting, str) for run in runs)
+    widths = [3] * curves + [1 + 0.5 * len(patterns)] * bool(patterns)
+    figure, axes = plt.subplots(
+        1, len(widths), figsize=(2.4 * sum(widths), 4), sharey=True, squeeze=False, width_ratios=widths, layout="constrained"
+    )
+    for ax in axes.flat:
+        ax.axhline(dense, color="0.4", lw=1, ls=":")
+        ax.set_yscale("log")
+    axes[0, 0].set_ylabel("perplexity (log scale)")
+    for index, method in enumerate(methods):
+        color = COLORS.get(method, plots.COLORS[index % len(plots.COLORS)])
+        mine = {run.setting: run.perplexity for run in runs if run.method == method}
+        points = sorted((100 * s, value) for s, value in mine.items() if not isinstance(s, str))
+        if curves:
+            axes[0, 0].plot(*zip(*[(0, dense), *points], strict=True), marker="o", ms=4, color=color, label=method)
+        if patterns:
+            at = [i + (index - (len(methods) - 1) / 2) * 0.8 / len(methods) for i in range(len(patterns))]
+            heights = [mine.get(pattern, float("nan")) for pattern in patterns]
+            axes[0, -1].bar(at, heights, width=0.8 / len(methods), color=color, label=method)
+    if curves:
+        axes[0, 0].set(xlabel="sparsity (%)", title=title)
+        axes[0, 0].text(0, dense, " dense", va="top", color="0.4")
+    if patterns:
+        axes[0, -1].set_xticks(range(len(patterns)), patterns)
+        axes[0, -1].set(xlabel="pattern", title="" if curves else title)
+    axes[0, 0].legend(loc="upper left")
+    return figure
