@@ -110,11 +110,13 @@ def prune(
 ) -> None:
     """Prune a language model, measure it, and save it as a checkpoint that transformers loads."""
     from sparsity_edu.models import perplexity
+    from sparsity_edu.patterns import parse_n_m, prune_count
     from sparsity_edu.weights.comparison import by_kind, measure
 
     with one_sentence_errors():
         if (sparsity is None) == (pattern is None):
             raise ValueError("give either --sparsity or --pattern")
+        parse_n_m(pattern) if sparsity is None else prune_count(1, sparsity)  # refuses at once what no layer would take
         if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
             raise ValueError(f"--out must be a new or empty folder, got {out}")
         language_model, read, validation = _prepared(model, calibration, windows, window)
@@ -159,14 +161,16 @@ def compare(
     from sparsity_edu.weights.comparison import draw
 
     with one_sentence_errors():
-        chosen = [Method(name).value for name in methods.split(",") if name]
-        settings = [*map(float, filter(None, sparsities.split(","))), *filter(None, patterns.split(","))]
+        chosen = [name for name in methods.split(",") if name]
+        if not chosen or not set(chosen) <= set(Method):
+            raise ValueError(f"--methods must be {', '.join(Method)} with commas between them, got {methods!r}")
+        settings = [*_numbers(sparsities), *filter(None, patterns.split(","))]
         language_model, read, validation = _prepared(model, calibration, windows, window)
         dense = perplexity(language_model.model, validation.flatten(), window)
         options = {"true_sequential": true_sequential}
         runs = list(runs_of(language_model.model, chosen, settings, read, validation, **options))
         style()
-        draw(runs, dense, f"{model}: dense {dense:.1f}").savefig(out)
+        draw(runs, dense, model).savefig(out, dpi=150)
     table = Table("method", *_right("setting", "sparsity", "perplexity", "seconds"), box=box.SIMPLE_HEAD, title=model)
     table.add_row("dense", "", "", f"{dense:.2f}", "")
     for run in runs:
@@ -188,6 +192,13 @@ def _prepared(model: str, calibration: str, windows: int, window: int):
     read = models.tokens(language_model.tokenizer, text, windows * window).view(windows, window)
     validation = models.tokens(language_model.tokenizer, python_docs("validation"), windows * window).view(windows, window)
     return language_model, read, validation
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",") if number]
+    except ValueError as error:
+        raise ValueError(f"--sparsities must be numbers with commas between them, got {text!r}") from error
 
 
 def _calibration_text(name: str) -> str:

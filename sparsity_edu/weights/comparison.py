@@ -125,17 +125,21 @@ def draw(runs: list[Run], dense: float, title: str = "") -> Figure:
         The figure.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     methods = list(dict.fromkeys(run.method for run in runs))
     patterns = list(dict.fromkeys(run.setting for run in runs if isinstance(run.setting, str)))
     curves = any(not isinstance(run.setting, str) for run in runs)
-    widths = [3] * curves + [1 + 0.5 * len(patterns)] * bool(patterns)
+    widths = [3] * curves + [0.5 + 0.5 * len(patterns)] * bool(patterns)
     figure, axes = plt.subplots(
         1, len(widths), figsize=(2.4 * sum(widths), 4), sharey=True, squeeze=False, width_ratios=widths, layout="constrained"
     )
     for ax in axes.flat:
         ax.axhline(dense, color="0.4", lw=1, ls=":")
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].set_ylabel("perplexity (log scale)")
     for index, method in enumerate(methods):
         color = COLORS.get(method, plots.COLORS[index % len(plots.COLORS)])
@@ -149,7 +153,7 @@ def draw(runs: list[Run], dense: float, title: str = "") -> Figure:
             axes[0, -1].bar(at, heights, width=0.8 / len(methods), color=color, label=method)
     if curves:
         axes[0, 0].set(xlabel="sparsity (%)", title=title)
-        axes[0, 0].text(0, dense, " dense", va="top", color="0.4")
+        axes[0, 0].text(0, 0.99 * dense, f"dense {dense:.1f}", va="top", color="0.4")
     if patterns:
         axes[0, -1].set_xticks(range(len(patterns)), patterns)
         axes[0, -1].set(xlabel="pattern", title="" if curves else title)

@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from sparsity_edu import models
 from sparsity_edu.cli import app
 from sparsity_edu.data import python_docs
 from sparsity_edu.models import smollm2
+from sparsity_edu.models.layers import prunable_layers
 
 runner = CliRunner()
 
@@ -44,6 +46,12 @@ def test_perplexity_says_the_number_and_over_which_tokens():
         (["perplexity", "tiny", "--windows", "9999"], "count must be from 1 to the text's"),
         (["fetch"], "smollm2 cannot be fetched; tried the Hugging Face hub"),
         (["fetch", "tiny"], 'name must be "smollm2"'),
+        (["prune", "tiny", "--out", "new"], "give either --sparsity or --pattern"),
+        (["prune", "tiny", "--out", ".", "--sparsity", "0.5"], "--out must be a new or empty folder, got ."),
+        (["prune", "tiny", "--out", "new", "--sparsity", "1.5"], "sparsity must be in [0, 1), got 1.5"),
+        (["prune", "tiny", "--out", "new", "--pattern", "2:4", "--calibration", "nosuch"], "--calibration must be"),
+        (["compare", "tiny", "--methods", "wanda,obs"], "--methods must be magnitude, wanda, sparsegpt"),
+        (["compare", "tiny", "--sparsities", "half"], "--sparsities must be numbers"),
     ],
 )
 def test_an_error_is_one_sentence_and_exit_code_1(arguments, sentence):
@@ -69,3 +77,34 @@ def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "sparsity_edu", "--help"], capture_output=True, text=True, check=True)
     assert "fetch" in done.stdout
     assert "perplexity" in done.stdout
+
+
+def test_prune_saves_a_checkpoint_that_transformers_loads_with_exact_zeros(tmp_path):
+    arguments = ["prune", "tiny", "--method", "sparsegpt", "--pattern", "1:4", "--windows", "2", "--window", "64"]
+    result = runner.invoke(app, [*arguments, "--out", str(tmp_path / "pruned")])
+    assert result.exit_code == 0, result.output
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
+    for layer in prunable_layers(model).values():
+        assert (layer.weight.view(-1, 4) != 0).sum(dim=1).max() == 1
+    dense, tokenizer = models.load("tiny")
+    text = models.tokens(tokenizer, python_docs("validation"), 128)
+    assert AutoTokenizer.from_pretrained(tmp_path / "pruned")("def f(x):")["input_ids"] == tokenizer("def f(x):")["input_ids"]
+    found = [float(number) for number in re.search(r"dense ([\d.]+), pruned ([\d.]+)", result.stdout).groups()]
+    assert found == pytest.approx([models.perplexity(m, text, 64, progress=False) for m in (dense, model)], abs=0.01)
+    assert "75.00%" in result.stdout
+    assert "calibrated  on the first 2 x 64 tokens of python_docs" in result.stdout
+
+
+def test_prune_calibrates_on_a_file(tmp_path):
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 50, encoding="utf-8")
+    arguments = ["prune", "tiny", "--method", "wanda", "--sparsity", "0.5", "--windows", "2", "--window", "32"]
+    result = runner.invoke(app, [*arguments, "--calibration", str(tmp_path / "text.txt"), "--out", str(tmp_path / "pruned")])
+    assert result.exit_code == 0, result.output
+
+
+def test_compare_prints_a_table_and_draws(tmp_path):
+    arguments = ["compare", "tiny", "--methods", "magnitude,wanda", "--sparsities", "0.5", "--patterns", "2:4"]
+    result = runner.invoke(app, [*arguments, "--windows", "2", "--window", "64", "--out", str(tmp_path / "figure.png")])
+    assert result.exit_code == 0, result.output
+    assert len(re.findall(r"(?m)^ *(dense|magnitude|wanda) ", result.stdout)) == 5
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

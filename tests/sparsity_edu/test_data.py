@@ -129,3 +129,32 @@ def test_mnist1d_leaves_the_global_random_state_alone():
 def test_mnist1d_needs_a_few_samples_of_each_class():
     with pytest.raises(ValueError, match="samples must be at least 100, got 9"):
         data.mnist1d(samples=9)
+
+
+@pytest.mark.parametrize(("problem", "friends", "train"), [(1, 216, 124), (2, 142, 169), (3, 228, 122)])
+def test_monks_have_the_published_sizes_and_numbers_of_friends(problem, friends, train):
+    made = data.monks(problem)
+    assert made.test_inputs.shape == (432, 17)
+    assert made.train_inputs.shape == (train, 17)
+    assert int(made.test_labels.sum()) == friends
+    assert (made.test_inputs.sum(dim=1) == 6).all()  # one value of each attribute
+    assert len({tuple(row) for row in made.test_inputs.tolist()}) == 432
+
+
+def test_only_the_third_of_the_monks_lies():
+    for problem, wrong in ((1, 0), (2, 0), (3, 6)):  # 5 % of 122
+        made = data.monks(problem, seed=4)
+        truth = {tuple(robot): label for robot, label in zip(made.test_inputs.tolist(), made.test_labels.tolist(), strict=True)}
+        told = [truth[tuple(robot)] != label
+                for robot, label in zip(made.train_inputs.tolist(), made.train_labels.tolist(), strict=True)]  # fmt: skip
+        assert sum(told) == wrong
+    assert not torch.equal(data.monks(1, seed=1).train_inputs, data.monks(1, seed=2).train_inputs)
+    with pytest.raises(ValueError, match="problem must be 1, 2 or 3, got 4"):
+        data.monks(4)
+
+
+def test_a_monk_by_hand():
+    made = data.monks(1)
+    robot = torch.tensor([0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 1, 0, 1, 0.0])  # a1 = 2, a2 = 2: a friend
+    [index] = (made.test_inputs == robot).all(dim=1).nonzero().flatten().tolist()
+    assert made.test_labels[index] == 1
