@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import published
 import torch
 from rich import box
@@ -30,7 +31,7 @@ from sparsity_edu.weights import driver, sparsegpt
 
 SPARSITY = 0.5
 OWN = ("Hessian", "factorisation", "columns")  # what is SparseGPT's own; the rest is forward passes
-WIDTHS, TOKENS = (256, 512, 1024, 2048), (2048, 4096, 8192, 16384)
+WIDTHS, TOKENS = (512, 1024, 2048, 4096), (2048, 4096, 8192, 16384)
 
 
 def prune_ours(model: torch.nn.Module, method: str, calibration: Tensor) -> dict[str, float]:
@@ -67,10 +68,11 @@ def measured(prune: Callable, name: str, method: str, windows: int, window: int,
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times = prune(model, method, calibration)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    answer.send((times, peak / 1024, {layer: module.weight == 0 for layer, module in prunable_layers(model).items()}))
+    zeros = {layer: (module.weight == 0).numpy() for layer, module in prunable_layers(model).items()}
+    answer.send((times, peak / 1024, zeros))
 
 
-def in_a_process(*arguments) -> tuple[dict[str, float], float, dict[str, Tensor]]:
+def in_a_process(*arguments) -> tuple[dict[str, float], float, dict[str, np.ndarray]]:
     """`measured` in a process of its own."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -83,7 +85,6 @@ def in_a_process(*arguments) -> tuple[dict[str, float], float, dict[str, Tensor]
 
 def models(name: str, windows: int, window: int, console: Console) -> None:
     """Whole models: a table by method, and SparseGPT's parts."""
-    size = (name, windows, window)
     wanted = {
         "magnitude": (prune_ours, name, "magnitude"),
         "Wanda": (prune_ours, name, "wanda"),
@@ -98,7 +99,7 @@ def models(name: str, windows: int, window: int, console: Console) -> None:
         row = [times["all"], times["all"] - sum(own) if title != "magnitude" else 0.0, *own]
         table.add_row(title, *(f"{seconds:.1f}" if seconds else "" for seconds in row), f"{peak:.0f}")
     console.print(
-        f"{size[0]} at {SPARSITY:.0%}, {windows} x {window} calibration tokens; seconds, and peak memory above the model"
+        f"{name} at {SPARSITY:.0%}, {windows} x {window} calibration tokens; seconds, and peak memory above the model"
     )
     console.print(table)
     ours, theirs = found["SparseGPT"], found["SparseGPT, published"]
@@ -106,10 +107,8 @@ def models(name: str, windows: int, window: int, console: Console) -> None:
     console.print(f"SparseGPT's own (all but the forward passes), published against ours: {ratio:.2f} times")
     for title in ("Wanda", "SparseGPT"):
         a, b = found[title][2], found[f"{title}, published"][2]
-        differ = sum(int((a[layer] != b[layer]).sum()) for layer in a)
-        console.print(
-            f"{title}: of {sum(mask.numel() for mask in a.values()):,} mask entries {differ} differ from the published"
-        )
+        differ = sum((a[layer] != b[layer]).sum() for layer in a)
+        console.print(f"{title}: of {sum(mask.size for mask in a.values()):,} mask entries {differ} differ from the published")
 
 
 def growth(figure: str, console: Console) -> None:
@@ -126,7 +125,7 @@ def growth(figure: str, console: Console) -> None:
         x = torch.tensor([float(value) for value in rows])
         for part, color in zip(OWN, plots.COLORS, strict=False):
             y = torch.tensor([row[part] for row in rows.values()])
-            exponent = float(((x[-1] / x[0]).log() / (y[-1] / y[0]).log()) ** -1)
+            exponent = float((y[-1] / y[0]).log() / (x[-1] / x[0]).log())
             ax.loglog(x, y, "o-", color=color, ms=4, label=f"{part}: {exponent:.1f}, predicted {predicted[name][part]}")
             ax.loglog(x, y[-1] * (x / x[-1]) ** predicted[name][part], ":", color=color, lw=1)
             console.print(f"{name:<7} {part:<14} exponent {exponent:5.2f}, predicted {predicted[name][part]}")
@@ -139,16 +138,19 @@ def growth(figure: str, console: Console) -> None:
     console.print(f"figure: {figure}")
 
 
-def layer_times(width: int, count: int) -> dict[str, float]:
-    """Seconds of SparseGPT's parts on a square layer."""
+def layer_times(width: int, count: int, repeats: int = 3) -> dict[str, float]:
+    """Seconds of SparseGPT's parts on a square layer, the best of some repeats."""
     g = torch.Generator().manual_seed(0)
     X, W = torch.randn(count, width, generator=g), torch.randn(width, width, generator=g)
-    times: dict[str, float] = defaultdict(float)
-    H = sparsegpt.Hessian(width)
-    timed(times, "Hessian", H.add)(X)
-    U = timed(times, "factorisation", sparsegpt.inverse_factor)(H.H, 0.1)
-    timed(times, "columns", sparsegpt.prune_together)([W], U, H.H.diagonal() == 0, SPARSITY)
-    return times
+    runs: list[dict[str, float]] = []
+    for _ in range(repeats):
+        times: dict[str, float] = defaultdict(float)
+        H = sparsegpt.Hessian(width)
+        timed(times, "Hessian", H.add)(X)
+        U = timed(times, "factorisation", sparsegpt.inverse_factor)(H.H, 0.1)
+        timed(times, "columns", sparsegpt.prune_together)([W], U, H.H.diagonal() == 0, SPARSITY)
+        runs.append(times)
+    return {part: min(times[part] for times in runs) for part in OWN}
 
 
 def timed(times: dict[str, float], name: str, function: Callable) -> Callable:
@@ -175,6 +177,6 @@ if __name__ == "__main__":
     parser.add_argument("--window", type=int, default=512, help="tokens per window (default: %(default)s)")
     parser.add_argument("--figure", default="pruning.png", help="where the plot goes (default: %(default)s)")
     arguments = parser.parse_args()
-    out = Console()
+    out = Console(soft_wrap=True)
     models(arguments.model, arguments.windows, arguments.window, out)
     growth(arguments.figure, out)
