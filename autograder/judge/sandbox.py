@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from autograder.judge.syscalls import deny_filter
+
 GB, MB = 2**30, 2**20
 WORK = "/submission"  # where the submission's files are
 HOME = "/tmp/home"
@@ -93,6 +95,9 @@ def launch(
     contents = {path: _memory_file(data) for path, data in files.items()}
     options, command = _bubblewrap(contents, judge, hide, program, limits)
     # not as arguments, nor in an environment: those of the first process in there can be read by the others
+    if program_of_filter := deny_filter():
+        contents["filter"] = _memory_file(program_of_filter)
+        options += ["--seccomp", str(contents["filter"])]
     written = _memory_file(b"".join(option.encode() + b"\0" for option in options))
     status, inside = os.pipe()
     descriptors = (*contents.values(), written, inside)
