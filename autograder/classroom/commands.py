@@ -16,7 +16,14 @@ from autograder.exercises import UNITS, exercises_of
 
 app = typer.Typer()
 console = Console(emoji=False)
-Unit = Annotated[str, typer.Argument(help=f"A unit such as {UNITS[-1]}.")]
+
+
+def _known(unit: str) -> str:
+    exercises_of(unit)  # refuses an unknown one
+    return unit
+
+
+Unit = Annotated[str, typer.Argument(help=f"A unit such as {UNITS[-1]}.", callback=_known)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 

@@ -136,7 +136,7 @@ def _bubblewrap(
         if path.is_symlink():
             options += ["--symlink", os.readlink(path), str(path)]
     for path in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/localtime", "/etc/ssl/openssl.cnf"):
-        options += ["--ro-bind-try", path, path]
+        options += [*_parents(Path(path)), "--ro-bind-try", path, path]
     options += ["--proc", "/proc", "--dev", "/dev"]
     for path in WRITABLE:
         options += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", path]
@@ -175,6 +175,7 @@ def environment() -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "NBGRADER_EXECUTION": "autograde",  # lessons choose their fast setting
         "OMP_NUM_THREADS": "1",  # snapshots are forks, and a pool of threads does not survive one
+        "OMP_THREAD_LIMIT": "1",  # also after torch.set_num_threads(4)
         "HF_HUB_OFFLINE": "1",
         "AUTOGRADER_JUDGE": f"{JUDGE}/socket",
     }
