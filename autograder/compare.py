@@ -6,6 +6,7 @@ reference's largest magnitude.
 """
 
 import math
+import re
 import reprlib
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ class Rules:
     exact_zeros: bool = False  # where the reference is exactly zero, so must be the answer
 
 
+INDEX = re.compile(r"\[(?:'.*?'|[^\]]*)\]")  # the indices in "result[0]['name'][2, 3].dtype"
+
+
 @dataclass(frozen=True)
 class Difference:
     """The first place where an answer differs."""
@@ -39,8 +43,9 @@ class Difference:
         return f"{self.where}: expected {self.expected}, got {self.got}" + (f" ({self.remark})" if self.remark else "")
 
     def without_values(self) -> str:
-        """The same for feedback on hidden inputs."""
-        return f"{self.where}: {self.vague}" + (f" ({self.remark})" if self.remark else "")
+        """The same for feedback on hidden inputs: no place and no count either, with which an answer could tell numbers."""
+        remark = f" ({self.remark})" if self.remark and not re.search(r"\d", self.remark) else ""
+        return f"{INDEX.sub('', self.where)}: {self.vague}{remark}"
 
 
 def difference(got, want, rules: Rules, where: str = "result") -> Difference | None:

@@ -46,7 +46,7 @@ def to_html(verdict: Verdict) -> str:
     """
     color = _GOOD if verdict.passed else _BAD if verdict.started else _QUIET
     parts = [
-        f'<div style="border-left:4px solid {color};padding:6px 12px;margin:4px 0;line-height:1.45">',
+        f'<div class="tex2jax_ignore" style="border-left:4px solid {color};padding:6px 12px;margin:4px 0;line-height:1.45">',
         f'<div><b style="color:{color}">{_sign(verdict)}</b> <b>{escape(verdict.title)}</b> '
         f'<span style="color:{_QUIET}">{escape(verdict.id)}</span>'
         f'<span style="float:right"><b>{_points(verdict.points)}</b> / {_points(verdict.max_points)} points</span></div>',

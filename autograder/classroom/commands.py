@@ -12,11 +12,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from autograder.exercises import UNITS
+from autograder.exercises import UNITS, exercises_of
 
 app = typer.Typer()
 console = Console(emoji=False)
-Unit = Annotated[str, typer.Argument(help=f"A unit such as {UNITS[-1]}.")]
+
+
+def _known(unit: str) -> str:
+    exercises_of(unit)  # refuses an unknown one
+    return unit
+
+
+Unit = Annotated[str, typer.Argument(help=f"A unit such as {UNITS[-1]}.", callback=_known)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -166,8 +173,8 @@ def _as_json(result) -> dict:
 
 
 def _print_class(unit: str, class_: list, statistics: list) -> None:
-    names = [part.id.split(".")[1] for part in class_[0].exercises] if class_ else []
-    right = [Column(name, justify="right", no_wrap=True) for name in names]
+    numbers = {exercise.id: f"{int(unit[:2])}.{i}" for i, exercise in enumerate(exercises_of(unit), 1)}
+    right = [Column(number, justify="right", no_wrap=True) for number in numbers.values()]
     points = Column("points", justify="right", no_wrap=True)
     table = Table(Column("student", overflow="fold"), points, *right, title=unit, box=box.SIMPLE_HEAD, pad_edge=False)
     for result in class_:
@@ -175,8 +182,8 @@ def _print_class(unit: str, class_: list, statistics: list) -> None:
         table.add_row(escape(result.student), f"{result.points:g}", *cells)
     console.print(table)
     for result in class_:
-        for sentence in (*result.notes, *result.flags):
-            console.print(f"{escape(result.student)}: {escape(sentence)}", highlight=False, soft_wrap=True)
+        if sentences := [*result.notes, *result.flags]:
+            console.print(f"{escape(result.student)}: {escape('; '.join(sentences))}", highlight=False, soft_wrap=True)
     if any(part.manual for result in class_ for part in result.exercises):
         console.print("* set by a person, and kept: the judge's points do not replace it.")
     columns = ("exercise", "passed", "started", "mean points", "most common misconception")
@@ -184,7 +191,7 @@ def _print_class(unit: str, class_: list, statistics: list) -> None:
     for row in statistics:
         mistake = f"{row.misconception_count}x {row.misconception}" if row.misconception else ""
         counts = (f"{row.passed} of {row.submissions}", str(row.started), f"{row.mean_points:.2f} / {row.max_points:g}")
-        summary.add_row(row.id, *counts, escape(mistake))
+        summary.add_row(f"{numbers[row.id]} {row.id.split('.')[1]}", *counts, escape(mistake))
     console.print(summary)
     if not all(result.sandboxed for result in class_):
         console.print("[bold red]Graded WITHOUT a sandbox.[/bold red]")

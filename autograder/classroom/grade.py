@@ -114,16 +114,24 @@ class ClassRun:
         import dask
         from distributed import Client, LocalCluster, as_completed
 
-        quiet = {"distributed.worker.memory.terminate": False, "distributed.worker.memory.pause": False}
+        from autograder.classroom.workers import OwnProcessors
+
+        quiet = {
+            "distributed.worker.memory.terminate": False,
+            "distributed.worker.memory.pause": False,
+            "distributed.admin.large-graph-warning-threshold": "1TB",
+        }
         with contextlib.ExitStack() as stack:
             stack.enter_context(dask.config.set(quiet))
             if scheduler is None:
                 # a terminal sends Ctrl-C to all its processes; workers inherit that it is ignored and leave it to this one
                 before = signal.signal(signal.SIGINT, signal.SIG_IGN)
                 try:
-                    scheduler = stack.enter_context(LocalCluster(n_workers=min(jobs, len(questions)), **LOCAL))
+                    jobs = min(jobs, len(questions))
+                    scheduler = stack.enter_context(LocalCluster(n_workers=jobs, **LOCAL))
                 finally:
                     signal.signal(signal.SIGINT, before)
+                stack.enter_context(Client(scheduler)).register_plugin(OwnProcessors(jobs))
             client = stack.enter_context(Client(scheduler))
             futures = {client.submit(judge, job, pure=False, retries=1): student for student, job in questions.items()}
             for future in as_completed(futures):

@@ -17,12 +17,11 @@ from autograder.runner import Outcome, Raised, run
 SOCKET = "AUTOGRADER_JUDGE"  # environment variable: path of the judge's socket
 
 
-def offer(name: str, namespace: dict, copies: int, seconds: int, trains: bool) -> None:
+def offer(name: str, copies: int, seconds: int, trains: bool) -> None:
     """Offer the judge what a name stands for.
 
     Args:
         name: of the exercise's function or class.
-        namespace: the notebook's variables.
         copies: how many snapshots; each has seen nothing of what the others were asked.
         seconds: processor time that each may use.
         trains: whether it will be given an optimiser.
@@ -38,7 +37,7 @@ def offer(name: str, namespace: dict, copies: int, seconds: int, trains: bool) -
                 with socket.socket(socket.AF_UNIX) as judge:
                     judge.connect(os.environ[SOCKET])
                     send(judge, name.encode())
-                    _answer(judge, name, namespace)
+                    _answer(judge, name, get_ipython().user_ns)
             finally:
                 os._exit(0)
 

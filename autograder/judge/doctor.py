@@ -19,7 +19,7 @@ from autograder.judge.guard import Guard
 from autograder.judge.sandbox import MB, WORK, Limits, launch
 from autograder.judge.session import Session
 
-COUNT = 15  # attempts
+COUNT = 16  # attempts
 SMALL = Limits(memory=1024 * MB, disk=32 * MB, files=5000, processes=64, submission=8)
 
 
@@ -59,6 +59,7 @@ def attempts(course: Path) -> Iterator[Attempt]:
     yield _try("forking", expect="processes", most=SMALL.processes + 64)
     yield _try("memory", most=SMALL.memory)
     yield _try("shared_memory", expect="memory", most=SMALL.memory)
+    yield _try("nobodys_memory")
     yield _try("disk", most=SMALL.disk)
     yield _try("files", expect="files", most=SMALL.files)
     yield _try("interrupts", expect="seconds", limits=replace(SMALL, submission=2))

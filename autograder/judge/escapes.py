@@ -150,6 +150,14 @@ def shared_memory(most: int) -> tuple[bool, str]:
     return False, f"{len(held) / 4:g} GB"
 
 
+def nobodys_memory() -> tuple[bool, str]:
+    """Get memory that belongs to no process at all."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    made = {"a memfd": libc.memfd_create(b"memory", 0), "a segment": libc.shmget(0, 4096, 0o1600)}
+    had = [name for name, result in made.items() if result >= 0]
+    return not had, "got " + " and ".join(had) if had else "there is none"
+
+
 def disk(most: int) -> tuple[bool, str]:
     """Fill every folder that can be written."""
     total = 0

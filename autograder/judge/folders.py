@@ -21,6 +21,8 @@ IGNORED = {".ipynb_checkpoints", "__pycache__"}  # what nbgrader does not copy e
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 REASONS = {errno.ELOOP: "a link", errno.ENOTDIR: "not a folder", errno.ENXIO: "a socket or a device", errno.ENOENT: "missing"}
 
+PAGES = (".html", ".htm", ".xhtml", ".mht", ".svg", ".js")
+
 
 class Refused(Exception):
     """Why a file is not read, as a noun phrase."""
@@ -151,6 +153,8 @@ def listing(base: Path, folder: Parts, caps: Caps) -> tuple[dict[Parts, os.stat_
                     try:
                         if has_odd_letters(entry.name):
                             raise Refused("a name with letters that cannot be shown")
+                        if entry.name.lower().endswith(PAGES):
+                            raise Refused("a page; nbgrader puts a submission's files beside its feedback")
                         if not entry.is_dir(follow_symlinks=False) or path == ("timestamp.txt",) or is_notebook:
                             with _opened(base, (*folder, *path), caps.notebook if is_notebook else caps.file) as file:
                                 files[path] = os.fstat(file.fileno())

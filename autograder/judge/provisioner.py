@@ -102,7 +102,8 @@ class SandboxProvisioner(LocalProvisioner):
         """None as long as the kernel lives, else its exit code."""
         if self._exit is None and self.process is not None:
             if select.select([self.process.stdout], [], [], 0)[0]:  # the shell tells that the kernel has ended
-                self._exit = int(self.process.stdout.readline() or -9)
+                said = os.read(self.process.stdout.fileno(), 100).strip()  # whatever is there, if student code has got at it
+                self._exit = int(said) if said.isdigit() else -9
             else:
                 self._exit = self.process.poll()
         return self._exit

@@ -36,7 +36,8 @@ class Caps:
     containers: int = 200_000  # lists and objects in it; each costs about 1 kB of memory once read
     values: int = 5_000_000  # values in it
     cells: int = 2000
-    source: int = 1_000_000  # characters of one code cell
+    source: int = 200_000  # characters of one code cell; nbconvert colours some 3000 of them in a second
+    sources: int = 400_000  # of all code cells together
     attempts: int = 5  # notebooks of other names that are tried if the one that counts cannot be read
 
 
@@ -197,15 +198,17 @@ def _cells(content: object, caps: Caps) -> tuple[list | None, list[str]]:
         return None, ["the file is JSON, but not a notebook"]
     if len(found) > caps.cells:
         notes.append(f"the notebook has {len(found)} cells; only the first {caps.cells} were taken")
-    cells, dropped, broken = [], 0, 0
+    cells, dropped, broken, left = [], 0, 0, caps.sources
     for cell in found[: caps.cells]:
         cell = cell if isinstance(cell, dict) else {}
         kind, metadata = cell.get("cell_type"), cell.get("metadata", {})
         kind = OLD_KINDS.get(kind, kind) if isinstance(kind, str) else None
         source = clean_text(cell.get("source", cell.get("input")))
-        if kind not in NEW_CELL or source is None or (kind == "code" and len(source) > caps.source):
+        size = len(source or "") if kind == "code" else 0
+        if kind not in NEW_CELL or source is None or size > min(caps.source, left):
             dropped += 1
             continue
+        left -= size
         broken += not isinstance(metadata, dict)
         nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
         name = nbgrader.get("grade_id") if isinstance(nbgrader, dict) else None
@@ -222,18 +225,53 @@ def _listed(value: object) -> list:
 
 
 def _nbgrader_reads(text: str) -> bool:
-    """Whether the first steps of nbgrader, up to our own preprocessor, get through."""
+    """Whether the first steps of nbgrader, up to our own preprocessor, get through, and without delay.
+
+    Where something is wrong, nbformat takes milliseconds for each output to find out what. So outputs are looked at here.
+    """
+    found: dict = {}
     logger = get_logger()
     was_disabled, logger.disabled = logger.disabled, True  # nbformat logs each invalid notebook at length
     try:
+        content = json.loads(text)
+        cells = [cell for cell in content["cells"] if "outputs" in cell]
+        outputs = [output for cell in cells for output in cell["outputs"]]
+        if not all(map(_is_output, outputs)) or not all(isinstance(cell["outputs"], list) for cell in cells):
+            return False
+        for cell in cells:
+            cell["outputs"] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            nbformat.validator.normalize(nbformat.reads(text, as_version=4))
-        return True
+            light = nbformat.reads(json.dumps(content), as_version=4, capture_validation_error=found)
+            nbformat.validator.normalize(light)
+        return not found or len(outputs) < 100  # what it only warns of may stay
     except Exception:  # whatever it trips over, the cells are saved instead
         return False
     finally:
         logger.disabled = was_disabled
+
+
+def _is_output(output: object) -> bool:
+    """Whether it is what nbformat takes for an output."""
+    match output:
+        case {"output_type": "stream", "name": str(), "text": text, **rest}:
+            return not rest and _is_text(text)
+        case {"output_type": "error", "ename": str(), "evalue": str(), "traceback": list(lines), **rest}:
+            return not rest and _is_text(lines)
+        case {"output_type": "display_data", "data": dict(data), "metadata": dict(), **rest}:
+            return not rest and all(map(_is_shown, data.items()))
+        case {"output_type": "execute_result", "data": dict(data), "metadata": dict(), "execution_count": count, **rest}:
+            return not rest and all(map(_is_shown, data.items())) and (count is None or isinstance(count, int))
+    return False
+
+
+def _is_shown(item: tuple[str, object]) -> bool:
+    kind, value = item
+    return _is_text(value) or kind.endswith("json")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(line, str) for line in value))
 
 
 def _write(cells: list) -> bytes:

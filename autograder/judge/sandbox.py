@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from autograder.judge.syscalls import deny_filter
+
 GB, MB = 2**30, 2**20
 WORK = "/submission"  # where the submission's files are
 HOME = "/tmp/home"
@@ -93,6 +95,9 @@ def launch(
     contents = {path: _memory_file(data) for path, data in files.items()}
     options, command = _bubblewrap(contents, judge, hide, program, limits)
     # not as arguments, nor in an environment: those of the first process in there can be read by the others
+    if program_of_filter := deny_filter():
+        contents["filter"] = _memory_file(program_of_filter)
+        options += ["--seccomp", str(contents["filter"])]
     written = _memory_file(b"".join(option.encode() + b"\0" for option in options))
     status, inside = os.pipe()
     descriptors = (*contents.values(), written, inside)
@@ -131,7 +136,7 @@ def _bubblewrap(
         if path.is_symlink():
             options += ["--symlink", os.readlink(path), str(path)]
     for path in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/localtime", "/etc/ssl/openssl.cnf"):
-        options += ["--ro-bind-try", path, path]
+        options += [*_parents(Path(path)), "--ro-bind-try", path, path]
     options += ["--proc", "/proc", "--dev", "/dev"]
     for path in WRITABLE:
         options += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", path]
@@ -170,6 +175,7 @@ def environment() -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "NBGRADER_EXECUTION": "autograde",  # lessons choose their fast setting
         "OMP_NUM_THREADS": "1",  # snapshots are forks, and a pool of threads does not survive one
+        "OMP_THREAD_LIMIT": "1",  # also after torch.set_num_threads(4)
         "HF_HUB_OFFLINE": "1",
         "AUTOGRADER_JUDGE": f"{JUDGE}/socket",
     }

@@ -18,6 +18,7 @@ from queue import Empty
 
 import psutil
 import zmq.asyncio
+from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -36,7 +37,7 @@ from autograder.verdict import PUBLIC_SEED
 
 COPIES = 2  # snapshots per exercise: one for the hidden cases, one for the public ones
 PATIENCE = 10  # seconds that an interrupted cell has to end, and snapshots to call
-OFFER = "__import__('autograder.judge.answer', fromlist=['offer']).offer({!r}, globals(), {}, {}, {})"
+OFFER = "__import__('autograder.judge.answer', fromlist=['offer']).offer({!r}, {}, {}, {})"
 
 
 class Session:
@@ -96,7 +97,10 @@ class Session:
     async def _run(self, notebook: NotebookNode, checks: Mapping[str, Exercise]) -> None:
         context = zmq.asyncio.Context()
         context.maxmsgsize, context.rcvhwm, context.linger = 16 * MB, 100, 0  # for every socket made from it
+        context.reconnect_ivl = -1  # never again: student code could have put a link to elsewhere in a socket's place
+        context.sndtimeo = 1000  # ms; where nobody is connected any more, sending would wait for ever
         manager = AsyncKernelManager(context=context, kernel_spec_manager=SandboxSpecs() if self.sandboxed else _PlainSpecs())
+        manager.client_factory = _Channels
         client = _Client(notebook, km=manager, timeout=math.ceil(self.limits.cell))
         client.left, client.flooded = self.limits.output, self._flooded
         try:
@@ -125,7 +129,10 @@ class Session:
             if check:
                 await self._keep(client, check)
             elif "skip-execution" not in cell.metadata.get("tags", []):
+                client.interrupted = False
                 await asyncio.wait_for(client.async_execute_cell(cell, index), self.limits.cell + PATIENCE)
+                if client.interrupted:
+                    self.incidents.append(f"Cell {index + 1} ran longer than {self.limits.cell:g} seconds and was interrupted.")
             return True
         except (DeadKernelError, TimeoutError, CellTimeoutError):  # nbclient takes any cancellation for the kernel's death
             is_alive = await client.km.is_alive()
@@ -225,15 +232,27 @@ class _PlainSpecs(KernelSpecManager):
         )
 
 
+class _Channels(AsyncKernelClient):
+    """jupyter_client's, without a heartbeat, which would connect again and again: the provisioner sees whether it lives."""
+
+    def start_channels(self, **_) -> None:
+        super().start_channels(stdin=False, hb=False)
+
+
 class _Client(NotebookClient):
     """nbclient's, which listens to so much output and no more."""
 
     left: int  # characters
     flooded: Callable[[], None]
+    interrupted = False
 
     def __init__(self, notebook: NotebookNode, **kwargs) -> None:
         # not coalesce_streams: one long line, and its regular expressions hold this process for hours; `clean` joins them
         super().__init__(notebook, allow_errors=True, interrupt_on_timeout=True, raise_on_iopub_timeout=False, **kwargs)
+
+    async def _async_handle_timeout(self, timeout: int, cell: NotebookNode | None = None) -> dict | None:
+        self.interrupted = True
+        return await super()._async_handle_timeout(timeout, cell)
 
     def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
         """Count what comes, and keep it as nbclient does."""

@@ -72,8 +72,14 @@ class Store:
             entry = json.loads((self.folder / key[:2] / f"{key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        cut_short = entry.get("verdict", {}).get("cut_short") or entry.get("incidents")
-        return None if self.retry and cut_short else entry
+        match entry:
+            case {"verdict": {"points": _, "flags": _, "cut_short": is_cut_short}, "outputs": list()}:
+                pass
+            case {"outputs": dict(), "incidents": list(incidents), "seconds": _}:
+                is_cut_short = bool(incidents)
+            case _:  # not written by this program
+                return None
+        return None if self.retry and is_cut_short else entry
 
     def _put(self, key: str, entry: dict) -> None:
         path = self.folder / key[:2] / f"{key}.json"

@@ -84,6 +84,12 @@ def test_what_a_student_printed_is_shown_as_text():
     assert "You give twos; give &lt;b&gt;ones&lt;/b&gt;." in html
 
 
+def test_no_formula_of_a_student_is_typeset():
+    """MathJax makes links of formulas; it leaves this class alone."""
+    html = to_html(score_object(TOY, lambda W: "$$\\href{https://pwned.example/}{4}$$"))
+    assert html.startswith('<div class="tex2jax_ignore"')
+
+
 def test_html_follows_the_theme():
     html = to_html(score_object(TOY, prints))
     without_variables = re.sub(r"var\(--jp-[\w-]+, [#\w]+\)", "", html)

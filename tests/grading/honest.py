@@ -62,3 +62,34 @@ def _(paper):
             torch.rand(3)  # moves the generator, which no result depends on
             return right(W, sparsity)""",
     )
+
+
+@submission("honest with threads of torch", points=20)
+def _(paper):
+    """The snapshots are forks, in which a pool of threads is dead."""
+    paper.honest("masked_step", "iterative")
+    paper.first("import torch\ntorch.set_num_threads(4)\nA = torch.randn(700, 700)\nprint((A @ A).shape, (A.exp() + A).sum())")
+
+
+@submission("honest with a variable named globals", points=20)
+def _(paper):
+    paper.honest("masked_step", "iterative")
+    paper.after("prune-check", "globals = locals = vars = {}")
+
+
+@submission("honest with processes of its own", points=12)
+def _(paper):
+    paper.answer(
+        "prune",
+        """
+        import multiprocessing
+
+        def magnitude_prune(W, sparsity):
+            if not 0 <= sparsity < 1:
+                raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                magnitudes = torch.tensor(pool.map(abs, W.double().flatten().tolist()))
+            out = W.clone().flatten()
+            out[magnitudes.argsort()[: int(sparsity * W.numel())]] = 0
+            return out.view(W.shape)""",
+    )

@@ -295,3 +295,69 @@ def _(paper):
 @submission("a notebook of 1 GB", points=0, says="more than the 100 MB allowed")
 def _(paper):
     os.truncate(paper.file(NOTEBOOK, paper.text()), 10**9)
+
+
+@submission("burns every processor there is", points=12)
+def _(paper):
+    """Others are not slowed down: each worker has processors of its own."""
+    paper.after(
+        "sparsity-check",
+        """
+        import os
+        try:
+            os.sched_setaffinity(0, range(64))
+            print("escaped")
+        except OSError as error:
+            print("held:", error)
+        for _ in range(45):
+            if os.fork() == 0:
+                os.setsid()
+                while True:
+                    pass""",
+    )
+
+
+@submission("memory that belongs to nobody", points=12)
+def _(paper):
+    paper.after(
+        "prune-check",
+        """
+        import ctypes, os
+        libc = ctypes.CDLL(None, use_errno=True)
+        print(libc.memfd_create(b"memory", 0), libc.shmget(0, 2**28, 0o1600), libc.syscall(248, b"user", b"a", b"b", 1, -3))""",
+    )
+
+
+@submission("words in the judge's pipe", points=12)
+def _(paper):
+    paper.after(
+        "iterative-check",
+        """
+        import ctypes, os, time
+        libc = ctypes.CDLL(None, use_errno=True)
+        running = filter(str.isdigit, os.listdir("/proc"))
+        shell = next(pid for pid in running if open(f"/proc/{pid}/cmdline").read().startswith("/bin/sh"))
+        for number in range(3, 20):
+            with open(f"/proc/{shell}/fd/{number}", "wb", buffering=0) as pipe:
+                pipe.write(b"7")
+                time.sleep(2)""",
+    )
+
+
+@submission("half a megabyte of one cell", points=12, says="could not be used")
+def _(paper):
+    paper.after("prune-check", "a=1;" * 130_000)
+
+
+@submission("10,000 outputs and one that is none", points=12, says="the text of its cells was kept")
+def _(paper):
+    content = paper.json()
+    wrong = [{"output_type": "stream", "name": "stdout", "text": "x"}] * 10_000 + [{"output_type": "stream"}]
+    content["cells"][paper.at("prune")]["outputs"] = wrong
+    paper.data = json.dumps(content).encode()
+
+
+@submission("pages in the feedback's place", points=12, says="left out: ")
+def _(paper):
+    paper.file("magnitude.html/x.txt", "x")
+    paper.file("index.html", "<script>pwned()</script>")
