@@ -96,7 +96,7 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
             raise
         except BaseException as exception:  # SystemExit too: student code does not end the notebook's check
             value, error = None, _raised(exception, answer)
-    touched = tuple(key for key in after if key not in case.changes and not _equal(before[key], after[key]))
+    touched = tuple(key for key in after if key not in case.changes and not equal(before[key], after[key]))
     return Outcome(value, {i: after.get(i) for i in case.changes}, touched, error, _printable(printed.getvalue()))
 
 
@@ -127,14 +127,14 @@ def _fresh(value, built: list):
     return value.build(built) if isinstance(value, RECIPES) else value
 
 
-def _equal(a, b) -> bool:
+def equal(a, b) -> bool:
     """Whether two observed values are the same to the bit (here NaN equals NaN: an untouched NaN is untouched)."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_equal, a, b))
+        return len(a) == len(b) and all(map(equal, a, b))
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
     return type(a) is type(b) and a == b
 
 

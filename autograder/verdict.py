@@ -14,7 +14,7 @@ from torch import Tensor
 from autograder.case import Case
 from autograder.compare import Difference, difference
 from autograder.exercise import Exercise, Misconception, Stage
-from autograder.runner import Outcome, Raised, TimeUp, run
+from autograder.runner import Outcome, Raised, TimeUp, equal, run
 
 PUBLIC_SEED = "public"
 NOT_RUN = Outcome(error=Raised(("NotRun",), "an earlier case took too long", ours=True))
@@ -212,7 +212,8 @@ def _same(exercise: Exercise, case: Case, got: Outcome, mistake: Outcome, pure: 
         return (got.error and (got.error.types, got.error.message)) == (
             mistake.error and (mistake.error.types, mistake.error.message)
         )
-    same_values = difference(got.value, mistake.value, exercise.rules) is None
+    # NaN never passes, but a mistake may well consist of NaNs
+    same_values = equal(got.value, mistake.value) or difference(got.value, mistake.value, exercise.rules) is None
     same_after = all(difference(got.after.get(i), mistake.after[i], exercise.rules) is None for i in case.changes)
     return same_values and same_after and (not pure or got.touched == mistake.touched)
 

@@ -111,6 +111,13 @@ def test_a_mistake_is_recognised_by_what_it_gives(answer, name):
     assert verdict.says == next((m.says for m in TOY.misconceptions if m.name == name), "")
 
 
+def test_a_mistake_that_gives_nan_is_recognised_and_does_not_pass():
+    exercise = make_exercise()
+    exercise.misconception("divides by zero", "You divide by zero.")(lambda W, n=2: W * 0 / 0)
+    verdict = score_object(exercise, lambda W, n=2: W - torch.nan)
+    assert (verdict.points, verdict.misconception) == (0, "divides by zero")
+
+
 def test_a_change_of_the_arguments_counts_only_where_a_stage_is_pure():
     verdict = score_object(TOY, lambda W, n=2: W.mul_(double(torch.ones(()), n)))
     assert [stage.passed for stage in verdict.stages] == [True, False, True]
