@@ -136,6 +136,21 @@ def _(W, H, sparsity, block_size=128, damping=0.01):
 
 
 @prune.misconception(
+    "lazy update from the changes",
+    "You bring the rest up to date with how much the block has changed. That already holds what its columns did to each other; what counts is "
+    "E, for Delta W = -E U.",
+)
+def _(W, H, sparsity, block_size=128, damping=0.01):
+    U, V = variants.factor(H, damping), W.float().masked_fill(H.diagonal() == 0, 0)
+    for start in range(0, V.shape[1], block_size):
+        own, rest = slice(start, start + block_size), slice(start + block_size, None)
+        before = V[:, own].clone()
+        V[:, own] = variants.prune(before, U[own, own], block_size, lambda s: variants.published(s, sparsity))[0]
+        V[:, rest] -= (before - V[:, own]) @ U[own, rest]
+    return V.to(W.dtype)
+
+
+@prune.misconception(
     "last block dropped",
     "The columns after the last full block stay dense. Let the last block end at min(start + block_size, cols).",
 )
