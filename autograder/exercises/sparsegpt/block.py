@@ -1,0 +1,297 @@
+"""Exercise 4.4: one block: who goes is decided once, then column after column is removed."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autograder.case import call
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from autograder.exercises.sparsegpt import definition, variants
+from autograder.exercises.sparsegpt.fixtures import clear, hessian, weights
+
+
+def prune_block(B: Tensor, U: Tensor, sparsity: float) -> tuple[Tensor, Tensor]:
+    H = torch.linalg.inv(U.double().T @ U.double())
+    result = definition.walk(B, H, B.shape[1], definition.threshold(sparsity))
+    return result.pruned.to(B.dtype), result.errors.to(B.dtype)
+
+
+block = Exercise(
+    "sparsegpt.block",
+    defines="prune_block",
+    title="One block of columns",
+    minutes=15,
+    difficulty=2,
+    hint="`score = (B / U.diagonal()) ** 2`; the threshold is `score.flatten().sort().values[int(score.numel() * sparsity)]`, and "
+    "`keep = score > threshold`. Then go through the columns with your `remove_from_column`, column j of `keep` at a time, and collect "
+    "the e in column j of E.",
+    reference=prune_block,
+    rules=Rules(tolerance=1e-4, exact_zeros=True),
+)
+
+
+def case(g: torch.Generator, rows: int, cols: int, sparsity: float, make=hessian, dtype: torch.dtype = torch.float32):
+    B, H = clear(lambda: (weights(g, rows, cols), make(g, cols)), cols, definition.threshold(sparsity), 0.02)
+    return call(B.to(dtype), definition.factor(H, 0.02).to(dtype), sparsity)
+
+
+@block.stage(
+    "inputs all alike: the smallest weights go, one more than int(n * sparsity)",
+    points=1,
+    exposes="Where U is a multiple of the identity, all that counts is the size of a weight: everything up to and including the score at "
+    "index int(n * sparsity) of the sorted ones goes, rows and columns all together.",
+)
+def _(g):
+    def alike(g, cols):
+        return 4 * torch.eye(cols)
+
+    yield case(g, 2, 4, 0.5, alike)
+    yield case(g, 5, 7, 0.35, alike)
+    yield case(g, 4, 6, 0.0, alike)
+    yield case(g, 3, 5, 0.9, alike)
+
+
+@block.stage(
+    "inputs of unequal size: the score divides by the square of U's diagonal",
+    points=1,
+    exposes="Where U is diagonal there is nothing to compensate with yet; a weight's score is W^2 / U_jj^2.",
+)
+def _(g):
+    def uncorrelated(g, cols):
+        return torch.diag(10 ** (torch.rand(cols, generator=g) * 1.5))
+
+    yield case(g, 3, 5, 0.5, uncorrelated)
+    yield case(g, 7, 9, 0.62, uncorrelated)
+    yield case(g, 6, 4, 0.3, uncorrelated)
+
+
+@block.stage(
+    "real inputs: what stays makes up for what goes",
+    points=2,
+    exposes="The mask is chosen once, before anything moves. Then column after column, from left to right: its e comes from weights that "
+    "earlier columns have moved, and moves all columns to its right.",
+)
+def _(g):
+    yield case(g, 3, 4, 0.5)
+    yield case(g, 11, 8, 0.5)
+    yield case(g, 7, 12, 0.73)
+    yield case(g, 13, 10, 0.2)
+
+
+@block.stage(
+    "returns copies in the dtype of B",
+    points=1,
+    exposes="B and U must not change; both results are (rows, cols), in the dtype of B.",
+    pure=True,
+)
+def _(g):
+    yield case(g, 9, 7, 0.45)
+    yield case(g, 6, 9, 0.6, dtype=torch.float64)
+
+
+def wrong(B, U, sparsity, choose=None, **parts):
+    choose = choose or (lambda scores: variants.published(scores, sparsity))
+    return variants.prune(B, U, B.shape[1], choose, block_size=B.shape[1], **parts)
+
+
+@block.misconception(
+    "score not squared",
+    "Your score divides by U_jj. The first entry of the inverse of H[j:, j:] is U_jj^2, so that is what W^2 is divided by.",
+)
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, score=lambda w, d: w**2 / d)
+
+
+@block.misconception("|W| / U_jj^2", "You divide |W| by U_jj squared. Both are squared, W^2 / U_jj^2, or neither.")
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, score=lambda w, d: w.abs() / d**2)
+
+
+@block.misconception("magnitude", "You rank |W| alone. How much a removal costs depends on the inputs: divide by U_jj.")
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, score=lambda w, d: w**2)
+
+
+@block.misconception(
+    "multiplied",
+    "You multiply by U_jj^2. U belongs to the inverse of H: a strong input has a small U_jj, and its weights should stay.",
+)
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, score=lambda w, d: (w * d) ** 2)
+
+
+@block.misconception(
+    "diagonal of the whole inverse",
+    "You divide by the diagonal of the full inverse, U^T U. Columns to the left can no longer help: U_jj^2 is the entry for what is left.",
+)
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, diagonal=(U.T @ U).diagonal().sqrt())
+
+
+@block.misconception("signed", "You rank B / U_jj with its sign, so that the most negative weights go first. Square it.")
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, score=lambda w, d: w / d)
+
+
+@block.misconception(
+    "one too few",
+    "int(n * sparsity) weights go, as in unit 02. Here the published code's convention is asked for: scores up to and *including* the one "
+    "at that index go, which is one more.",
+)
+def _(B, U, sparsity):
+    count = int(B.numel() * sparsity)
+    return wrong(B, U, sparsity, lambda s: variants.smallest(s.reshape(1, -1), count).view_as(s))
+
+
+@block.misconception("prunes the largest", "The largest scores go. A large score is a large cost: the small ones go.")
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, lambda s: variants.published(-s, sparsity))
+
+
+@block.misconception(
+    "row by row", "Every row has a threshold of its own. All weights of the block compete, so rows may lose unequal numbers."
+)
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, lambda s: variants.smallest(s, int(s.shape[1] * sparsity) + 1))
+
+
+@block.misconception(
+    "column by column",
+    "Every column has a threshold of its own. All weights of the block compete; columns may lose unequal numbers.",
+)
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, lambda s: variants.smallest(s.T, int(s.shape[0] * sparsity) + 1).T)
+
+
+@block.misconception(
+    "quantile",
+    "torch.quantile interpolates between two scores, so that not always int(n * sparsity) + 1 go. Sort, and take the index.",
+)
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, lambda s: s > torch.quantile(s.flatten(), sparsity))
+
+
+@block.misconception(
+    "mask from moving weights",
+    "You compare weights that have already moved with the threshold, column by column, so that the number that goes is left to chance. The "
+    "mask of a block is chosen once, before its first column.",
+)
+def _(B, U, sparsity):
+    threshold = (B / U.diagonal()).square().flatten().sort().values[int(B.numel() * sparsity)]
+    return variants.prune(B, U, 1, lambda s: s > threshold, block_size=B.shape[1])
+
+
+@block.misconception(
+    "no compensation", "The right weights go, and nothing else moves. Removing a weight changes all columns to its right."
+)
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, reach=lambda j, stop: slice(0, 0))
+
+
+@block.misconception(
+    "errors of the dense weights",
+    "You take e from the weights as they were at the start. A weight that goes may have moved before: it has taken over from columns to its left.",
+)
+def _(B, U, sparsity):
+    keep = variants.published((B / U.diagonal()) ** 2, sparsity)
+    E = (B / U.diagonal()).masked_fill(keep, 0)
+    return (B - E @ U).masked_fill(~keep, 0), E
+
+
+@block.misconception(
+    "zeros first",
+    "You set the weights to zero before you go through the columns: there is nothing left to compensate for. The zeros come last.",
+)
+def _(B, U, sparsity):
+    keep = variants.published((B / U.diagonal()) ** 2, sparsity)
+    return B * keep, torch.zeros_like(B)
+
+
+@block.misconception(
+    "divided by the square in the update",
+    "e is w / U_jj. The score divides by the square; the update has the second factor in U[j, j:].",
+)
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, error=lambda w, d: w / d**2)
+
+
+@block.misconception(
+    "not divided in the update", "e is w / U_jj; you leave out the division, so that the compensation is off by that factor."
+)
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity, error=lambda w, d: w)
+
+
+@block.misconception(
+    "zeros not kept",
+    "Removed weights come back: something is added to columns that are finished. From column j on only, never to its left.",
+)
+def _(B, U, sparsity):
+    symmetric = U + U.triu(1).T
+    W, E, keep = B.clone(), torch.zeros_like(B), variants.published((B / U.diagonal()) ** 2, sparsity)
+    for j in range(B.shape[1]):
+        E[:, j] = (W[:, j] / U[j, j]).masked_fill(keep[:, j], 0)
+        W -= torch.outer(E[:, j], symmetric[j])
+    return W, E
+
+
+@block.misconception("only the block", "You return the block alone. Return two things: the pruned block, and E.")
+def _(B, U, sparsity):
+    return wrong(B, U, sparsity)[0]
+
+
+@block.misconception("in place", "B itself has changed. Work on B.clone().")
+def _(B, U, sparsity):
+    pruned, E = wrong(B, U, sparsity)
+    B.copy_(pruned)
+    return B, E
+
+
+@block.accepts("the authors' loop")
+def _(B, U, sparsity):
+    W1 = B.clone()
+    Q1, Err1, Losses1 = torch.zeros_like(W1), torch.zeros_like(W1), torch.zeros_like(W1)
+    tmp = W1**2 / (torch.diag(U).reshape((1, -1))) ** 2
+    thresh = torch.sort(tmp.flatten())[0][int(tmp.numel() * sparsity)]
+    mask1 = tmp <= thresh
+    for i in range(W1.shape[1]):
+        w = W1[:, i]
+        d = U[i, i]
+        q = w.clone()
+        q[mask1[:, i]] = 0
+        Q1[:, i] = q
+        Losses1[:, i] = (w - q) ** 2 / d**2
+        err1 = (w - q) / d
+        W1[:, i:] -= err1.unsqueeze(1).matmul(U[i, i:].unsqueeze(0))
+        Err1[:, i] = err1
+    return Q1, Err1
+
+
+@block.accepts("each row by a triangular system")
+def _(B, U, sparsity):
+    V, B64 = U.double(), B.double()
+    score = (B64 / V.diagonal()).abs()
+    gone = score <= score.flatten().kthvalue(int(score.numel() * sparsity) + 1).values
+    E = torch.zeros_like(B64)
+    for i, S in enumerate(gone):
+        if S.any():  # B[i, S] = (E U)[i, S] with E zero outside S
+            E[i, S] = torch.linalg.solve(V[S][:, S].T, B64[i, S])
+    return (B64 - E @ V).masked_fill(gone, 0).to(B.dtype), E.to(B.dtype)
+
+
+@block.accepts("numpy, ranked by index")
+def _(B, U, sparsity):
+    W, V = B.double().numpy().copy(), U.double().numpy()
+    order = np.argsort((W / np.diag(V)) ** 2, axis=None)[: math.floor(W.size * sparsity) + 1]
+    gone = np.zeros(W.size, bool)
+    gone[order] = True
+    gone = gone.reshape(W.shape)
+    E = np.zeros_like(W)
+    for j in range(W.shape[1]):
+        E[:, j] = np.where(gone[:, j], W[:, j] / V[j, j], 0)
+        W[:, j:] -= np.outer(E[:, j], V[j, j:])
+    W[gone] = 0
+    return torch.from_numpy(W).to(B.dtype), torch.from_numpy(E).to(B.dtype)

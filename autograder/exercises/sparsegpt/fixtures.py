@@ -1,0 +1,39 @@
+"""Layers and inputs that the exercises of unit 04 work on: correlated inputs, unequal in size, and decisions that are not close."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from autograder.exercises.sparsegpt import definition
+
+CLEAR = 1e-3  # how far apart the last score that goes and the first that stays are at least, as a share
+
+
+def inputs(g: torch.Generator, *shape: int, dead: tuple[int, ...] = ()) -> Tensor:
+    """(..., cols) inputs: every feature a mixture of others, the largest about ten times the smallest; dead ones always 0."""
+    cols = shape[-1]
+    mix = torch.randn(cols, cols, generator=g) / cols**0.5 + 0.6 * torch.eye(cols)
+    scale = 10 ** (torch.rand(cols, generator=g) - 0.5)
+    X = (torch.randn(shape, generator=g) @ mix) * scale
+    X[..., list(dead)] = 0
+    return X
+
+
+def hessian(g: torch.Generator, cols: int, dead: tuple[int, ...] = (), size: float = 1.0) -> Tensor:
+    """(cols, cols) float32: the Hessian of some inputs, its living diagonal about `size` on average."""
+    H = definition.hessian([inputs(g, 3 * cols, cols, dead=dead)])
+    return (H * (size * (cols - len(dead)) / H.diagonal().sum())).float()
+
+
+def weights(g: torch.Generator, rows: int, cols: int) -> Tensor:
+    """(rows, cols), columns of unequal size."""
+    return torch.randn(rows, cols, generator=g) * (0.5 + torch.rand(cols, generator=g))
+
+
+def clear(draw: Callable[[], tuple[Tensor, Tensor]], size: int, groups, damping: float) -> tuple[Tensor, Tensor]:
+    """Weights and Hessian whose mask no rounding can change: drawn until every decision is clear."""
+    while True:
+        W, H = draw()
+        if definition.prune(W, H, size, groups, damping).gap > CLEAR:
+            return W, H
