@@ -299,9 +299,9 @@ def _(paper):
 
 @submission("burns every processor there is", points=12)
 def _(paper):
-    """Others are not slowed down: each worker has processors of its own."""
+    """Others are not slowed down: each worker has processors of its own. What comes after such a cell may be."""
     paper.after(
-        "sparsity-check",
+        "iterative-check",
         """
         import os
         try:
