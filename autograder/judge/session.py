@@ -99,8 +99,7 @@ class Session:
         context.maxmsgsize, context.rcvhwm, context.linger = 16 * MB, 100, 0  # for every socket made from it
         context.reconnect_ivl = -1  # never again: student code could have put a link to elsewhere in a socket's place
         context.sndtimeo = 1000  # ms; where nobody is connected any more, sending would wait for ever
-        manager = AsyncKernelManager(context=context, kernel_spec_manager=SandboxSpecs() if self.sandboxed else _PlainSpecs())
-        manager.client_factory = _Channels
+        manager = _Manager(context=context, kernel_spec_manager=SandboxSpecs() if self.sandboxed else _PlainSpecs())
         client = _Client(notebook, km=manager, timeout=math.ceil(self.limits.cell))
         client.left, client.flooded = self.limits.output, self._flooded
         try:
@@ -237,6 +236,14 @@ class _Channels(AsyncKernelClient):
 
     def start_channels(self, **_) -> None:
         super().start_channels(stdin=False, hb=False)
+
+
+class _Manager(AsyncKernelManager):
+    """jupyter_client's, whose channels use its own context: the limits there hold for all sockets."""
+
+    def client(self, **kwargs) -> AsyncKernelClient:
+        self.client_factory = _Channels
+        return super().client(context=self.context, **kwargs)
 
 
 class _Client(NotebookClient):
