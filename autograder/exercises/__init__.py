@@ -5,7 +5,7 @@ import importlib
 
 from autograder.exercise import Exercise
 
-UNITS = ("01_patterns", "02_magnitude")  # in lecture order; "02_magnitude" is declared in magnitude/
+UNITS = ("01_patterns", "02_magnitude", "05_wanda")  # in lecture order; "02_magnitude" is declared in magnitude/
 
 
 def exercises_of(unit: str) -> tuple[Exercise, ...]:

@@ -49,9 +49,9 @@ class Statistic(Protocol):
 
 
 class Method(NamedTuple):
-    """A way to prune matrices that read the same inputs."""
+    """A way to prune matrices that read the same inputs; one of your own goes into `prune_` as well as a name does."""
 
-    statistic: Callable[[int, torch.device], Statistic] | None
+    statistic: Callable[[int, torch.device], Statistic] | None  # made for each group of layers, from columns and device
     prune: Callable[..., list[Tensor]]  # (matrices, statistic, sparsity, pattern, **options)
 
 
@@ -95,7 +95,7 @@ def prune(model: nn.Module, *args, **kwargs) -> Pruned:
 @torch.no_grad()
 def prune_(
     model: nn.Module,
-    method: str = "sparsegpt",
+    method: str | Method = "sparsegpt",
     sparsity: float | None = None,
     pattern: str | None = None,
     calibration: Tensor | list[Tensor] | None = None,
@@ -108,7 +108,7 @@ def prune_(
 
     Args:
         model: a Hugging Face causal language model; embeddings, norms, biases and output head are left alone.
-        method: "magnitude" (of each layer), "wanda" or "sparsegpt".
+        method: "magnitude" (of each layer), "wanda" or "sparsegpt"; or a `Method`.
         sparsity: fraction to remove from each layer, in [0, 1); left out for a pattern.
         pattern: "n:m" such as "2:4", n of every m neighbours in a row stay; left out for a sparsity.
         calibration: token ids, (windows, tokens) or a list of such, which may differ in length. Magnitude does without; if
@@ -130,12 +130,12 @@ def prune_(
     blocks = decoder_blocks(model)
     if blocks is None or not prunable_layers(model):
         raise ValueError(f"model must be a transformers model with decoder blocks, got {type(model).__name__}")
-    if method not in METHODS:
+    if not isinstance(method, Method) and method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if (sparsity is None) == (pattern is None):
         raise ValueError(f"give either sparsity or pattern, got sparsity {sparsity} and pattern {pattern}")
     names = {layer: name for name, layer in prunable_layers(model).items()}
-    statistic, prune_matrices = METHODS[method]
+    statistic, prune_matrices = method if isinstance(method, Method) else METHODS[method]
     results: list[LayerResult] = []
 
     def prune_group(layers: list[nn.Linear], inputs: Statistic | None, X: Tensor | None) -> None:
@@ -151,7 +151,8 @@ def prune_(
             bar.set_postfix_str(f"{names[layer]}" + ("" if error is None else f" error {error:.1%}"), refresh=False)
             bar.update()
 
-    with tqdm(total=len(names), desc=method, unit="layer", disable=not progress) as bar, _evaluating(model):
+    label = method if isinstance(method, str) else "prune"
+    with tqdm(total=len(names), desc=label, unit="layer", disable=not progress) as bar, _evaluating(model):
         if calibration is None:
             if statistic:
                 raise ValueError(f"calibration must be given for method {method!r}")
