@@ -5,7 +5,8 @@ import importlib
 
 from autograder.exercise import Exercise
 
-UNITS = ("01_patterns", "02_magnitude", "03_optimal_brain", "04_sparsegpt")  # in lecture order; "02_magnitude" is declared in magnitude/
+# in lecture order; "02_magnitude" is declared in magnitude/
+UNITS = ("01_patterns", "02_magnitude", "03_optimal_brain", "04_sparsegpt", "05_wanda")
 
 
 def exercises_of(unit: str) -> tuple[Exercise, ...]:

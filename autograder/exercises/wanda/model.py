@@ -1,0 +1,339 @@
+"""Exercise 5.6: layer by layer."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autograder.case import Case, call
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from autograder.exercises.wanda.fixtures import clear, inputs, linear, redraw
+from autograder.exercises.wanda.norm import InputNorm
+from autograder.recipes import Module
+from sparsity_edu import patterns
+from sparsity_edu.weights import wanda
+
+
+def norm_of(batches: list[Tensor]) -> Tensor:
+    kept = InputNorm(batches[0].shape[-1])
+    for X in batches:
+        kept.add(X)
+    return kept.norm()
+
+
+@torch.no_grad()
+def wanda_prune_model_(model: nn.Sequential, batches: list[Tensor], sparsity: float) -> None:
+    for part in model:
+        if isinstance(part, nn.Linear):
+            part.weight.copy_(wanda.prune(part.weight, norm_of(batches), sparsity))
+        batches = [part(X) for X in batches]
+
+
+model = Exercise(
+    "wanda.model",
+    defines="wanda_prune_model_",
+    title="Layer by layer",
+    minutes=20,
+    difficulty=3,
+    hint="One loop over the parts of the model, with the list of activations that reach the current part. If the part is linear, collect "
+    "their norm with your `InputNorm` and `.copy_` what your `wanda_prune` returns into the weight. Then run the part on every batch: "
+    "the next one sees the results.",
+    reference=wanda_prune_model_,
+    rules=Rules(exact_zeros=True),
+    forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
+)
+
+
+def model_case(
+    g: torch.Generator, sparsity: float, *parts: int | str, batches=((2, 6), (1, 7), (3, 5)), bias: bool = True
+) -> Case:
+    """`parts`: the number of inputs, then in order the outputs of linear layers, and the names of other modules."""
+
+    def draw():
+        cols, recipes = parts[0], []
+        for part in parts[1:]:
+            if isinstance(part, int):
+                W = torch.randn(part, cols, generator=g) * 4 ** torch.rand(part, 1, generator=g)
+                recipes.append(linear(W, torch.randn(part, generator=g) if bias else None))
+                cols = part
+            elif part == "LayerNorm":
+                state = {"weight": torch.rand(cols, generator=g) + 0.5, "bias": torch.randn(cols, generator=g)}
+                recipes.append(Module(part, (cols,), state))
+            else:
+                recipes.append(Module(part))
+        return Module("Sequential", tuple(recipes)), [
+            inputs(g, *shape, parts[0], scale=2.0**i) for i, shape in enumerate(batches)
+        ]
+
+    def is_clear(drawn):
+        recipe, X = drawn
+        with torch.no_grad():
+            for part in recipe.build([]):
+                if isinstance(part, nn.Linear):
+                    if not clear(wanda.score(part.weight, norm_of(X)), int(sparsity * part.in_features)):
+                        return False
+                    part.weight.copy_(wanda.prune(part.weight, norm_of(X), sparsity))
+                X = [part(x) for x in X]
+        return True
+
+    return call(*redraw(draw, is_clear), sparsity, changes=(0,))
+
+
+@model.stage(
+    "one layer",
+    points=1,
+    exposes="The layer's weight is pruned in place, by the norm of what it reads over all batches; the bias stays.",
+)
+def _(g):
+    yield model_case(g, 0.5, 6, 4, batches=((1, 8),))
+    yield model_case(g, 0.4, 5, 7)
+
+
+@model.stage(
+    "every layer, by what it reads itself",
+    points=1,
+    exposes="All linear layers are pruned, the last one too. Each has its own inputs: those that reach it, after the ReLU (or whatever else) "
+    "before it.",
+)
+def _(g):
+    yield model_case(g, 0.5, 8, 8, "GELU", 8, bias=False)
+    yield model_case(g, 0.45, 7, 9, "LayerNorm", "GELU", 5)
+    yield model_case(g, 0.0, 4, 5, "ReLU", 3)
+
+
+@model.stage(
+    "later layers see what the pruned ones make",
+    points=2,
+    exposes="When a layer's inputs are collected, the layers before it must be pruned already: the errors they make are part of its inputs. "
+    "The batches stay as they are.",
+    pure=True,
+)
+def _(g):
+    yield model_case(g, 0.7, 10, 12, "GELU", 11, "GELU", 9)
+    yield model_case(g, 0.75, 9, 12, "Tanh", 12, "LayerNorm", 14, "SiLU", 8, batches=((4, 3), (1, 9)))
+    yield model_case(g, 0.6, 8, 10, "ReLU", 12, "ReLU", 10, batches=((1, 5), (2, 20)))
+
+
+def walk(model, batches, sparsity, chooser=wanda.prune, statistic=norm_of, skip=lambda i, last: False):
+    """`wanda_prune_model_` with its parts exchangeable, for mistakes in one part."""
+    with torch.no_grad():
+        indices = [i for i, part in enumerate(model) if isinstance(part, nn.Linear)]
+        for i, part in enumerate(model):
+            if i in indices and not skip(i, indices[-1]):
+                part.weight.copy_(chooser(part.weight.detach(), statistic(batches), sparsity))
+            batches = [part(X) for X in batches]
+
+
+def dense_inputs(model, batches) -> dict:
+    """What each linear layer of the dense model reads."""
+    seen = {}
+    with torch.no_grad():
+        for part in model:
+            if isinstance(part, nn.Linear):
+                seen[part] = batches
+            batches = [part(X) for X in batches]
+    return seen
+
+
+@model.misconception(
+    "dense activations",
+    "You collected every layer's inputs from the dense model, or ran a layer before you pruned it. Prune first, run second: the layers "
+    "behind it will never see what the dense one made.",
+)
+def _(model, batches, sparsity):
+    for part, X in dense_inputs(model, batches).items():
+        part.weight.data = wanda.prune(part.weight, norm_of(X), sparsity)
+
+
+@model.misconception(
+    "first layer only",
+    "Only the first linear layer is pruned. Go on with what it makes of the batches, through the whole model.",
+)
+def _(model, batches, sparsity):
+    first = next(i for i, part in enumerate(model) if isinstance(part, nn.Linear))
+    walk(model, batches, sparsity, skip=lambda i, last: i > first)
+
+
+@model.misconception("last layer left out", "You left the last linear layer dense. Here all linear layers are pruned.")
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity, skip=lambda i, last: i == last and i > 0)
+
+
+@model.misconception(
+    "the first inputs for all",
+    "You used the norm of the model's inputs for every layer. Each layer reads something else.",
+)
+def _(model, batches, sparsity):
+    norm = norm_of(batches)
+    walk(model, batches, sparsity, statistic=lambda _: norm)
+
+
+@model.misconception(
+    "last batch only", "Only the last batch counts in your norms. Collect all batches before you prune the layer."
+)
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity, statistic=lambda batches: norm_of(batches[-1:]))
+
+
+@model.misconception(
+    "first batch only", "Only the first batch counts in your norms. Collect all batches before you prune the layer."
+)
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity, statistic=lambda batches: norm_of(batches[:1]))
+
+
+@model.misconception(
+    "mean of norms",
+    "You averaged the norms of the batches, which differ in size. Use one InputNorm per layer, and `add` every batch.",
+)
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity, statistic=lambda batches: torch.stack([norm_of([X]) for X in batches]).mean(dim=0))
+
+
+@model.misconception(
+    "pruned batch by batch",
+    "You prune a layer after every batch. Collect all batches first, prune once: what one batch removes, the next cannot judge any more.",
+)
+def _(model, batches, sparsity):
+    with torch.no_grad():
+        for part in model:
+            out = []
+            for X in batches:
+                if isinstance(part, nn.Linear):
+                    part.weight.copy_(wanda.prune(part.weight, norm_of([X]), sparsity))
+                out.append(part(X))
+            batches = out
+
+
+@model.misconception(
+    "one statistic for all layers",
+    "Your InputNorm goes on from layer to layer. Every layer needs a fresh one.",
+)
+def _(model, batches, sparsity):
+    kept = InputNorm(batches[0].shape[-1])
+    with torch.no_grad():
+        for part in model:
+            if isinstance(part, nn.Linear):
+                for X in batches:
+                    kept.add(X)
+                part.weight.copy_(wanda.prune(part.weight, kept.norm(), sparsity))
+            batches = [part(X) for X in batches]
+
+
+@model.misconception("magnitude", "You pruned by magnitude, row by row: the inputs have no say.")
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity, statistic=lambda batches: torch.ones(batches[0].shape[-1]))
+
+
+@model.misconception("layer-wide", "You let a whole layer compete. Wanda compares within a row: one output's weights.")
+def _(model, batches, sparsity):
+    walk(
+        model,
+        batches,
+        sparsity,
+        lambda W, norm, sparsity: W.masked_fill(~patterns.unstructured(wanda.score(W, norm), sparsity), 0),
+    )
+
+
+@model.misconception(
+    "activation left out",
+    "You feed a linear layer's output to the next linear layer and leave out what is between them. Run every part of the model, in order.",
+)
+def _(model, batches, sparsity):
+    walk([part for part in model if isinstance(part, nn.Linear)], batches, sparsity)
+
+
+@model.misconception(
+    "biases forgotten",
+    "You compute the next inputs as X @ W.T and forget the bias. Call the layer itself: `part(X)`.",
+)
+def _(model, batches, sparsity):
+    with torch.no_grad():
+        for part in model:
+            if isinstance(part, nn.Linear):
+                part.weight.copy_(wanda.prune(part.weight, norm_of(batches), sparsity))
+                batches = [F.linear(X, part.weight) for X in batches]
+            else:
+                batches = [part(X) for X in batches]
+
+
+@model.misconception(
+    "biases pruned", "You set biases to zero. A pruned layer keeps its bias: it costs nothing and shifts every output."
+)
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity)
+    for part in model:
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            part.bias.data.zero_()
+
+
+@model.misconception(
+    "on a copy",
+    "The model is as it was: you pruned copies of the weights. Write them back: `layer.weight.copy_(...)` under `torch.no_grad()`.",
+)
+def _(model, batches, sparsity):
+    pass
+
+
+@model.accepts("official code: hooks, and a run of the model for every layer")
+def _(model, batches, sparsity_ratio):
+    class WrappedGPT:
+        def __init__(self, layer):
+            self.layer = layer
+            self.columns = layer.weight.data.shape[1]
+            self.scaler_row = torch.zeros(self.columns)
+            self.nsamples = 0
+
+        def add_batch(self, inp, out):
+            if len(inp.shape) == 2:
+                inp = inp.unsqueeze(0)
+            tmp = inp.shape[0]
+            if isinstance(self.layer, nn.Linear):
+                if len(inp.shape) == 3:
+                    inp = inp.reshape((-1, inp.shape[-1]))
+                inp = inp.t()
+            self.scaler_row *= self.nsamples / (self.nsamples + tmp)
+            self.nsamples += tmp
+            inp = inp.type(torch.float32)
+            self.scaler_row += torch.norm(inp, p=2, dim=1) ** 2 / self.nsamples
+
+    for layer in [module for module in model.modules() if isinstance(module, nn.Linear)]:
+        wrapped = WrappedGPT(layer)
+        handle = layer.register_forward_hook(lambda _, inp, out, to=wrapped: to.add_batch(inp[0].data, out.data))
+        with torch.no_grad():
+            for batch in batches:
+                model(batch)
+        handle.remove()
+        W_metric = torch.abs(layer.weight.data) * torch.sqrt(wrapped.scaler_row.reshape((1, -1)))
+        W_mask = torch.zeros_like(W_metric) == 1
+        sort_res = torch.sort(W_metric, dim=-1, stable=True)
+        indices = sort_res[1][:, : int(W_metric.shape[1] * sparsity_ratio)]
+        W_mask.scatter_(1, indices, True)
+        layer.weight.data[W_mask] = 0
+
+
+@model.accepts("all tokens in one matrix, double precision, new parameters")
+def _(model, batches, sparsity):
+    X = torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in batches])
+    for i, part in enumerate(model):
+        if isinstance(part, nn.Linear):
+            score = part.weight.detach().double().abs() * X.double().norm(dim=0)
+            k = int(sparsity * score.shape[1])
+            gone = score.argsort(1)[:, :k]
+            model[i].weight = nn.Parameter(part.weight.detach().scatter(1, gone, 0.0))
+        X = model[i](X).detach()
+
+
+@model.accepts("numpy ranking, recursion")
+def _(model, batches, sparsity):
+    def go_on(parts, batches):
+        if not parts:
+            return
+        if isinstance(parts[0], nn.Linear):
+            squares = sum(np.square(X.detach().numpy().astype(np.float64)).sum(axis=(0, 1)) for X in batches)
+            for row in parts[0].weight.detach().numpy():
+                row[np.argsort(np.abs(row) * np.sqrt(squares))[: int(sparsity * len(row))]] = 0
+        go_on(parts[1:], [parts[0](X) for X in batches])
+
+    go_on(list(model), batches)

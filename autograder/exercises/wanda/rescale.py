@@ -1,0 +1,222 @@
+"""Exercise 5.5: the same function, other weights."""
+
+import torch
+from torch import Tensor, nn
+
+from autograder.case import Case, call
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from autograder.exercises.wanda.fixtures import linear
+from autograder.recipes import Module
+
+
+@torch.no_grad()
+def rescale_(norm: nn.Module, readers: list[nn.Linear], s: Tensor) -> None:
+    for parameter in norm.parameters():
+        parameter.copy_(parameter * s)
+    for reader in readers:
+        reader.weight.copy_(reader.weight @ torch.diag(1 / s))
+
+
+rescale = Exercise(
+    "wanda.rescale",
+    defines="rescale_",
+    title="The same function, other weights",
+    minutes=10,
+    difficulty=2,
+    hint="Under `torch.no_grad()`: `norm.weight.mul_(s)`, then `reader.weight.div_(s)` for every reader (s is broadcast along the inputs). "
+    "And what else does a LayerNorm add to its output? `getattr(norm, 'bias', None)` is None for a norm without it.",
+    reference=rescale_,
+    rules=Rules(tolerance=1e-5),
+)
+
+
+def rescale_case(g: torch.Generator, kind: str, cols: int, *rows: int, bias: bool = False) -> Case:
+    state = {"weight": torch.rand(cols, generator=g) + 0.5}
+    if kind == "LayerNorm":
+        state["bias"] = torch.randn(cols, generator=g)
+    readers = [linear(torch.randn(r, cols, generator=g), torch.randn(r, generator=g) if bias else None) for r in rows]
+    s = 10 ** (2 * torch.rand(cols, generator=g) - 1)
+    return call(Module(kind, (cols,), state), readers, s, changes=(0, 1))
+
+
+@rescale.stage(
+    "multiplies the gains and divides the columns",
+    points=1,
+    exposes="The gain of feature j (norm.weight[j]) times s_j, and column j of the layer that reads it divided by s_j, in place. s stays.",
+    pure=True,
+)
+def _(g):
+    yield rescale_case(g, "RMSNorm", 3, 2)
+    yield rescale_case(g, "RMSNorm", 5, 5)
+    yield rescale_case(g, "RMSNorm", 7, 4, bias=True)
+
+
+@rescale.stage(
+    "every layer that reads the norm",
+    points=1,
+    exposes="Queries, keys and values read the same norm: one that is left out computes something else now. Their biases are added after "
+    "the product, so they stay.",
+)
+def _(g):
+    yield rescale_case(g, "RMSNorm", 6, 4, 6, 3)
+    yield rescale_case(g, "RMSNorm", 4, 5, 4, bias=True)
+
+
+@rescale.stage(
+    "a LayerNorm has a bias",
+    points=1,
+    exposes="LayerNorm gives gain * x + bias: both terms reach the columns that you divided, so both have to grow by s.",
+)
+def _(g):
+    yield rescale_case(g, "LayerNorm", 5, 3)
+    yield rescale_case(g, "LayerNorm", 6, 6, 2, bias=True)
+
+
+def apply_(
+    norm, readers, s, gain=torch.mul, bias=torch.mul, column=torch.div, reader_bias=lambda b, s: b, of=lambda layers: layers
+):
+    """`rescale_` with its parts exchangeable, for mistakes in one part."""
+    with torch.no_grad():
+        norm.weight.copy_(gain(norm.weight, s))
+        if getattr(norm, "bias", None) is not None:
+            norm.bias.copy_(bias(norm.bias, s))
+        for reader in of(readers):
+            reader.weight.copy_(column(reader.weight, s))
+            if reader.bias is not None:
+                reader.bias.copy_(reader_bias(reader.bias, s))
+
+
+@rescale.misconception(
+    "other way round",
+    "You divided the gains and multiplied the columns. The model's output is unchanged, but the features shrink where s asks them to grow.",
+)
+def _(norm, readers, s):
+    apply_(norm, readers, 1 / s)
+
+
+@rescale.misconception(
+    "rows",
+    "You divided the rows of the readers. Row i of a weight makes output i; feature j is read by column j: `reader.weight / s`.",
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, column=lambda W, s: W / s[:, None])
+
+
+@rescale.misconception("both multiplied", "You multiplied the columns too. What the gain multiplies, the columns must divide.")
+def _(norm, readers, s):
+    apply_(norm, readers, s, column=torch.mul)
+
+
+@rescale.misconception(
+    "gain only", "You changed the norm only. The layers that read it now see other inputs: divide their columns by s."
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, column=lambda W, s: W)
+
+
+@rescale.misconception("columns only", "You changed the readers only. The gains have to grow by what the columns lose.")
+def _(norm, readers, s):
+    apply_(norm, readers, s, gain=lambda gain, s: gain, bias=lambda bias, s: bias)
+
+
+@rescale.misconception("gain replaced", "You set the gains to s. They have values of their own: multiply.")
+def _(norm, readers, s):
+    apply_(norm, readers, s, gain=lambda gain, s: s)
+
+
+@rescale.misconception(
+    "gain folded in",
+    "You divided the columns by the new gain, s times the old one. The old gain stays where it is: divide by s alone.",
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, column=lambda W, s: W / norm.weight)
+
+
+@rescale.misconception("first reader only", "Only the first reader was changed. All that read the norm see its new output.")
+def _(norm, readers, s):
+    apply_(norm, readers, s, of=lambda layers: layers[:1])
+
+
+@rescale.misconception("last reader only", "Only the last reader was changed. All that read the norm see its new output.")
+def _(norm, readers, s):
+    apply_(norm, readers, s, of=lambda layers: layers[-1:])
+
+
+@rescale.misconception(
+    "each reader once more",
+    "You multiplied the gains once for every reader. They are shared: once is enough.",
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, gain=lambda gain, s: gain * s ** len(readers), bias=lambda bias, s: bias * s ** len(readers))
+
+
+@rescale.misconception(
+    "bias of the readers divided",
+    "You divided the readers' biases too. A bias is added after the product and never meets the feature: it stays.",
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, reader_bias=lambda b, s: b / s[: len(b)] if len(b) <= len(s) else b / s.mean())
+
+
+@rescale.misconception(
+    "norm's bias forgotten",
+    "The LayerNorm's bias was left alone, but the columns that read it were divided: it must grow by s as well.",
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, bias=lambda bias, s: bias)
+
+
+@rescale.misconception(
+    "norm's bias divided", "You divided the LayerNorm's bias. It is part of the output, like the gain: multiply."
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, bias=torch.div)
+
+
+@rescale.misconception(
+    "columns divided twice",
+    "You divided by s squared. The output of the norm grows by s, once; so the columns are divided by s.",
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, column=lambda W, s: W / s**2)
+
+
+@rescale.misconception("on copies", "The modules are as they were: you changed copies. `norm.weight.mul_(s)` works in place.")
+def _(norm, readers, s):
+    pass
+
+
+@rescale.misconception(
+    "rows at a square",
+    "You divided the rows where the matrix is square, and the columns elsewhere. It is always the columns: the inputs.",
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, column=lambda W, s: W / s[:, None] if W.shape[0] == W.shape[1] else W / s)
+
+
+@rescale.accepts("through .data, by transposing")
+def _(norm, readers, s):
+    for parameter in (norm.weight, getattr(norm, "bias", None)):
+        if parameter is not None:
+            parameter.data = parameter.data * s
+    for reader in readers:
+        reader.weight.data = (reader.weight.data.T / s[:, None]).T
+
+
+@rescale.accepts("new parameters")
+def _(norm, readers, s):
+    norm.weight = nn.Parameter(norm.weight.detach() * s)
+    if isinstance(norm, nn.LayerNorm):
+        norm.bias = nn.Parameter(norm.bias.detach() * s)
+    for reader in readers:
+        reader.weight = nn.Parameter(reader.weight.detach() / s.unsqueeze(0))
+
+
+@rescale.accepts("feature by feature, through the state")
+def _(norm, readers, s):
+    for j, factor in enumerate(s.tolist()):
+        for tensor in norm.state_dict().values():
+            tensor[j] *= factor
+        for reader in readers:
+            reader.state_dict()["weight"][:, j] /= factor

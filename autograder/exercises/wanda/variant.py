@@ -1,0 +1,375 @@
+"""Exercise 5.7: the paper's variant."""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autograder.case import Case, call
+from autograder.exercise import Exercise
+from autograder.exercises.wanda.fixtures import redraw
+from sparsity_edu.weights import wanda
+
+
+def variant_mask(score: Tensor, sparsity: float) -> Tensor:
+    return wanda.variant_mask(score, sparsity)
+
+
+variant = Exercise(
+    "wanda.variant",
+    defines="variant_mask",
+    title="The paper's variant",
+    minutes=20,
+    difficulty=3,
+    hint="First a small function of alpha: `ordered, order = score.sort(dim=1)`, `gone = ordered.cumsum(dim=1) <= alpha * score.sum(dim=1, "
+    "keepdim=True)`, and back to the columns' own order with `torch.empty_like(gone).scatter(1, order, gone)`. Then the loop of the "
+    "docstring around it, in this order: measure, stop?, move a border, halve.",
+    reference=variant_mask,
+)
+
+
+def shares(score: Tensor) -> Tensor:
+    """(rows, cols): the share of its row's total that goes with a score and all smaller ones."""
+    ordered, order = score.double().sort(dim=1)
+    return torch.zeros_like(ordered).scatter(1, order, ordered.cumsum(dim=1) / ordered.sum(dim=1, keepdim=True))
+
+
+def search(share: Tensor, sparsity: float, high=0.8, alpha=0.4, width=1e-3, tolerance=1e-3) -> Iterator[float]:
+    """The alphas that bisection tries."""
+    low = 0.0
+    while True:
+        yield alpha
+        reached = float((share <= alpha).float().mean())
+        if abs(reached - sparsity) <= tolerance or high - low < width:
+            return
+        low, high = (low, alpha) if reached > sparsity else (alpha, high)
+        alpha = (low + high) / 2
+
+
+def is_clear(score: Tensor, sparsity: float) -> bool:
+    """Whether no rounding changes what bisection does, and every row has something to give up at every alpha."""
+    share = shares(score)
+    return all(
+        float((share - alpha).abs().min()) > 1e-5 and float(share.amin(dim=1).max()) < alpha
+        for alpha in search(share, sparsity)
+    )
+
+
+def scores(g: torch.Generator, rows: int, cols: int, spread: float = 1.0) -> Tensor:
+    """Rows of unequal scale and unequal spread, as the variant is about those."""
+    spreads = spread * torch.linspace(0.2, 1.2, rows)[:, None]
+    return torch.exp(spreads * torch.randn(rows, cols, generator=g) + 2 * torch.rand(rows, 1, generator=g))
+
+
+def different(*masks: Tensor) -> bool:
+    return not any(torch.equal(a, b) for a, b in combinations(masks, 2))
+
+
+def bisection_case(
+    g: torch.Generator, rows: int, cols: int, sparsity: float | None, accept: Callable = lambda *_: True, spread=1.0
+) -> Case:
+    """Without a sparsity: the one that alpha = 0.4 gives."""
+
+    def draw():
+        score = scores(g, rows, cols, spread)
+        return score, float((shares(score) <= 0.4).double().mean()) if sparsity is None else sparsity
+
+    return call(*redraw(draw, lambda drawn: is_clear(*drawn) and accept(*drawn)))
+
+
+@variant.stage(
+    "gives up 40 % of each row's total score, where that is the sparsity asked for",
+    points=1,
+    exposes="In every row the smallest scores go, as many as together make up at most alpha times the row's sum. These cases are right at the "
+    "first alpha, 0.4.",
+)
+def _(g):
+    yield bisection_case(g, 3, 8, None)
+    yield bisection_case(g, 6, 20, None, spread=1.5)
+
+
+@variant.stage(
+    "finds alpha by bisection",
+    points=2,
+    exposes="Too sparse: alpha is too large, it becomes the upper border; otherwise the lower. The next alpha is halfway between the borders, "
+    "which begin at 0 and 0.8, until the sparsity is within 0.001.",
+)
+def _(g):
+    def takes_long(score, sparsity):
+        return len(list(search(shares(score), sparsity))) > 3
+
+    def depends_on_the_search(score, sparsity):
+        """Large enough that several masks are within 0.001, and that other searches end at others, each at its own."""
+        searches = ({}, {"alpha": 0.2}, {"high": 1.0, "alpha": 0.5}, {"high": 0.9, "alpha": 0.45})
+        ends = [bisect(score, sparsity, **options) for options in searches]
+        finer = [bisect(score, sparsity, tolerance=tolerance) for tolerance in (5e-4, 1e-4)]
+        return different(*ends) and all(different(ends[0], end) for end in finer)
+
+    yield bisection_case(g, 8, 50, 0.5, takes_long)
+    yield bisection_case(g, 10, 60, 0.7, takes_long, spread=1.5)
+    yield bisection_case(g, 9, 40, 0.6, takes_long, spread=2.0)
+    yield bisection_case(g, 30, 120, 0.5, depends_on_the_search)
+
+
+@variant.stage(
+    "stops also where no alpha fits",
+    points=1,
+    exposes="A small matrix has few sparsities, and above 0.8 of the sum nothing is tried: stop when the borders are less than 0.001 apart, and "
+    "return the mask of the last alpha.",
+    pure=True,
+)
+def _(g):
+    def ends_narrow(score, sparsity):
+        """A search that stops at twice the width ends at another mask."""
+        return different(bisect(score, sparsity), bisect(score, sparsity, width=2e-3))
+
+    yield bisection_case(g, 3, 9, 0.52)
+    yield bisection_case(g, 5, 7, 0.55)
+    yield bisection_case(g, 4, 11, 0.62, ends_narrow, spread=1.5)
+    yield bisection_case(g, 4, 30, 0.95, spread=0.5)
+
+
+def bisect(score, sparsity, share=shares, **options):
+    """`variant_mask` with its parts exchangeable, for mistakes in one part."""
+    of_row = share(score)
+    *_, alpha = search(of_row, sparsity, **options)
+    return of_row > alpha
+
+
+@variant.misconception(
+    "plain Wanda",
+    "Every row loses the same number: that is Wanda without the variant. Here every row gives up the same share of its total score.",
+)
+def _(score, sparsity):
+    gone = score.argsort(dim=1)[:, : int(sparsity * score.shape[1])]
+    return torch.ones_like(score, dtype=torch.bool).scatter(1, gone, False)
+
+
+@variant.misconception(
+    "alpha is 0.4", "You stop at the first alpha. 0.4 is where the search begins: bisect until the sparsity is reached."
+)
+def _(score, sparsity):
+    return shares(score) > 0.4
+
+
+@variant.misconception(
+    "alpha is the sparsity",
+    "You used the sparsity as alpha. Giving up half of the weights costs less than half of the score, as the smallest go: search alpha.",
+)
+def _(score, sparsity):
+    return shares(score) > sparsity
+
+
+@variant.misconception(
+    "one sum for all rows",
+    "You took the share of the whole matrix. Each row has its own sum: `score.sum(dim=1, keepdim=True)`.",
+)
+def _(score, sparsity):
+    def share(score):
+        ordered, order = score.double().flatten().sort()
+        return torch.zeros_like(ordered).scatter(0, order, ordered.cumsum(dim=0) / ordered.sum()).view_as(score)
+
+    return bisect(score, sparsity, share)
+
+
+@variant.misconception(
+    "not sorted", "You added up the scores in the order of the columns. Sort each row first: the smallest go."
+)
+def _(score, sparsity):
+    return bisect(score, sparsity, lambda score: score.double().cumsum(dim=1) / score.double().sum(dim=1, keepdim=True))
+
+
+@variant.misconception(
+    "in sorted order",
+    "Your mask belongs to the sorted scores. Bring it back to the columns' own order, with the indices that sort returns.",
+)
+def _(score, sparsity):
+    return bisect(score, sparsity).gather(1, score.argsort(dim=1))
+
+
+@variant.misconception("largest first", "You added up from the largest score downwards, so that the largest go. Sort upwards.")
+def _(score, sparsity):
+    def share(score):
+        return 1 - shares(score) + score.double() / score.double().sum(dim=1, keepdim=True)
+
+    return bisect(score, sparsity, share)
+
+
+@variant.misconception(
+    "threshold of the largest",
+    "You compare each score with alpha times the row's largest. It is the sum of the scores that go which is compared, with the row's sum.",
+)
+def _(score, sparsity):
+    return bisect(score, sparsity, lambda score: score.double() / score.double().amax(dim=1, keepdim=True))
+
+
+@variant.misconception(
+    "one more in each row",
+    "The score with which the sum exceeds the share goes too. `at most` means cumsum <= alpha * sum, that score included in the cumsum.",
+)
+def _(score, sparsity):
+    return bisect(score, sparsity, lambda score: shares(score) - score.double() / score.double().sum(dim=1, keepdim=True))
+
+
+@variant.misconception(
+    "borders swapped",
+    "You move the wrong border: where the mask is too sparse, alpha is too large and becomes the upper border.",
+)
+def _(score, sparsity):
+    low, alpha, high = 0.0, 0.4, 0.8
+    while True:
+        mask = shares(score) > alpha
+        reached = float((~mask).float().mean())
+        if abs(reached - sparsity) <= 1e-3 or high - low < 1e-3:
+            return mask
+        low, high = (alpha, high) if reached > sparsity else (low, alpha)
+        alpha = (low + high) / 2
+
+
+@variant.misconception(
+    "from 0 to 1",
+    "You search between 0 and 1, beginning in the middle. The authors' search, and this one, goes from 0 to 0.8 and begins at 0.4; where it "
+    "stops depends on that.",
+)
+def _(score, sparsity):
+    return bisect(score, sparsity, high=1.0, alpha=0.5)
+
+
+@variant.misconception(
+    "a row at a time",
+    "You search an alpha for every row, so that every row reaches the sparsity. There is one alpha for the whole matrix.",
+)
+def _(score, sparsity):
+    return torch.cat([bisect(row[None], sparsity) for row in score])
+
+
+@variant.misconception(
+    "exact count at the end",
+    "You found the exact count instead of stopping within 0.001. The result of the search is the mask of its last alpha.",
+)
+def _(score, sparsity):
+    share = shares(score).flatten()
+    mask = torch.ones_like(share, dtype=torch.bool)
+    mask[share.argsort()[: int(sparsity * len(share))]] = False
+    return mask.view_as(score)
+
+
+@variant.misconception(
+    "searches on",
+    "You search until the borders meet, also when the sparsity is reached already. Stop at the first alpha within 0.001.",
+)
+def _(score, sparsity):
+    return bisect(score, sparsity, tolerance=-1.0)
+
+
+@variant.misconception(
+    "stops early", "You stop when the borders are 0.01 apart, or when the sparsity is within 0.01. Both numbers are 0.001 here."
+)
+def _(score, sparsity):
+    return bisect(score, sparsity, tolerance=0.01, width=0.01)
+
+
+@variant.misconception(
+    "one too few in each row",
+    "The largest score that may still go stays: with threshold = the largest score whose cumsum is at most alpha * sum, remove "
+    "score <= threshold, not <.",
+)
+def _(score, sparsity):
+    def share(score):
+        """Of the next larger score of the row; the largest never goes."""
+        ordered, order = score.double().sort(dim=1)
+        following = torch.roll(ordered.cumsum(dim=1) / ordered.sum(dim=1, keepdim=True), -1, dims=1)
+        following[:, -1] = math.inf
+        return torch.zeros_like(ordered).scatter(1, order, following)
+
+    return bisect(score, sparsity, share)
+
+
+@variant.misconception(
+    "mask of the alpha before",
+    "You return the mask of the alpha before the last: compute the mask after moving alpha, then look whether to stop.",
+)
+def _(score, sparsity):
+    alphas = [0.4, *search(shares(score), sparsity)]
+    return shares(score) > alphas[-2]
+
+
+@variant.misconception("score squared", "You added up squared scores. The variant adds up the scores themselves, |W_ij| |X_j|.")
+def _(score, sparsity):
+    return bisect(score, sparsity, lambda score: shares(score**2))
+
+
+@variant.misconception("inverted", "Your mask is True where a weight goes. In this course True = kept.")
+def _(score, sparsity):
+    return ~bisect(score, sparsity)
+
+
+@variant.misconception("float mask", "Your mask holds 0.0 and 1.0. A mask is boolean in this course (True = kept).")
+def _(score, sparsity):
+    return bisect(score, sparsity).float()
+
+
+@variant.accepts("the official return_given_alpha and its loop")
+def _(W_metric, sparsity_ratio):
+    def return_given_alpha(alpha, sort_res, W_metric, tmp_metric, sum_before):
+        thres_cumsum = sum_before * alpha
+        sort_mask = tmp_metric <= thres_cumsum.reshape((-1, 1))
+        thres = torch.gather(sort_res[0], dim=1, index=sort_mask.sum(dim=1, keepdims=True) - 1)
+        W_mask = W_metric <= thres
+        cur_sparsity = (W_mask == True).sum() / W_mask.numel()  # noqa: E712
+        return W_mask, cur_sparsity
+
+    sort_res = torch.sort(W_metric, dim=-1, stable=True)
+    tmp_metric = torch.cumsum(sort_res[0], dim=1)
+    sum_before = W_metric.sum(dim=1)
+    alpha = 0.4
+    alpha_hist = [0.0, 0.8]
+    W_mask, cur_sparsity = return_given_alpha(alpha, sort_res, W_metric, tmp_metric, sum_before)
+    while (torch.abs(cur_sparsity - sparsity_ratio) > 0.001) and (alpha_hist[1] - alpha_hist[0] >= 0.001):
+        if cur_sparsity > sparsity_ratio:
+            alpha_new = (alpha + alpha_hist[0]) / 2.0
+            alpha_hist[1] = alpha
+        else:
+            alpha_new = (alpha + alpha_hist[1]) / 2.0
+            alpha_hist[0] = alpha
+        alpha = alpha_new
+        W_mask, cur_sparsity = return_given_alpha(alpha, sort_res, W_metric, tmp_metric, sum_before)
+    return ~W_mask
+
+
+@variant.accepts("recursion, row by row, in numpy")
+def _(score, sparsity):
+    def at(alpha):
+        keep = np.ones(tuple(score.shape), dtype=bool)
+        for row, kept in zip(score.numpy().astype(np.float64), keep, strict=True):
+            order = np.argsort(row)
+            kept[order[np.cumsum(row[order]) <= alpha * row.sum()]] = False
+        return keep
+
+    def look(low, alpha, high):
+        keep = at(alpha)
+        off = 1 - keep.mean() - sparsity
+        if math.fabs(off) <= 0.001 or high - low < 0.001:
+            return torch.from_numpy(keep)
+        return look(low, (low + alpha) / 2, alpha) if off > 0 else look(alpha, (alpha + high) / 2, high)
+
+    return look(0.0, 0.4, 0.8)
+
+
+@variant.accepts("a fixed number of halvings, broken off")
+def _(score, sparsity):
+    ordered, order = torch.sort(score, dim=1)
+    low, high = torch.tensor(0.0), torch.tensor(0.8)
+    for _ in range(40):
+        alpha = (low + high) / 2
+        gone = ordered.cumsum(1) <= alpha * score.sum(1, keepdim=True)
+        if (gone.float().mean() - sparsity).abs() <= 0.001 or high - low < 0.001:
+            break
+        if gone.float().mean() > sparsity:
+            high = alpha
+        else:
+            low = alpha
+    return torch.empty_like(gone).scatter_(1, order, ~gone)
