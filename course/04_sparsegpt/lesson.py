@@ -571,7 +571,7 @@ for s in EXACT_SPARSITIES:
         )
 
 # %% [markdown]
-# The order has its price: exact OBS loses about a fifth less. And it takes hundreds of times longer, for 8 rows of 1536. That is the bargain that
+# The order has its price: exact OBS loses about a sixth less. And it takes a hundred times longer and more, for 8 rows of 1536. That is the bargain that
 # SparseGPT makes.
 #
 # ## Experiment 2: what the updates do
@@ -624,7 +624,7 @@ print("kept weights moved by, of their size    " + "  ".join(f"{v:6.1%}" for v i
 #
 # - Within a block more weights go on the left than on the right, and at each border the curve jumps back up: a weight on the left has more columns
 #   to its right that can make up for it, so its score is lower. It is the picture of $U_{jj}^2$ from above, in a real layer. The difference is small,
-#   because nearly every column still has hundreds to its right. (In the fast setting the layer is a single block of 128 columns, and it is large.)
+#   because most columns still have hundreds to their right. (In the fast setting the layer is a single block of 128 columns, and it is large.)
 # - The further right, the more the remaining weights have moved: they have taken over from everything to their left. That is why a block must
 #   be scored when its turn comes, and not at the start.
 #
