@@ -24,6 +24,11 @@ from autograder.recipes import RECIPES
 
 SECONDS_PER_CASE = 10
 MAX_PRINTED = 2000  # characters of student output that are kept
+UNDEFINED = (
+    "NameError",
+    "Exception",
+    "Undefined",
+)  # an error's kinds where the exercise's name stands for no function or class
 _HERE = Path(__file__).parent
 _LIBRARIES = tuple(
     f"{folder}{os.sep}"

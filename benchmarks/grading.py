@@ -105,7 +105,7 @@ def autograde_stock(root: Path, students: list[str]) -> None:
 def grade(root: Path, students: list[str], scheduler: str) -> None:
     """Grade as `autograder grade` does, but for the feedback pages."""
     run = ClassRun(root, UNIT, course_config(root))
-    for _, error in run.judge_all(students, 0, scheduler):
+    for _, error in run.judge_all(run.open_questions(students), 0, scheduler):
         assert not error, error
     for student in students:
         assert not (error := run.autograde(student)), error

@@ -2,6 +2,7 @@
 
 import json as json_
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -49,12 +50,15 @@ def grade(
     run = ClassRun(root, unit, config)
     failures: dict[str, str] = {}
     try:
-        run.prepare()
         students = [record.student for record in run.take_in()]
         if not students:
             raise ValueError(f"no submissions: put notebooks at {run.course.submitted}/STUDENT/{unit}/")
+        run.prepare()
+        questions = run.open_questions(students)
+        if known := len(students) - len(questions):
+            Console(stderr=True).print(f"{known} of {len(students)} are judged already")
         with _progress() as bar:
-            for student, error in bar.track(run.judge_all(students, jobs, scheduler), len(students), description="judging"):
+            for student, error in bar.track(run.judge_all(questions, jobs, scheduler), len(questions), description="judging"):
                 failures |= {student: error} if error else {}
             for step, name in ((run.autograde, "gradebook"), (run.feedback, "feedback")):
                 for student in bar.track([s for s in students if s not in failures], description=name):
@@ -85,7 +89,9 @@ def explain(
     root = course_root()
     class_ = {result.student: result for result in results(root, unit, _config(root).CourseDirectory.db_url)}
     if student not in class_:
-        raise ValueError(f"student must be one who was graded in {unit}, got {student!r}")
+        alike = " or ".join(get_close_matches(student, class_))
+        hint = f"; do you mean {alike}?" if alike else "" if class_ else f"; first run: autograder grade {unit}"
+        raise ValueError(f"student must be one who was graded in {unit}, got {student!r}{hint}")
     result = class_[student]
     penalty = f", {result.late_penalty:g} lost for being late" if result.late_penalty else ""
     lines = [f"{student}, {unit}: {result.points:g} of {result.max_points:g} points{penalty}"]
@@ -111,6 +117,10 @@ def export(
 
     root = course_root()
     class_ = results(root, unit, _config(root).CourseDirectory.db_url)
+    if not class_:
+        raise ValueError(f"nobody was graded in {unit}; first run: autograder grade {unit}")
+    if not to.parent.is_dir():
+        raise ValueError(f"--to must lie in a folder that exists, got {to}")
     columns = exporter.EXERCISES if exercises else exporter.SUBMISSIONS
     rows = (exporter.exercise_rows if exercises else exporter.submission_rows)(unit, class_)
     console.print(f"{to}: {exporter.write_csv(to, columns, rows)} rows", highlight=False)
@@ -127,7 +137,14 @@ def gradescope(
     from autograder.lessons.source import course_root
 
     to = to or Path(f"{unit}.zip")
-    console.print(f"{to}: {write_zip(course_root(), unit, to, not no_sandbox)} files", highlight=False)
+    if not to.parent.is_dir():
+        raise ValueError(f"--to must lie in a folder that exists, got {to}")
+    count = write_zip(course_root(), unit, to, not no_sandbox)
+    console.print(
+        f"{to}: {count} files: the project, {unit} with its solutions, and this course's secret. For Gradescope alone: "
+        "upload it there under Configure Autograder, and give it to nobody else.",
+        highlight=False,
+    )
 
 
 @app.command()
@@ -143,11 +160,13 @@ def doctor(json: Json = False) -> None:
             tried.append(attempt)
             sign = "[green]✓ held[/green]" if attempt.held else "[red]✗ ESCAPED[/red]"
             table.add_row(sign, escape(attempt.what), escape(attempt.told), f"{attempt.seconds:.1f}")
+    held = sum(attempt.held for attempt in tried)
     if json:
         print(json_.dumps([vars(attempt) for attempt in tried], indent=2))
     else:
         console.print(table)
-    raise typer.Exit(0 if all(attempt.held for attempt in tried) else 2)
+        console.print(f"{held} of {len(tried)} held. (Limits are small here, so that they are reached soon.)", highlight=False)
+    raise typer.Exit(0 if held == len(tried) else 2)
 
 
 def _config(root: Path, no_sandbox: bool = False, retry: bool = False):
@@ -183,7 +202,7 @@ def _print_class(unit: str, class_: list, statistics: list) -> None:
     console.print(table)
     for result in class_:
         if sentences := [*result.notes, *result.flags]:
-            console.print(f"{escape(result.student)}: {escape('; '.join(sentences))}", highlight=False, soft_wrap=True)
+            console.print("\n  - ".join(map(escape, [f"{result.student}:", *sentences])), highlight=False, soft_wrap=True)
     if any(part.manual for result in class_ for part in result.exercises):
         console.print("* set by a person, and kept: the judge's points do not replace it.")
     columns = ("exercise", "passed", "started", "mean points", "most common misconception")

@@ -38,7 +38,8 @@ def demo(root: Path) -> tuple[list[Result], bool]:
     strangers = sorted(path.name for path in submitted.glob("*") if path.name not in students)
     if strangers:
         raise RuntimeError(
-            f"grading/submitted/ already holds {', '.join(strangers[:3])}: the demo does not mix with a real class"
+            f"grading/submitted/ already holds {', '.join(strangers[:3])}: the demo does not mix with a real class; "
+            "run it in another copy of the project"
         )
     for student, notebook in students.items():
         path = notebook_path(submitted / student, UNIT)
@@ -48,7 +49,8 @@ def demo(root: Path) -> tuple[list[Result], bool]:
 
     run = ClassRun(root, UNIT, config)
     run.prepare()
-    judging = tqdm(run.judge_all(list(students), os.cpu_count() or 1), desc="judge", unit="student", total=len(students))
+    questions = run.open_questions(list(students))
+    judging = tqdm(run.judge_all(questions, os.cpu_count() or 1), desc="judge", unit="student", total=len(questions))
     errors = [f"{student}: {error}" for student, error in judging if error]
     for student in tqdm(students, desc="nbgrader", unit="student"):
         if error := run.autograde(student) or run.feedback(student):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from traitlets.config import Config
 
 from autograder.judge.course import Course
 from autograder.judge.gate import admit
-from autograder.judge.intake import Intake
+from autograder.judge.intake import Intake, notes
 from autograder.judge.judge import Job, Judgement, judge
 from autograder.judge.preprocess import Judge
 from autograder.judge.rebuild import rebuild, released_notebook
@@ -89,28 +90,24 @@ class ClassRun:
         released = released_notebook(self.course.root, self.course.directory.source_directory, self.unit)
         return self.judge.job(self.course, student, self.unit, rebuild(submitted, released)[0])
 
-    def judge_all(self, students: list[str], jobs: int, scheduler: str | None = None) -> Iterator[tuple[str, str]]:
-        """Judge what has no stored verdict yet, on several workers at once.
+    def open_questions(self, students: list[str]) -> dict[str, Job]:
+        """What has no stored verdict yet, by student."""
+        questions = {student: self.store.open_questions(self.job(student)) for student in students}
+        return {student: job for student, job in questions.items() if job is not None}
+
+    def judge_all(self, questions: dict[str, Job], jobs: int, scheduler: str | None = None) -> Iterator[tuple[str, str]]:
+        """Judge submissions on several workers at once, and keep the verdicts.
 
         Args:
-            students: their ids.
+            questions: from `open_questions`.
             jobs: local workers; ignored with a scheduler.
             scheduler: address of a dask.distributed scheduler whose workers have this project installed.
 
         Yields:
-            (student, "" or what went wrong) as submissions are done, stored ones first.
+            (student, "" or what went wrong) as submissions are done.
         """
-        questions: dict[str, Job] = {}
-        for student in students:
-            job = self.store.open_questions(self.job(student))
-            if job is None:
-                yield student, ""
-            else:
-                questions[student] = job
-        if questions:
-            yield from self._judge(questions, jobs, scheduler)
-
-    def _judge(self, questions: dict[str, Job], jobs: int, scheduler: str | None) -> Iterator[tuple[str, str]]:
+        if not questions:
+            return
         import dask
         from distributed import Client, LocalCluster, as_completed
 
@@ -134,17 +131,22 @@ class ClassRun:
                 stack.enter_context(Client(scheduler)).register_plugin(OwnProcessors(jobs))
             client = stack.enter_context(Client(scheduler))
             futures = {client.submit(judge, job, pure=False, retries=1): student for student, job in questions.items()}
-            for future in as_completed(futures):
-                student = futures[future]
-                error = "" if future.status == "finished" else str(future.exception())
-                if not error:
-                    judgement: Judgement = future.result()
-                    self.store.put(questions[student], judgement)
-                    self.log("judged", student=student, seconds=round(judgement.seconds, 2), incidents=judgement.incidents)
-                else:
-                    self.log("failed", student=student, error=error)
-                future.release()
-                yield student, error
+            try:
+                for future in as_completed(futures):
+                    student = futures[future]
+                    error = "" if future.status == "finished" else str(future.exception())
+                    if not error:
+                        judgement: Judgement = future.result()
+                        self.store.put(questions[student], judgement)
+                        about = {"seconds": round(judgement.seconds, 2), "incidents": judgement.incidents}
+                        self.log("judged", student=student, **about)
+                    else:
+                        self.log("failed", student=student, error=error)
+                    future.release()
+                    yield student, error
+            except KeyboardInterrupt:
+                print("Stopping ...", file=sys.stderr)
+                raise
 
     def autograde(self, student: str) -> str:
         """Have nbgrader write a student's row, from stored verdicts; "" or what went wrong."""
@@ -163,9 +165,9 @@ class ClassRun:
                 gradebook.find_submission(self.unit, student)
         except (OSError, ValueError, MissingEntry):
             return False
-        job = self.job(student)
+        job, told = self.job(student), notes(self.course.grading, self.unit, student)[0]
         judgement = Store(self.store.folder).get(job)
-        return judgement is not None and notebook.metadata.get("autograder", {}).get("key") == fingerprint(job, judgement)
+        return judgement is not None and notebook.metadata.get("autograder", {}).get("key") == fingerprint(job, judgement, told)
 
     def feedback(self, student: str) -> str:
         """Have nbgrader write a student's feedback page, if it is not newer than the notebook; "" or what went wrong."""

@@ -120,7 +120,7 @@ def grade_folder(root: Path, unit: str, folder: Path, student: str, sandboxed: b
         rebuilt, repairs = rebuild(submitted, released_notebook(root, course.directory.source_directory, unit))
         job = Judge(config=config).job(course, "student", unit, rebuilt, known_as=student)
         judgement = judge(job)
-        told = [*([] if sandboxed else [UNSANDBOXED]), *notes(grading, unit, "student"), *repairs, *judgement.incidents]
+        told = [*([] if sandboxed else [UNSANDBOXED]), *notes(grading, unit, "student")[0], *repairs, *judgement.incidents]
     return _results(unit, judgement, told)
 
 

@@ -23,10 +23,13 @@ class ExerciseResult:
     manual: bool = False  # whether a person has set the points
     verdict: dict = field(default_factory=dict)  # Verdict.to_dict(); empty if there is none
     text: str = ""  # the verdict as people read it
+    readable: bool = True  # False: nothing of the submission could be read
 
     @property
     def sentence(self) -> str:
         """The sentence that would help; empty if all is right."""
+        if not self.readable:
+            return "nothing of the submission could be read"
         if not self.verdict:
             return "was not judged"
         if self.verdict["passed"]:
@@ -78,6 +81,7 @@ def results(root: Path, unit: str, db_url: str) -> list[Result]:
 def _result(root: Path, unit: str, submission) -> Result:
     notebook = _read(notebook_path(root / "grading" / "autograded" / submission.student.id, unit))
     about = notebook.metadata.get("autograder", {})
+    readable = about.get("graded", True)
     cells = {cell.id: cell for cell in notebook.cells}
     grades = {grade.name: grade for part in submission.notebooks for grade in part.grades}
     exercises = []
@@ -91,11 +95,12 @@ def _result(root: Path, unit: str, submission) -> Result:
                 exercise.points,
                 grade.auto_score if grade else None,
                 bool(grade) and grade.manual_score is not None,
-                output.get("metadata", {}).get("verdict", {}),
-                output.get("data", {}).get("text/plain", ""),
+                output.get("metadata", {}).get("verdict", {}) if readable else {},
+                output.get("data", {}).get("text/plain", "") if readable else "",
+                readable,
             )
         )
-    flags = [sentence for sentences in about.get("flags", {}).values() for sentence in sentences]
+    flags = dict.fromkeys(sentence for sentences in about.get("flags", {}).values() for sentence in sentences)
     return Result(
         submission.student.id,
         submission.score,
@@ -104,7 +109,7 @@ def _result(root: Path, unit: str, submission) -> Result:
         submission.timestamp,
         exercises,
         list(about.get("notes", [])),
-        flags,
+        list(flags),
         about.get("sandboxed", True),
     )
 
@@ -135,7 +140,7 @@ def statistics(class_: list[Result]) -> list[Statistics]:
     """How each exercise went, in their order."""
     rows = []
     for parts in zip(*(result.exercises for result in class_), strict=True):
-        mistakes = Counter(part.verdict["says"] for part in parts if part.verdict.get("says"))
+        mistakes = Counter(part.verdict["says"] for part in parts if part.verdict.get("misconception"))
         sentence, count = mistakes.most_common(1)[0] if mistakes else ("", 0)
         rows.append(
             Statistics(

@@ -12,7 +12,7 @@ import socket
 from IPython import get_ipython
 
 from autograder.judge.wire import decode_case, encode, receive, send
-from autograder.runner import Outcome, Raised, run
+from autograder.runner import UNDEFINED, Outcome, Raised, run
 
 SOCKET = "AUTOGRADER_JUDGE"  # environment variable: path of the judge's socket
 
@@ -67,4 +67,4 @@ def _encoded(outcome: Outcome) -> bytes:
 
 def _no_answer(name: str, namespace: dict) -> Outcome:
     message = f"{name} is not defined" if name not in namespace else f"{name} is no function or class"
-    return Outcome(error=Raised(("NameError", "Exception"), message))
+    return Outcome(error=Raised(UNDEFINED, message))

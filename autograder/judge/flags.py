@@ -53,25 +53,26 @@ def flags(exercise: Exercise, source: str, others: Iterable[str] = (), models: I
     Returns:
         Sentences, none for an ordinary answer. They quote nothing that a student wrote.
     """
-    cells, found, size = [], {}, 0
+    cells, found, size, own = [], {}, 0, f"{exercise.id}: "
     for cell in (source, *others):
         size += len(cell)
         cells.append(_parsed(cell if size <= LONGEST else ""))
     if size > LONGEST:
-        found[f"not all of its {size:,} characters were looked at"] = ""
+        found[f"not all of its {size:,} characters were looked at"] = own
     for whose, code in {"solution": models, "implementation": _library(exercise.reference)}.items():
         if (alike := similarity(cells[0], code, cells[1:])) >= ALIKE:
-            found[f"{100 * alike:.0f} % of the answer's syntax tree equals the course's own {whose}"] = ""
+            found[f"{100 * alike:.0f} % of the answer's syntax tree equals the course's own {whose}"] = own
     meanings = _Meanings(cells)
-    for place, trees in {"": [cells[0], *meanings.run.values()], " (in another cell)": cells[1:]}.items():
+    for place, trees in {"": [cells[0], *meanings.run.values()], "in another cell: ": cells[1:]}.items():
         for use in sorted({use for tree in trees for use in meanings.uses(tree)}):
             is_text = use.startswith("'")
             if seen := (_PATHS if is_text else _NAMES).search(use):
-                found.setdefault(f"uses {seen[0]}", place)
+                found.setdefault(f"uses {seen[0]}", place or own)
             for name in exercise.forbids:
                 if not is_text and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", use):
-                    found.setdefault(f"uses {name}, which this exercise forbids", place)
-    return [f"{exercise.id}: {what}{place}" for what, place in found.items()]
+                    whose = exercise.id if place else "this exercise"
+                    found.setdefault(f"uses {name}, which {whose} forbids", place or own)
+    return [f"{place}{what}" for what, place in found.items()]
 
 
 def function_source(cell: str, name: str) -> str | None:

@@ -5,10 +5,12 @@ file is gets asked of the opened file: nothing can be swapped in between.
 """
 
 import errno
+import hashlib
 import os
 import re
 import stat
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from difflib import SequenceMatcher
@@ -39,7 +41,7 @@ class Finding:
     is_fine: bool = False  # the folder can stay as it is
 
 
-def inspect(base: Path, folder: Parts, canonical: str, released: bytes, caps: Caps) -> Finding:
+def inspect(base: Path, folder: Parts, canonical: str, released: bytes, caps: Caps, made: str | None = None) -> Finding:
     """What of a submission can be handed on, and what is wrong with it.
 
     Args:
@@ -48,6 +50,7 @@ def inspect(base: Path, folder: Parts, canonical: str, released: bytes, caps: Ca
         canonical: the name that the notebook must have.
         released: the notebook as students got it.
         caps: how much may be in the folder.
+        made: SHA-256 of the notebook that intake itself put there; one handed in later under a similar name comes before it.
 
     Returns:
         The finding; nothing was changed.
@@ -57,7 +60,7 @@ def inspect(base: Path, folder: Parts, canonical: str, released: bytes, caps: Ca
     except Refused as problem:
         return Finding(notes=[f"the submission's folder was refused: it is {problem}"])
     found = Finding()
-    is_renamed, others = _find_notebook(found, base, folder, canonical, released, caps, files)
+    is_renamed, others = _find_notebook(found, base, folder, canonical, released, caps, files, made)
     refused.pop((canonical,), None)  # told already
 
     room = caps.total - len(found.notebook or b"")
@@ -85,7 +88,7 @@ def inspect(base: Path, folder: Parts, canonical: str, released: bytes, caps: Ca
 
 
 def _find_notebook(
-    found: Finding, base: Path, folder: Parts, canonical: str, released: bytes, caps: Caps, files: dict
+    found: Finding, base: Path, folder: Parts, canonical: str, released: bytes, caps: Caps, files: dict, made: str | None
 ) -> tuple[bool, list[Parts]]:
     """Put the notebook into a finding: the one of the right name, else the most similar name; of equals, the newest.
 
@@ -101,7 +104,15 @@ def _find_notebook(
     others = [path for path in files if path[-1].endswith(".ipynb") and path != right and not IGNORED & set(path)]
     others.sort(key=unlikeness)
     is_there = os.path.lexists(base.joinpath(*folder, canonical))  # the listing may have stopped before it
-    for path in ([right] if is_there else []) + others[: caps.attempts]:
+    others_tried, before, why = others[: caps.attempts], [], "missing or cannot be read"
+    with suppress(Refused):
+        data = read_file(base, (*folder, *right), caps.notebook)[0]
+        if data == released:
+            before, why = others_tried, "as released"
+        elif hashlib.sha256(data).hexdigest() == made:
+            before = [path for path in others_tried if wanted in path[-1].lower()]
+            why = "what an earlier submission was made into"
+    for path in dict.fromkeys([*before, *([right] if is_there else []), *others_tried]):
         try:
             data, status = read_file(base, (*folder, *path), caps.notebook)
         except Refused as problem:
@@ -118,7 +129,7 @@ def _find_notebook(
         found.modified = status.st_mtime_ns
         if path != right:
             others.remove(path)
-            found.notes.append(f"{shown(*path)} was taken as {canonical}, which is missing or cannot be read")
+            found.notes.append(f"{shown(*path)} was taken as {canonical}, which is {why}")
         return path != right or found.notebook != data, others
     found.notes = found.notes or [f"the submission holds no notebook {canonical}"]
     return False, others

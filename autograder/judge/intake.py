@@ -76,7 +76,7 @@ def take_in(
     )  # a changed name and an odd one may be the same student
 
 
-def notes(grading: Path, unit: str, student: str) -> list[str]:
+def notes(grading: Path, unit: str, student: str) -> tuple[list[str], bool]:
     """What was wrong with a submission.
 
     Args:
@@ -85,9 +85,10 @@ def notes(grading: Path, unit: str, student: str) -> list[str]:
         student: the id, as in the `Intake`.
 
     Returns:
-        A sentence each; none if all was well.
+        A sentence each, none if all was well; and whether anything of it could be graded.
     """
-    return _record(grading / "intake" / unit / f"{student}.json").get("notes", [])
+    record = _record(grading / "intake" / unit / f"{student}.json")
+    return record.get("notes", []), record.get("graded", True)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ class _Desk:
                 return self.replace(raw, student, Finding(notes=["the student's folder is a link, which is not followed"]))
             raw = self.settle(raw, student)
             canonical = notebook_path(Path(), self.unit).name
-            found = inspect(self.submitted, (student, self.unit), canonical, self.released, self.caps)
+            made = _record(self.papers / f"{student}.json").get("made")
+            found = inspect(self.submitted, (student, self.unit), canonical, self.released, self.caps, made)
             return self.keep(student, found) if found.is_fine else self.replace(raw, student, found)
         except Exception as error:
             problem = f"the submission could not be taken in ({type(error).__name__})"
@@ -183,7 +185,8 @@ class _Desk:
             if leftover.exists():
                 shutil.rmtree(leftover)
         graded, name = found.notebook is not None, notebook_path(Path(), self.unit).name
-        _put(part / name, found.notebook if graded else self.released, found.modified)
+        notebook = found.notebook if graded else self.released
+        _put(part / name, notebook, found.modified)
         for path in found.extras:
             data, status = read_file(self.submitted, (student, self.unit, *path), self.caps.file)
             _put(part.joinpath(*path), data, status.st_mtime_ns)
@@ -192,6 +195,7 @@ class _Desk:
         notes = self.of_id(student) + found.notes + ([] if graded else ["nothing in the submission could be graded"])
         aside, place = self.aside(student), self.submitted / student / self.unit
         record = {"notes": notes, "graded": graded, "set_aside": str(aside.relative_to(self.grading))}
+        record["made"] = hashlib.sha256(notebook).hexdigest()
         _write(self.papers / f"{student}.json", record | {"fingerprint": self.fingerprint(self.papers, (clean.name,))})
         raw.rename(aside)
         if os.path.lexists(place):  # what was moved is a link beside an earlier submission

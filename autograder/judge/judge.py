@@ -13,10 +13,11 @@ from autograder.exercise import Exercise
 from autograder.exercises import exercises_of, find
 from autograder.judge.feedback import clean
 from autograder.judge.flags import flags
+from autograder.judge.rebuild import seems_to_define
 from autograder.judge.sandbox import Limits
 from autograder.judge.session import Session
 from autograder.lessons.source import grade_id
-from autograder.runner import Outcome
+from autograder.runner import UNDEFINED, Outcome
 from autograder.verdict import PUBLIC_SEED, StageVerdict, Verdict, score
 
 
@@ -88,30 +89,39 @@ def _ask(job: Job, explain: bool, upto: int | None = None) -> tuple[Judgement, t
         # all public cases come first: a process that has seen a hidden one could tell those whose results are shown in full
         public = {exercise.id: _score(exercise, session, 1, PUBLIC_SEED) for exercise in asked if explain}
         for exercise in asked:
-            verdict, cut_short = _score(exercise, session, 0, job.seed, hidden=True)
+            verdict, seen = _score(exercise, session, 0, job.seed, hidden=True)
             if explain:
-                shown, gone_before = public[exercise.id]
+                shown, seen_before = public[exercise.id]
                 verdict = _explained(verdict, shown)
-                lost += [exercise.id] if cut_short and not gone_before else []
-            about = {"flags": _flags(exercise, notebook, job.solutions), "cut_short": cut_short}
+                lost += [exercise.id] if seen.cut_short and not seen_before.cut_short else []
+            if seen.undefined:
+                verdict = replace(verdict, says=_why_undefined(exercise, notebook))
+            about = {"flags": _flags(exercise, notebook, job.solutions), "cut_short": seen.cut_short}
             verdicts[exercise.id] = verdict.to_dict() | about
             outputs[f"{grade_id(exercise)}-check"] = check_outputs(verdict)
         outputs |= {cell.id: clean(cell.get("outputs", [])) for cell in notebook.cells if cell.id not in checks}
     return Judgement(verdicts, outputs, session.incidents, 0), tuple(lost)
 
 
-def _score(exercise: Exercise, session: Session, copy: int, seed: str, hidden: bool = False) -> tuple[Verdict, bool]:
-    """The verdict on a snapshot, and whether not all was answered."""
-    cut_short = False
+@dataclass
+class _Seen:
+    """What was noticed about a snapshot while it was asked."""
+
+    cut_short: bool = False  # not all was answered
+    undefined: bool = False  # the exercise's name stands for nothing in it
+
+
+def _score(exercise: Exercise, session: Session, copy: int, seed: str, hidden: bool = False) -> tuple[Verdict, _Seen]:
+    seen = _Seen()
 
     def outcome_of(case: Case) -> Outcome:
-        nonlocal cut_short
         outcome = ask(case)
-        cut_short = cut_short or bool(outcome.error and outcome.error.ours)
+        seen.cut_short |= bool(outcome.error and outcome.error.ours)
+        seen.undefined |= bool(outcome.error and outcome.error.types == UNDEFINED)
         return outcome
 
     ask = session.outcome_of(exercise, copy)
-    return score(exercise, outcome_of, seed, hidden), cut_short
+    return score(exercise, outcome_of, seed, hidden), seen
 
 
 def _explained(verdict: Verdict, public: Verdict) -> Verdict:
@@ -131,6 +141,16 @@ def _explained_stage(hidden: StageVerdict, public: StageVerdict) -> StageVerdict
         return replace(hidden, problem=public.problem)
     told = f"{hidden.problem.difference} - on other inputs than the notebook's, with which it passes"
     return replace(hidden, problem=replace(hidden.problem, difference=told))
+
+
+def _why_undefined(exercise: Exercise, notebook: nbformat.NotebookNode) -> str:
+    """Why nothing has the exercise's name, as far as its cell tells."""
+    cell = next(cell for cell in notebook.cells if cell.id == grade_id(exercise))
+    ends = [output for output in clean(cell.get("outputs", [])) if output["output_type"] == "error"]
+    if ends:
+        return f"its cell ended with {ends[-1]['ename']}: {ends[-1]['evalue']}"
+    names = ", ".join(sorted(seems_to_define(cell.source)))
+    return f"its cell defines {names or 'nothing'}, and no {exercise.defines}"
 
 
 def _flags(exercise: Exercise, notebook: nbformat.NotebookNode, solutions: Mapping[str, str]) -> list[str]:

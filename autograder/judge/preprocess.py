@@ -45,8 +45,8 @@ class Judge(NbGraderPreprocessor):
             questions = store.open_questions(job)
             store.put(questions, judge(questions))
             judgement = Store(store.folder).get(job)
-        told = notes(course.grading, names["assignment"], names["student"])
-        return write(nb, job, judgement, told), resources
+        told, graded = notes(course.grading, names["assignment"], names["student"])
+        return write(nb, job, judgement, told, graded), resources
 
     @property
     def limits(self) -> Limits:
@@ -99,7 +99,7 @@ def bare(notebook: NotebookNode) -> NotebookNode:
     return nbformat.v4.new_notebook(cells=cells)
 
 
-def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str]) -> NotebookNode:
+def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str], graded: bool = True) -> NotebookNode:
     """Put a judgement into a submission's notebook, in place.
 
     Args:
@@ -107,6 +107,7 @@ def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str
         job: what was judged.
         judgement: what was found.
         told: sentences of the intake.
+        graded: False if the released notebook stands in for a submission that could not be read.
 
     Returns:
         The notebook: outputs, verdicts, a note at the top, and in its metadata what reports read.
@@ -122,8 +123,9 @@ def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str
         note = f"**Noted while grading:**\n\n```text\n{listed}\n```"  # as code: names of files may look like markup
         notebook.cells.insert(0, new_markdown_cell(note, id="noted"))
     notebook.metadata["autograder"] = {
-        "key": fingerprint(job, judgement),
+        "key": fingerprint(job, judgement, told),
         "sandboxed": job.sandboxed,
+        "graded": graded,
         "notes": [*sentences, *notebook.metadata.get("repairs", [])],
         "flags": {id: verdict["flags"] for id, verdict in judgement.verdicts.items() if verdict["flags"]},
         "cut_short": [id for id, verdict in judgement.verdicts.items() if verdict["cut_short"]],

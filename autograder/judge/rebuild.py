@@ -73,7 +73,7 @@ def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNo
     rebuilt = deepcopy(released)
     frame, rebuilt.cells = rebuilt.cells, [_extra(source, None, i) for i, source in enumerate(extras.get(None, []))]
     code = chain((answers[name] for name in answers if not graded[name].metadata.nbgrader.grade), *extras.values())
-    defined = {name for source in code for name in _seems_to_define(source)}
+    defined = {name for source in code for name in seems_to_define(source)}
     for cell in frame:
         name = _grade_id(cell)
         if name and cell.metadata.nbgrader.grade:
@@ -82,7 +82,7 @@ def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNo
             elif name not in answers:
                 repairs.append(f"{name} was missing; it is as released")
         elif name:
-            is_elsewhere = bool(defined & _seems_to_define(cell.source))
+            is_elsewhere = bool(defined & seems_to_define(cell.source))
             counts = "what another cell defines counts" if is_elsewhere else "it counts as not started"
             if name not in answers:
                 repairs.append(f"{name} was missing; {counts}")
@@ -171,12 +171,12 @@ def _recognise(cells: list[_Cell], released: NotebookNode) -> list[str]:
     for cell in released.cells:
         name = _grade_id(cell)
         if name and name not in present and not cell.metadata.nbgrader.grade:
-            lost |= dict.fromkeys(_seems_to_define(cell.source), name)
+            lost |= dict.fromkeys(seems_to_define(cell.source), name)
     repairs, room = [], PARSED
     for cell in sorted(cells, key=lambda cell: cell.kind != "code") if lost else []:  # text that is Python: only if no code is
         if cell.name is None and cell.home is None:
             sought = {defined: name for defined, name in lost.items() if name not in present}
-            defined = sought.keys() & _seems_to_define(cell.source)
+            defined = sought.keys() & seems_to_define(cell.source)
             if defined:
                 room -= len(cell.source)
                 defined &= _defines(cell, is_parsed=room >= 0)
@@ -187,7 +187,8 @@ def _recognise(cells: list[_Cell], released: NotebookNode) -> list[str]:
     return repairs
 
 
-def _seems_to_define(source: str) -> set[str]:
+def seems_to_define(source: str) -> set[str]:
+    """The functions, classes and constants that code defines at its top level, also of code with syntax errors."""
     return {name for pair in DEFINES.findall(source) for name in pair if name}
 
 
@@ -200,7 +201,7 @@ def _defines(cell: _Cell, is_parsed: bool) -> set[str]:
             warnings.simplefilter("ignore")  # about "\d" and the like
             body = ast.parse(cell.source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return _seems_to_define(cell.source) if cell.kind == "code" else set()
+        return seems_to_define(cell.source) if cell.kind == "code" else set()
     named = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
     targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
     targets += [node.target for node in body if isinstance(node, ast.AnnAssign) and node.value]

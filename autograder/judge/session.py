@@ -96,16 +96,19 @@ class Session:
 
     async def _run(self, notebook: NotebookNode, checks: Mapping[str, Exercise]) -> None:
         context = zmq.asyncio.Context()
-        context.maxmsgsize, context.rcvhwm, context.linger = 16 * MB, 100, 0  # for every socket made from it
-        context.reconnect_ivl = -1  # never again: student code could have put a link to elsewhere in a socket's place
+        context.maxmsgsize, context.rcvhwm, context.linger = self.limits.output, 100, 0  # for every socket made from it
+        if self.sandboxed:  # its kernel listens already; later, student code could put a link to elsewhere in a socket's place
+            context.reconnect_ivl = -1
         context.sndtimeo = 1000  # ms; where nobody is connected any more, sending would wait for ever
         manager = _Manager(context=context, kernel_spec_manager=SandboxSpecs() if self.sandboxed else _PlainSpecs())
         client = _Client(notebook, km=manager, timeout=math.ceil(self.limits.cell))
         client.left, client.flooded = self.limits.output, self._flooded
+        deaf = None
         try:
             await client.async_start_new_kernel(**self._start())
             self._guard = self._guard_of(manager)
             await client.async_start_new_kernel_client()
+            deaf = asyncio.create_task(self._notice_silence(client))
             for index, cell in enumerate(notebook.cells):
                 self.reached = index
                 if cell.cell_type == "code" and not await self._step(client, cell, index, checks.get(cell.id)):
@@ -115,9 +118,18 @@ class Session:
         except RuntimeError as error:  # what jupyter_client raises when a kernel dies at its start
             raise SandboxError(f"the kernel does not start: {error}") from error
         finally:
+            if deaf:
+                deaf.cancel()
             if client.kc is not None:
                 client.kc.stop_channels()
             context.destroy(linger=0)
+
+    async def _notice_silence(self, client: "_Client") -> None:
+        """One message beyond the limit ends the connection for what cells display: nothing more of it would be heard."""
+        await client.kc.iopub_channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED).poll()
+        await asyncio.sleep(1)  # a kernel that has died is another matter
+        if await client.km.is_alive():
+            self._flooded()
 
     def _flooded(self) -> None:
         self._guard.stop(f"it printed more than {self.limits.output / MB:g} MB")

@@ -121,9 +121,9 @@ def job_key(job: Job) -> str:
     return _hash(notebook_key(job), [exercise_key(job, id) for id in job.exercises])
 
 
-def fingerprint(job: Job, judgement: Judgement) -> str:
-    """One hash of what was judged and what was found: the same job, judged again, may find something else."""
-    return _hash(job_key(job), asdict(judgement))
+def fingerprint(job: Job, judgement: Judgement, told: list[str]) -> str:
+    """One hash of what was judged, what was found (judged again, it may be something else), and what the intake told."""
+    return _hash(job_key(job), asdict(judgement), told)
 
 
 @cache

@@ -121,7 +121,7 @@ def _(paper):
 # The code
 
 
-@submission("one not begun, one with a syntax error", points=5, says=("not started", "SyntaxError"))
+@submission("one not begun, one with a syntax error", points=5, says=("not started", "its cell ended with SyntaxError"))
 def _(paper):
     paper.blank("prune")
     paper.answer("global", "def global_masks(weights, sparsity:\n    return {}")
@@ -195,11 +195,16 @@ def _(paper):
     )
 
 
-@submission("a missing data file", points=8, says=("magnitude_prune is not defined", "FileNotFoundError"))
+@submission("a missing data file", points=8, says=("magnitude_prune is not defined", "its cell ended with FileNotFoundError"))
 def _(paper):
     paper.answer(
         "prune", "THRESHOLDS = open('thresholds.csv').read()\n\ndef magnitude_prune(W, s):\n    return W * (W > THRESHOLDS)"
     )
+
+
+@submission("another name for a function", points=9, says="its cell defines smoothly, and no cubic_sparsity")
+def _(paper):
+    paper.cell("schedule").source = paper.cell("schedule").source.replace("cubic_sparsity", "smoothly")
 
 
 @submission("handed in again after manual grading", points=10)

@@ -344,6 +344,25 @@ def _(paper):
     )
 
 
+@submission("kernel sockets that lead outside", points=6)
+def _(paper):
+    paper.after(
+        "prune-check",
+        """
+        import os, socket
+        for port in range(1, 6):
+            os.rename(f"/tmp/kernel-socket-{port}", f"/tmp/{port}.old")
+            os.symlink(os.path.normpath("ROOT/../socket"), f"/tmp/kernel-socket-{port}")
+        for number in map(int, os.listdir("/proc/self/fd")):
+            try:
+                end = socket.socket(fileno=os.dup(number))
+                if "kernel-socket" in str(end.getsockname()) and not end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass""",
+    )
+
+
 @submission("half a megabyte of one cell", points=12, says="could not be used")
 def _(paper):
     paper.after("prune-check", "a=1;" * 130_000)

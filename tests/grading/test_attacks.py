@@ -119,7 +119,8 @@ def _write(root: Path, submission: Submission, words: dict[str, str]) -> None:
 def _grade(run: ClassRun) -> list[str]:
     run.prepare()
     students = [record.student for record in run.take_in()]
-    errors = [f"{student}: {error}" for student, error in run.judge_all(students, jobs=2) if error]
+    judged = run.judge_all(run.open_questions(students), jobs=2)
+    errors = [f"{student}: {error}" for student, error in judged if error]
     for student in students:
         errors += [f"{student}: {error}" for error in (run.autograde(student), run.feedback(student)) if error]
     return errors

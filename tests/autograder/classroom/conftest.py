@@ -38,7 +38,7 @@ def grade(root, jobs=2, scheduler=None, **judge):
     run = ClassRun(root, UNIT, config)
     run.prepare()
     students = [record.student for record in run.take_in()]
-    assert [error for _, error in run.judge_all(students, jobs, scheduler) if error] == []
+    assert [error for _, error in run.judge_all(run.open_questions(students), jobs, scheduler) if error] == []
     assert [error for student in students if (error := run.autograde(student) or run.feedback(student))] == []
     return run
 

@@ -188,9 +188,9 @@ def test_the_sentence_that_would_help():
 
 def test_statistics_of_a_class():
     class_ = [
-        result("a", [part("u.a", 2.0, passed=True), part("u.b", 0.0, says="You invert.")]),
-        result("b", [part("u.a", 1.0, says="You add."), part("u.b", 1.0, says="You square.")]),
-        result("c", [part("u.a", 0.0, started=False), part("u.b", 0.5, says="You invert.")]),
+        result("a", [part("u.a", 2.0, passed=True), part("u.b", 0.0, says="You invert.", mistake="declared")]),
+        result("b", [part("u.a", 1.0, says="You add.", mistake="declared"), part("u.b", 1.0, says="You square.")]),
+        result("c", [part("u.a", 0.0, started=False), part("u.b", 0.5, says="You invert.", mistake="declared")]),
         result("d", [ExerciseResult("u.a", 0.0, 2.0, None), ExerciseResult("u.b", 2.0, 2.0, None, manual=True)]),
     ]
     assert statistics(class_) == [

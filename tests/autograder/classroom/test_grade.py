@@ -62,7 +62,8 @@ def test_statistics_name_the_most_common_mistake(graded):
 
 def test_a_second_run_judges_and_writes_nothing(graded, monkeypatch):
     root, _ = graded
-    monkeypatch.setattr(module.ClassRun, "_judge", lambda *_: pytest.fail("judged again"))
+    monkeypatch.setattr(module, "judge", None)
+    monkeypatch.setattr("distributed.LocalCluster", lambda *_, **__: pytest.fail("judged again"))
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.*") if path.suffix in (".ipynb", ".html")}
     grade(root)
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -104,7 +105,7 @@ def test_as_many_are_judged_at_once_as_one_asked_for(tmp_path, monkeypatch, jobs
     monkeypatch.setattr(module, "judge", judge_nothing)
     workers = set()
     monkeypatch.setattr(Store, "put", lambda _store, _job, judgement: workers.add(judgement.seconds))
-    assert [error for _, error in run.judge_all(students, jobs) if error] == []
+    assert [error for _, error in run.judge_all(run.open_questions(students), jobs) if error] == []
     assert len(workers) == jobs
 
 

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from autograder.judge.intake import Caps, notes, take_in
 
-UNIT, NAME = "02_magnitude", "magnitude.ipynb"
+UNIT, STEM, NAME = "02_magnitude", "magnitude", "magnitude.ipynb"
 RELEASED = nbformat.writes(new_notebook(cells=[new_code_cell("# YOUR CODE HERE", id="answer")])).encode()
 MINE = nbformat.writes(new_notebook(cells=[new_code_cell("mine = 1", id="answer")])).encode()
 CUT = MINE[:-30]
@@ -46,7 +46,7 @@ class Class:
 
     def only(self, **options):
         (intake,) = self.take(**options)
-        assert notes(self.grading, UNIT, intake.student) == intake.notes
+        assert notes(self.grading, UNIT, intake.student) == (intake.notes, intake.graded)
         notebook = nbformat.read(self.folder(intake.student) / NAME, as_version=4)  # nbgrader can read it
         assert self.take(**options)[0].notes == intake.notes  # and a second time changes nothing
         assert nbformat.read(self.folder(intake.student) / NAME, as_version=4) == notebook
@@ -248,6 +248,27 @@ def test_notes_stay_until_something_else_is_handed_in(room):
     assert len(list((room.grading / "set_aside" / "ada" / UNIT).iterdir())) == 2
 
 
+@pytest.mark.parametrize("first", [{f"{STEM}-Copy1.ipynb": MINE}, {NAME: CUT}, {NAME: RELEASED}, {}])
+def test_a_copy_handed_in_later_replaces_what_intake_made_itself(room, first):
+    folder = room.hand_in(first)
+    room.take()
+    later = MINE.replace(b"mine = 1", b"mine = 2")
+    (folder / f"{STEM}-Copy1.ipynb").write_bytes(later)
+    notes = room.only().notes
+    assert room.files() == {NAME: later}
+    assert len(notes) == 1
+    assert f"{STEM}-Copy1.ipynb was taken as {NAME}" in notes[0]
+
+
+def test_a_copy_beside_a_students_own_notebook_is_not_taken(room):
+    folder = room.hand_in({f"{STEM}-Copy1.ipynb": MINE})
+    room.take()
+    own = MINE.replace(b"mine = 1", b"mine = 2")
+    room.hand_in({NAME: own, f"{STEM}-Copy1.ipynb": MINE})
+    assert room.only().notes == [f"{STEM}-Copy1.ipynb not graded: only {NAME} is"]
+    assert (folder / NAME).read_bytes() == own
+
+
 def test_one_student_only(room):
     room.hand_in({NAME: b""}, "ada")
     room.hand_in({NAME: b""}, "bob")
@@ -286,7 +307,7 @@ def test_what_cannot_even_be_moved_is_said_to_be_not_ready(room, monkeypatch):
     )
     ada, bob = room.take()
     assert (ada.ready, bob.ready) == (False, True)
-    assert "a person has to look" in notes(room.grading, UNIT, "ada")[0]
+    assert "a person has to look" in notes(room.grading, UNIT, "ada")[0][0]
     assert room.files() == {NAME: b""}
 
 
