@@ -120,9 +120,7 @@ class Session:
         finally:
             if deaf:
                 deaf.cancel()
-            if client.kc is not None:
-                client.kc.stop_channels()
-            context.destroy(linger=0)
+            context.destroy(linger=0)  # not client.kc.stop_channels(), which would first connect to what is not connected yet
 
     async def _notice_silence(self, client: "_Client") -> None:
         """One message beyond the limit ends the connection for what cells display: nothing more of it would be heard."""
@@ -157,7 +155,9 @@ class Session:
         """Keep what the exercise's name stands for now."""
         cases = [case for stage in exercise.stages[:1] for case in exercise.cases(stage, PUBLIC_SEED)]
         trains = any(isinstance(argument, Optimizer) for case in cases for argument in (*case.args, *case.kwargs.values()))
-        code = OFFER.format(exercise.defines, COPIES, int(self.limits.exercise), trains)
+        code = OFFER.format(
+            exercise.defines, COPIES, int(self.limits.exercise) + 2, trains
+        )  # later than the judge loses patience
         request = client.kc.execute(code, silent=True, store_history=False)
         deadline = time.monotonic() + self.limits.cell
         reply = None

@@ -118,7 +118,7 @@ def test_a_cluster_that_is_there_judges_the_same(graded, tmp_path):
 
 def test_what_was_cut_short_is_judged_again_on_request(tmp_path):
     root = make_course(tmp_path / "course", ["signed-weights"])
-    grade(root, cell_seconds=0.5)  # torch alone takes longer to import
+    grade(root, submission_seconds=1.5)  # torch alone takes longer to import
     assert of_class(root)[0].points < 16
     grade(root, retry=True)
     assert of_class(root)[0].points == 16
