@@ -232,7 +232,7 @@ def select(score: Tensor, pattern: str, sparsity: float | None = None) -> Tensor
     Raises:
         ValueError: the pattern is unknown, or `sparsity` is missing, superfluous or out of range.
     """
-    if ":" in pattern:
+    if re.fullmatch(r"\d+:\d+", pattern):
         if sparsity is not None:
             raise ValueError(f"sparsity must be left out for pattern {pattern!r}, which fixes it, got {sparsity}")
         return n_m(score, *parse_n_m(pattern))

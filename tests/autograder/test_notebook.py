@@ -85,7 +85,7 @@ def test_what_cannot_be_checked_is_refused_in_one_sentence(answer, given):
     ("id", "advice"),
     [
         ("magnitude.prun", "did you mean magnitude.prune"),
-        ("prune", "did you mean magnitude.prune"),
+        ("prune", "magnitude.prune"),
         ("02_magnitude.prune", "did you mean magnitude.prune"),
         ("zzz", "the units are 01_patterns, 02_magnitude"),
         (None, "the units are"),

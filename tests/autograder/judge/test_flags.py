@@ -151,7 +151,7 @@ def test_the_threshold_lies_between_honest_answers_and_copies():
     for id, size, (near, alike), (far, unlike) in rows:
         print(f"{id:<24}{size:>5}  {alike:.2f} {near:<26.26} {unlike:.2f} {far}{'' if size >= SMALLEST else ' (too small)'}")
     large = [row for row in rows if row[1] >= SMALLEST]
-    assert len(large) == 6
+    assert len(large) > len(rows) / 2
     assert max(alike for *_, (_, alike), _ in large) + 0.03 < ALIKE < min(unlike for *_, (_, unlike) in large)
 
 
