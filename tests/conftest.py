@@ -6,6 +6,7 @@ import tempfile
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the kernels that tests start
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels run in its interpreter
 os.environ["SPARSITY_EDU_PROGRESS"] = tempfile.mkdtemp(prefix="sparsity_edu_progress_")
 
 import torch._dynamo  # noqa: F401  torch.func loads it on first use, which on a busy machine takes longer than a case may

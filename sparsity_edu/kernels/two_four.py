@@ -236,8 +236,7 @@ def gemv(W: Packed24 | Fragments, x: Tensor) -> Tensor:
                 W.registers, W.words, few, out, K, K, N, len(few), WARPS=warps, UNROLL=unroll, num_warps=warps
             )
     elif len(tokens):
-        rows = 4 if x.is_cuda else 64  # in the interpreter a program costs much and its size little
-        words = 32 if x.is_cuda else 64
+        rows, words = (4, 64) if x.is_cuda else (64, 64)  # in the interpreter a program costs much and its size little
         kernels.gemv_select[(len(tokens), -(-N // rows))](
             W.values, W.codes, tokens, y, N, K, K, N, ROWS=rows, WORDS=words, num_warps=4
         )
@@ -309,7 +308,7 @@ def _runs_kernels(x: Tensor) -> bool:
 
 @functools.cache
 def tensor_cores_work(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `gemv` gives the right result with fragments here: tried once per device, with all six patterns in all places.
+    """Whether `gemv` can multiply by fragments here, and gives the right result; tried once per device.
 
     Args:
         device: any.
@@ -318,13 +317,16 @@ def tensor_cores_work(device: torch.device, dtype: torch.dtype) -> bool:
     Returns:
         False also where the kernel does not compile, with a warning that says why.
     """
-    if device.type != "cuda":
-        return False
+    return device.type == "cuda" and _fragments_are_right(device, dtype)
+
+
+def _fragments_are_right(device: torch.device, dtype: torch.dtype) -> bool:
+    """Try all six patterns, in all places."""
     g = torch.Generator().manual_seed(0)
     pairs = torch.combinations(torch.arange(4))  # (6, 2)
     place = pairs[torch.randint(6, (64, 128 // 4), generator=g)]
-    W = torch.zeros(64, 128 // 4, 4).scatter_(2, place, torch.randint(1, 9, place.shape, generator=g).float()).view(64, 128)
-    x = torch.randint(-4, 5, (FEW_TOKENS, 128), generator=g).float()  # small whole numbers: every sum is exact
+    W = torch.zeros(64, 128 // 4, 4).scatter_(2, place, torch.randint(1, 4, place.shape, generator=g).float()).view(64, 128)
+    x = torch.randint(-1, 2, (FEW_TOKENS, 128), generator=g).float()  # sums of at most 192: exact in bfloat16 too
     try:
         y = gemv(to_fragments(pack(W.to(device, dtype))), x.to(device, dtype))
     except Exception as error:

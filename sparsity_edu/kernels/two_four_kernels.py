@@ -43,12 +43,11 @@ def gemv_select(values, codes, x, y, N, K, x_stride, y_stride, ROWS: tl.constexp
     for start in range(0, K // 16, WORDS):
         words = start + tl.arange(0, WORDS)
         v0, v1, i0, i1 = _load_words(values, codes, rows, words, N, K)
-        group = words[:, None] * 4 + tl.arange(0, 4)[None, :]  # (words, 4)
-        valid = group < K // 4
-        x0 = tl.load(x + 4 * group, mask=valid, other=0.0).to(tl.float32)[None]
-        x1 = tl.load(x + 4 * group + 1, mask=valid, other=0.0).to(tl.float32)[None]
-        x2 = tl.load(x + 4 * group + 2, mask=valid, other=0.0).to(tl.float32)[None]
-        x3 = tl.load(x + 4 * group + 3, mask=valid, other=0.0).to(tl.float32)[None]
+        column = words[:, None] * 16 + tl.arange(0, 16)[None, :]
+        inputs = tl.load(x + column, mask=column < K, other=0.0).to(tl.float32)  # (words, 16)
+        even, odd = tl.split(tl.reshape(inputs, (WORDS, 4, 2, 2)))  # of each group: x0 and x2, x1 and x3
+        x0, x2 = tl.split(even[None])  # (1, words, 4 groups)
+        x1, x3 = tl.split(odd[None])
         first = tl.where(i0 == 0, x0, tl.where(i0 == 1, x1, x2))  # i0 < i1: never the last
         second = tl.where(i1 == 1, x1, tl.where(i1 == 2, x2, x3))  # and never the first
         total += v0.to(tl.float32) * first + v1.to(tl.float32) * second

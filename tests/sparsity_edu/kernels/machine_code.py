@@ -69,8 +69,10 @@ class MachineCode:
             return subprocess.run([TOOLS / name, option, file.name], check=True, capture_output=True, text=True).stdout
 
 
-def compiled(kernel, signature: dict[str, str], constants: dict, architecture: int, num_warps: int = 4) -> MachineCode:
-    """Compile ahead of time, as for a launch with 16-byte aligned pointers and sizes that are multiples of 16.
+def compiled(
+    kernel, signature: dict[str, str], constants: dict, architecture: int, num_warps: int = 4, aligned: bool = True
+) -> MachineCode:
+    """Compile ahead of time.
 
     Args:
         kernel: the jitted function.
@@ -78,13 +80,10 @@ def compiled(kernel, signature: dict[str, str], constants: dict, architecture: i
         constants: the constexpr arguments.
         architecture: 80 or 90.
         num_warps: per program.
+        aligned: as for a launch with pointers and sizes that are multiples of 16.
     """
-    function = kernel.fn
-    return (
-        _process()
-        .submit(_compiled, function.__module__, function.__name__, signature, constants, architecture, num_warps)
-        .result()
-    )
+    of = kernel.fn.__module__, kernel.fn.__name__
+    return _process().submit(_compiled, *of, signature, constants, architecture, num_warps, aligned).result()
 
 
 @functools.cache
@@ -98,15 +97,12 @@ def _process() -> ProcessPoolExecutor:
 
 
 def _compiled(
-    module: str, name: str, signature: dict[str, str], constants: dict, architecture: int, num_warps: int
+    module: str, name: str, signature: dict, constants: dict, architecture: int, num_warps: int, aligned: bool
 ) -> MachineCode:
     kernel = getattr(importlib.import_module(module), name)
     types = signature | dict.fromkeys(constants, "constexpr")
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, name in enumerate(kernel.arg_names)
-        if types[name] == "i32" or types[name][0] == "*"
-    }
-    source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constants, aligned)
+    types = {name: types[name] for name in kernel.arg_names}
+    known = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind == "i32" or kind[0] == "*"}
+    source = ASTSource(kernel, types, constants, known if aligned else {})
     made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": num_warps})
     return MachineCode(made.asm["ptx"], made.asm["cubin"])
