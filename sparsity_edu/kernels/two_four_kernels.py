@@ -60,7 +60,7 @@ def gemv_mma(fragments, words, x, y, K, x_stride, y_stride, tokens, WARPS: tl.co
     """y = W x for up to 8 tokens on sparse tensor cores, 16 rows per program; its warps share the columns.
 
     fragments int32 (N/16, K/32, 32, 4): what each thread holds of each 16 x 32 piece of W, one load of 16 bytes; words int32
-    (N/16, K/32, 16): its indices; see `two_four.Fragments`. x (tokens, K), y (tokens, N), row-major. WARPS * UNROLL divides
+    (N/16, K/32, 16): its indices; see `packed24.Fragments`. x (tokens, K), y (tokens, N), row-major. WARPS * UNROLL divides
     K / 32. Grid (N / 16,). Thread 4 g + t of a warp holds rows g and g + 8 of W, and token g of x.
     """
     tile = tl.program_id(0).to(tl.int64)

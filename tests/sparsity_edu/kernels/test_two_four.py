@@ -1,27 +1,16 @@
-"""2:4 packing is torch's word for word; every product stays within rounding of float64, and reads each stored byte once."""
-
-import itertools
+"""Every product stays within rounding of float64, and reads each stored byte once."""
 
 import pytest
 import torch
+from matrices import DTYPES, two_four_matrix
 from tensor_core import emulated
-from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from autograder.sanitizer import watch
 from sparsity_edu.kernels import two_four
 from sparsity_edu.weights.driver import prune_
 
-DTYPES = (torch.float16, torch.bfloat16)
 EPSILON = {torch.float16: 2**-10, torch.bfloat16: 2**-7}  # the interpreter truncates to bfloat16, a GPU rounds
-
-
-def two_four_matrix(N, K, dtype=torch.float16, seed=0):
-    """Groups with two, one and no non-zeros."""
-    g = torch.Generator().manual_seed(seed)
-    count = torch.tensor([0, 1, 2, 2, 2])[torch.randint(5, (N, K // 4, 1), generator=g)]
-    kept = torch.rand(N, K // 4, 4, generator=g).argsort(-1).argsort(-1) < count
-    return (torch.randn(N, K, generator=g) * kept.view(N, K)).to(dtype)
 
 
 def inputs(tokens, K, dtype=torch.float16):
@@ -40,86 +29,6 @@ def assert_product(y, x, W):
 def without_interpreter(monkeypatch):
     monkeypatch.setattr(two_four, "_runs_kernels", lambda x: False)
 
-
-# The format
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(32, 32), (96, 160), (64, 1024)])
-def test_packed_word_for_word_as_torch_does(shape, dtype):
-    W = two_four_matrix(*shape, dtype)
-    values, meta = two_four.to_torch(two_four.pack(W))
-    theirs, their_meta = sparse_semi_structured_from_dense_cutlass(W)
-    assert torch.equal(values, theirs)
-    assert torch.equal(meta, their_meta)
-    back = two_four.from_torch(theirs, their_meta)
-    assert torch.equal(two_four.unpack(back), W)
-    assert torch.equal(back.codes, two_four.pack(W).codes)
-
-
-def test_every_group_has_two_places_in_ascending_order():
-    patterns = [p for p in itertools.product([0.0, 1.5], repeat=4) if sum(map(bool, p)) <= 2]
-    W = torch.tensor(patterns + patterns[:1]).half().view(3, 16)
-    packed = two_four.pack(W)
-    nibbles = [int(word) >> shift & 15 for word in packed.codes.flatten().tolist() for shift in (0, 4, 8, 12)]
-    assert all(nibble & 3 < nibble >> 2 for nibble in nibbles)
-    full = {tuple(i for i, v in enumerate(p) if v): nibble for p, nibble in zip(patterns, nibbles, strict=False)}
-    assert {
-        (0, 1): 0b0100,
-        (0, 2): 0b1000,
-        (1, 2): 0b1001,
-        (0, 3): 0b1100,
-        (1, 3): 0b1101,
-        (2, 3): 0b1110,
-    }.items() <= full.items()
-    assert torch.equal(two_four.unpack(packed), W)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_bytes(dtype):
-    W = two_four_matrix(48, 96, dtype)
-    packed = two_four.pack(W)
-    assert packed.shape == (48, 96)
-    assert packed.nbytes == two_four.to_fragments(packed).nbytes == 0.5625 * W.nbytes
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_values_survive_to_the_bit(dtype):
-    W = two_four_matrix(16, 64, dtype)
-    W[3, 5:8], W[4, 60:] = torch.tensor([float("nan"), 0, float("-inf")]), torch.tensor([0, 0, 6e-8, 0])
-    W[3, 4] = 0
-    packed = two_four.pack(W)
-    assert torch.equal(two_four.unpack(packed).nan_to_num(99), W.nan_to_num(99))
-    fragments = two_four.to_fragments(packed)
-    again = two_four.from_fragments(fragments)
-    assert fragments.shape == (16, 64)
-    assert torch.equal(again.values.view(torch.int16), packed.values.view(torch.int16))
-    assert torch.equal(again.codes, packed.codes)
-
-
-@pytest.mark.parametrize(
-    ("W", "message"),
-    [
-        (torch.zeros(2, 16), r"float16 or bfloat16, K a multiple of 16, got \(2, 16\) in torch.float32"),
-        (torch.zeros(2, 24).half(), r"got \(2, 24\)"),
-        (torch.zeros(16).half(), r"got \(16,\)"),
-        (torch.eye(16)[:3].half() + torch.tensor([0] * 12 + [0, 1, 1, 1.0]).half(), "got 3 in row 0, columns 12 to 15"),
-    ],
-)
-def test_what_cannot_be_packed(W, message):
-    with pytest.raises(ValueError, match=message):
-        two_four.pack(W)
-
-
-def test_shapes_that_have_no_other_order():
-    packed = two_four.pack(two_four_matrix(24, 48))
-    with pytest.raises(ValueError, match="multiples of 32 for torch's order, got 24 and 48"):
-        two_four.to_torch(packed)
-    with pytest.raises(ValueError, match="N must be a multiple of 16 and K of 32, got 24 and 48"):
-        two_four.to_fragments(packed)
-
-
-# Products
 
 SHAPES = [(37, 48, 1), (64, 1040, 3), (130, 2096, 1), (16, 16, 9)]  # N, K, tokens: tails of every kind
 
@@ -163,6 +72,25 @@ def test_products_on_a_cpu(product, dtype, without_interpreter):
         y = product(weights, x)
         assert y.shape == (2, 3, 32)
         assert_product(y.view(6, 32), x.view(6, 96), W)
+
+
+def test_the_fastest_way_is_timed_once_per_size(monkeypatch):
+    W = two_four_matrix(32, 96)
+    packed, timed = two_four.pack(W), []
+    seconds = iter([2.0, 1.0, float("inf"), 3.0, 4.0, 5.0])
+
+    def ways(W, x):
+        return {"slow": lambda: pytest.fail("the slow one"), "fast": lambda: two_four._dense(W, x), "broken": pytest.fail}
+
+    monkeypatch.setattr(two_four, "_ways", ways)
+    monkeypatch.setattr(two_four, "_seconds", lambda call: timed.append(call) or next(seconds))
+    monkeypatch.setattr(two_four, "_fastest", {})
+    for tokens in (20, 30, 20):  # one size: 16 to 31
+        assert_product(two_four.gemm(packed, inputs(tokens, 96)), inputs(tokens, 96), W)
+    assert len(timed) == 3
+    monkeypatch.setattr(two_four, "_ways", lambda W, x: dict.fromkeys("abc", lambda: two_four._dense(W, x)))
+    two_four.gemm(packed, inputs(40, 96))
+    assert len(timed) == 6
 
 
 def test_one_token_reads_every_weight_once():
