@@ -24,11 +24,8 @@ from autograder.recipes import RECIPES
 
 SECONDS_PER_CASE = 10
 MAX_PRINTED = 2000  # characters of student output that are kept
-UNDEFINED = (
-    "NameError",
-    "Exception",
-    "Undefined",
-)  # an error's kinds where the exercise's name stands for no function or class
+# The kinds of an error that says: the exercise's name stands for no function or class.
+UNDEFINED = ("NameError", "Exception", "Undefined")
 _HERE = Path(__file__).parent
 _LIBRARIES = tuple(
     f"{folder}{os.sep}"

@@ -19,7 +19,7 @@ def build(root: Path, unit: str, force: bool = False) -> list[Path]:
     Args:
         root: the course folder.
         unit: the unit.
-        force: execute the solution even if its cells have not changed, and replace a student notebook that somebody worked in.
+        force: execute the solution even if no cell of code has changed, and replace a student notebook that somebody worked in.
 
     Returns:
         The files that were written.
@@ -30,8 +30,11 @@ def build(root: Path, unit: str, force: bool = False) -> list[Path]:
     written = []
     solution = notebook_path(root / "solutions", unit)
     fresh = render(root, unit)
-    if force or not solution.exists() or without_outputs(_read(solution)) != fresh or _outdated_checks(unit, _read(solution)):
-        execute(fresh, root)
+    old = _read(solution) if solution.exists() else None
+    valid = old is not None and not force and not _outdated_checks(unit, old)
+    if not valid or without_outputs(old) != fresh:
+        if not (valid and _take_outputs(fresh, old)):
+            execute(fresh, root)
         solution.parent.mkdir(parents=True, exist_ok=True)
         _write(fresh, solution)
         written.append(solution)
@@ -91,7 +94,8 @@ def execute(notebook: nbformat.NotebookNode, root: Path, fast: bool = False) -> 
 
     metadata = deepcopy(notebook.metadata)
     with tempfile.TemporaryDirectory() as scratch:
-        bar = tqdm(total=len(notebook.cells), desc="execute", unit="cell")
+        code = sum(cell.cell_type == "code" for cell in notebook.cells)
+        bar = tqdm(total=code, desc="execute", unit="cell", miniters=1)  # the last cells are slow: every one is shown
         client = NotebookClient(
             notebook,
             timeout=None,
@@ -150,6 +154,16 @@ def _outdated_checks(unit: str, solution: nbformat.NotebookNode) -> list[str]:
         for exercise in exercises_of(unit)
         if not shown.get(f"{grade_id(exercise)}-check", "").startswith(repr(score_object(exercise, exercise.reference)))
     ]
+
+
+def _take_outputs(fresh: nbformat.NotebookNode, old: nbformat.NotebookNode) -> bool:
+    """Take over what was executed, if only text has changed since; False if code has changed too."""
+    new_code, old_code = ([cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (fresh, old))
+    if [cell.source for cell in new_code] != [cell.source for cell in old_code]:
+        return False
+    for new, executed in zip(new_code, old_code, strict=True):
+        new.outputs, new.execution_count = executed.outputs, executed.execution_count
+    return True
 
 
 def _holds_work(notebook: nbformat.NotebookNode) -> bool:

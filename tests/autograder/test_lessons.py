@@ -42,7 +42,7 @@ def pretended(monkeypatch):
         outputs = {cell.id: cell.get("outputs", []) for cell in committed}
         for cell in notebook.cells:
             if cell.cell_type == "code":
-                cell.execution_count, cell.outputs = 1, outputs[cell.id]
+                cell.execution_count, cell.outputs = 1, outputs.get(cell.id, [])
 
     monkeypatch.setattr(builder, "execute", execute)
     return executed
@@ -118,6 +118,10 @@ def test_a_changed_lesson_is_stale_until_it_is_built(course, pretended):
     assert "solutions" in builder.stale(course, unit)[0]
     written = builder.build(course, unit)
     assert [path.parent.parent.name for path in written] == ["solutions", "notebooks"]
+    assert pretended == []  # text needs no execution
+    assert builder.stale(course, unit) == []
+    lesson.write_text(lesson.read_text(encoding="utf-8").replace("plt.show()", "plt.show()  # now", 1), encoding="utf-8")
+    builder.build(course, unit)
     assert len(pretended) == 1
     assert builder.stale(course, unit) == []
 
