@@ -31,10 +31,14 @@ def build(root: Path, unit: str, force: bool = False) -> list[Path]:
     solution = notebook_path(root / "solutions", unit)
     fresh = render(root, unit)
     old = _read(solution) if solution.exists() else None
-    valid = old is not None and not force and not _outdated_checks(unit, old)
-    if not valid or without_outputs(old) != fresh:
-        if not (valid and _take_outputs(fresh, old)):
+    outdated = old is not None and _outdated_checks(unit, old)
+    if force or old is None or outdated or without_outputs(old) != fresh:
+        if force or old is None or _code(old) != _code(fresh):
             execute(fresh, root)
+        else:  # text and checks do not change what the experiments give, which takes long
+            if outdated:
+                execute(fresh, root, experiments=False)
+            _take_outputs(fresh, old)
         solution.parent.mkdir(parents=True, exist_ok=True)
         _write(fresh, solution)
         written.append(solution)
@@ -78,13 +82,14 @@ def stale(root: Path, unit: str) -> list[str]:
     return problems
 
 
-def execute(notebook: nbformat.NotebookNode, root: Path, fast: bool = False) -> None:
+def execute(notebook: nbformat.NotebookNode, root: Path, fast: bool = False, experiments: bool = True) -> None:
     """Execute a notebook in place, from the top, in a kernel of its own; stops at the first error.
 
     Args:
         notebook: any notebook of the course.
         root: the course folder, in which it runs.
         fast: with the experiments' fast setting.
+        experiments: run them, too.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -102,6 +107,7 @@ def execute(notebook: nbformat.NotebookNode, root: Path, fast: bool = False) -> 
             kernel_name="python3",
             extra_arguments=["--log-level=ERROR"],  # kernels warn at each start that they speak TCP
             record_timing=False,
+            skip_cells_with_tag="" if experiments else "experiment",
             coalesce_streams=True,
             store_widget_state=False,
             resources={"metadata": {"path": str(root)}},
@@ -156,14 +162,17 @@ def _outdated_checks(unit: str, solution: nbformat.NotebookNode) -> list[str]:
     ]
 
 
-def _take_outputs(fresh: nbformat.NotebookNode, old: nbformat.NotebookNode) -> bool:
-    """Take over what was executed, if only text has changed since; False if code has changed too."""
+def _code(notebook: nbformat.NotebookNode) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _take_outputs(fresh: nbformat.NotebookNode, old: nbformat.NotebookNode) -> None:
+    """Take over what was executed before, where the same code was not executed now."""
     new_code, old_code = ([cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (fresh, old))
-    if [cell.source for cell in new_code] != [cell.source for cell in old_code]:
-        return False
     for new, executed in zip(new_code, old_code, strict=True):
-        new.outputs, new.execution_count = executed.outputs, executed.execution_count
-    return True
+        if not new.execution_count:
+            new.outputs = executed.outputs
+        new.execution_count = executed.execution_count
 
 
 def _holds_work(notebook: nbformat.NotebookNode) -> bool:
