@@ -286,9 +286,8 @@ def _(w, Hinv):
     "w_q is zero up to rounding only. 1e-17 is not pruned: write w[q] = 0 after the update.",
 )
 def _(w, Hinv):
-    moved, q = remove(w, Hinv)
-    moved[q] = 1e-17
-    return moved, q
+    _, q = remove(w, Hinv)
+    return w - w[q] / Hinv[q, q] * Hinv[:, q], q
 
 
 @step.misconception("in place", "You changed w itself. Work on a copy: `w = w - ...` makes one, `w -= ...` does not.")

@@ -178,7 +178,9 @@ def _(model, batches, sparsity):
 
 
 @model.misconception(
-    "first batch only", "Only the first batch counts in your norms. Collect all batches before you prune the layer."
+    "first batch only",
+    "Only the first batch counts in your norms (or you prune after each batch: what the first one has removed is gone). Collect all batches "
+    "before you prune the layer.",
 )
 def _(model, batches, sparsity):
     walk(model, batches, sparsity, statistic=lambda batches: norm_of(batches[:1]))
