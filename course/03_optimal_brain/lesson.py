@@ -397,8 +397,8 @@ def obs_step(w: torch.Tensor, Hinv: torch.Tensor) -> tuple[torch.Tensor, int]:
 
     Args:
         w: (d,) float64 weights; must not be changed. No two saliencies are equal.
-        Hinv: (d, d) float64, symmetric inverse Hessian; must not be changed. Weights that are gone have exact zeros in their row and
-            column, and are 0 in w; at least one weight is not gone.
+        Hinv: (d, d) float64, symmetric inverse Hessian; must not be changed. Weights that are gone, and no others, have exact zeros in
+            their row and column and are 0 in w; at least one weight is not gone.
 
     Returns:
         The new weights (d,), exactly 0 at q and at the weights that are gone, and q, the position of the weight that was removed.
@@ -462,8 +462,8 @@ def obs_prune(
 
     Args:
         w: (d,) float64 weights; must not be changed. No two saliencies are equal.
-        Hinv: (d, d) float64, symmetric inverse Hessian; must not be changed. Weights that are gone have exact zeros in their row and
-            column, and are 0 in w.
+        Hinv: (d, d) float64, symmetric inverse Hessian; must not be changed. Weights that are gone, and no others, have exact zeros in
+            their row and column and are 0 in w.
         count: how many weights to remove at most, not more than there are; no limit if None.
         max_increase: stop before the removal with which the expected rises, 1/2 w_q^2 / [H^-1]_qq at the time of each removal, would
             add up to more than this; no limit if None.

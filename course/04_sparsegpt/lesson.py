@@ -78,7 +78,7 @@ class Hessian:
 
         Args:
             X: (sequences, tokens, cols), or (tokens, cols) for one sequence; float16, float32 or float64. Sequences of another
-                call may be of another length. Every sequence added so far counts the same.
+                call may be of another length. Every sequence added so far counts the same. Must not be changed.
         """
         ### BEGIN SOLUTION
         if X.ndim == 2:
