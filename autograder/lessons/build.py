@@ -1,5 +1,6 @@
 """Builds a unit: lesson -> solutions/ (executed) -> notebooks/ (by nbgrader's generate_assignment)."""
 
+import ast
 import filecmp
 import os
 import tempfile
@@ -35,7 +36,7 @@ def build(root: Path, unit: str, force: bool = False) -> list[Path]:
     if force or old is None or outdated or without_outputs(old) != fresh:
         if force or old is None or _code(old) != _code(fresh):
             execute(fresh, root)
-        else:  # text and checks do not change what the experiments give, which takes long
+        else:  # text, checks and comments do not change what the experiments give, which takes long
             if outdated:
                 execute(fresh, root, experiments=False)
             _take_outputs(fresh, old)
@@ -163,7 +164,12 @@ def _outdated_checks(unit: str, solution: nbformat.NotebookNode) -> list[str]:
 
 
 def _code(notebook: nbformat.NotebookNode) -> list[str]:
-    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    """What the cells do, whatever their comments and docstrings say."""
+    trees = [ast.parse(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return [ast.dump(tree) for tree in trees]
 
 
 def _take_outputs(fresh: nbformat.NotebookNode, old: nbformat.NotebookNode) -> None:
