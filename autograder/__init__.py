@@ -3,6 +3,11 @@
 A learner needs one name from here: `from autograder import check`.
 """
 
+import os
+
+# before anything imports triton, which torch's optimisers do: checks watch kernels in Triton's interpreter
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 __all__ = ["check"]
 
 

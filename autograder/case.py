@@ -17,21 +17,24 @@ class Case:
     calls: tuple[tuple, ...] = ()  # ("method", *arguments) each; the answer is the list of what they return
     changes: tuple[int, ...] = ()  # positions in `args` that the call is meant to change in place; all others must stay
     times: int = 1
+    watched: tuple[int, ...] = ()  # positions in `args` of tensors of which Triton kernels must read each byte, and once
 
 
-def call(*args, changes: tuple[int, ...] = (), times: int = 1, **kwargs) -> Case:
+def call(*args, changes: tuple[int, ...] = (), times: int = 1, watched: tuple[int, ...] = (), **kwargs) -> Case:
     """A case for a function.
 
     Args:
         *args: positional arguments: tensors, numbers, strings, None, lists, dicts and recipes.
         changes: positions of arguments that the function is meant to change in place; they become part of the answer.
         times: how often it is called with these (the same) arguments.
+        watched: positions of tensors of which Triton kernels must read each byte, and once; the kernels run in the interpreter,
+            under `sanitizer.watch`.
         **kwargs: keyword arguments.
 
     Returns:
         The case.
     """
-    return Case(args, kwargs, changes=changes, times=times)
+    return Case(args, kwargs, changes=changes, times=times, watched=watched)
 
 
 def script(*args, calls: Iterable[tuple], **kwargs) -> Case:

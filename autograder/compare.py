@@ -38,9 +38,12 @@ class Difference:
     expected: str
     remark: str = ""  # "4 of 24 entries differ"
     vague: str = "another value than expected"  # what can be said without a value of the answer, which may hold its inputs
+    sentence: str = ""  # all of it, where "expected ..., got ..." would not read well
 
     def __str__(self) -> str:
-        return f"{self.where}: expected {self.expected}, got {self.got}" + (f" ({self.remark})" if self.remark else "")
+        return self.sentence or f"{self.where}: expected {self.expected}, got {self.got}" + (
+            f" ({self.remark})" if self.remark else ""
+        )
 
     def without_values(self) -> str:
         """The same for feedback on hidden inputs: no place and no count either, with which an answer could tell numbers."""

@@ -25,6 +25,7 @@ from autograder.recipes import RECIPES
 SECONDS_PER_CASE = 10
 MAX_PRINTED = 2000  # characters of student output that are kept
 # The kinds of an error that says: the exercise's name stands for no function or class.
+FAULT = "Fault"  # the kind of error that says: a watched kernel did what no GPU forgives
 UNDEFINED = ("NameError", "Exception", "Undefined")
 _HERE = Path(__file__).parent
 _LIBRARIES = tuple(
@@ -47,6 +48,8 @@ class Raised:
         """What can be told of it where the inputs are hidden, for a student's names and messages may hold them."""
         if self.ours:
             return self.message
+        if self.types[0] == FAULT:
+            return "a kernel reads or writes where it must not"
         kind = getattr(builtins, self.types[0], None)
         known = isinstance(kind, type) and issubclass(kind, BaseException)
         return "it took too long" if self.types[0] == TimeUp.__name__ else self.types[0] if known else "an exception"
@@ -67,6 +70,9 @@ class Outcome:
     touched: tuple[int | str, ...] = ()  # arguments that were changed though they must not be
     error: Raised | None = None
     printed: str = ""
+    # what kernels did with bytes, of a watched case: (different ones, all) read of each watched argument by its position, read
+    # "elsewhere", that is of tensors that are no arguments, and "written" anywhere
+    traffic: dict[int | str, tuple[int, int]] = field(default_factory=dict)
 
 
 class TimeUp(BaseException):
@@ -85,7 +91,7 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
         The outcome; an exception of the answer is part of it. Only KeyboardInterrupt passes through.
     """
     printed = _Printed()
-    value, before, after, error = None, {}, {}, None
+    value, before, after, traffic, error = None, {}, {}, {}, None
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), _fixed_settings():
         args, kwargs = _build(case)
         steps = [(method, _build(Case(tuple(given)))[0]) for method, *given in case.calls]
@@ -95,14 +101,17 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
         before = {key: observe(argument) for key, argument in arguments.items()}
         try:
             with _time_limit(seconds):
-                value = _use(case, answer, args, kwargs, steps)
+                if case.watched:
+                    value, traffic = _use_watched(case, answer, args, kwargs)
+                else:
+                    value = _use(case, answer, args, kwargs, steps)
                 after = {key: observe(argument) for key, argument in arguments.items()}
         except KeyboardInterrupt:
             raise
         except BaseException as exception:  # SystemExit too: student code does not end the notebook's check
-            value, error = None, _raised(exception, answer)
+            value, traffic, error = None, {}, _raised(exception, answer)
     touched = tuple(key for key in after if key not in case.changes and not equal(before[key], after[key]))
-    return Outcome(value, {i: after.get(i) for i in case.changes}, touched, error, _printable(printed.getvalue()))
+    return Outcome(value, {i: after.get(i) for i in case.changes}, touched, error, _printable(printed.getvalue()), traffic)
 
 
 def of_method(method: str) -> str:
@@ -117,6 +126,20 @@ def _use(case: Case, answer: Callable, args: list, kwargs: dict, steps: list[tup
         return [observe(getattr(thing, method)(*given)) for method, given in steps]
     values = [observe(answer(*args, **kwargs)) for _ in range(case.times)]
     return values if case.times > 1 else values[0]
+
+
+def _use_watched(case: Case, answer: Callable, args: list, kwargs: dict) -> tuple:
+    """What the answer makes of a case, and what its kernels read and write for that."""
+    from autograder.sanitizer import watch  # imports triton, which takes a second
+
+    with watch() as seen:
+        value = _use(case, answer, args, kwargs, [])
+    given = {argument.untyped_storage().data_ptr() for argument in args if isinstance(argument, Tensor)}
+    traffic = {i: (seen.of(args[i]).bytes_read, seen.of(args[i]).bytes_loaded) for i in case.watched}
+    own = [memory for memory in seen.memories if memory.start not in given]
+    traffic["elsewhere"] = sum(memory.bytes_read for memory in own), sum(memory.bytes_loaded for memory in own)
+    written = [memory.bytes_written for memory in seen.memories], [int(memory.writes.sum()) for memory in seen.memories]
+    return value, traffic | {"written": (sum(written[0]), sum(written[1]))}
 
 
 def _build(case: Case) -> tuple[list, dict]:
@@ -191,6 +214,8 @@ def _time_limit(seconds: float):
 
 
 def _raised(exception: BaseException, answer: Callable) -> Raised:
+    while type(exception).__name__ == "InterpreterError" and exception.__cause__:  # triton's, around what really happened
+        exception = exception.__cause__
     types = tuple(cls.__name__ for cls in type(exception).__mro__ if cls not in (object, BaseException))
     try:
         message = str(exception)

@@ -19,6 +19,10 @@ class Fault(RuntimeError):
     """A kernel did what would be undefined on a GPU."""
 
 
+class InterpreterOff(RuntimeError):
+    """Triton would compile kernels here, and there is nothing to watch."""
+
+
 @dataclass
 class Memory:
     """What was done to one tensor; entries are bytes."""
@@ -113,8 +117,14 @@ def watch() -> Iterator[Watched]:
     Raises:
         triton.runtime.errors.InterpreterError: of a `Fault`: a kernel reads or writes outside its arguments, or two programs
             of a launch, or two lanes of a store, write to the same place.
+        InterpreterOff: triton was imported without its interpreter.
+        ImportError: there is no triton.
     """
-    from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
+    import triton.language as tl
+    from triton.runtime.interpreter import GridExecutor, InterpretedFunction, InterpreterBuilder, TensorHandle
+
+    if not isinstance(tl.sum, InterpretedFunction):
+        raise InterpreterOff("Triton's interpreter is off: set TRITON_INTERPRET=1 before anything imports triton, then restart")
 
     seen = Watched()
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store

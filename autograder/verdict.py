@@ -5,6 +5,7 @@ a judge may ask another process. References and comparisons stay on this side.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
@@ -14,9 +15,10 @@ from torch import Tensor
 from autograder.case import Case
 from autograder.compare import Difference, difference
 from autograder.exercise import Exercise, Misconception, Stage
-from autograder.runner import Outcome, Raised, TimeUp, equal, of_method, run
+from autograder.runner import FAULT, Outcome, Raised, TimeUp, equal, of_method, run
 
 PUBLIC_SEED = "public"
+NOT_HERE = ("InterpreterOff", "ModuleNotFoundError")  # what a reference raises where kernels cannot run at all
 NOT_RUN = Outcome(error=Raised(("NotRun",), "an earlier case took too long", ours=True))
 
 
@@ -112,6 +114,9 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
     cases = {stage.name: exercise.cases(stage, seed) for stage in exercise.stages}
     # first of all, so that nothing which the answer does to this process reaches the reference
     wanted = {name: [run(case, exercise.reference) for case in cases[name]] for name in cases}
+    for want in (want for of_stage in wanted.values() for want in of_stage):
+        if want.error and want.error.types[0] in NOT_HERE:
+            raise RuntimeError(f"{exercise.id} cannot be checked here: {want.error.message}")
     outcomes = {stage.name: [] for stage in exercise.stages}
     verdicts: list[StageVerdict] = []
     in_time = True
@@ -174,6 +179,7 @@ def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outco
     for i in case.changes:
         label = getattr(case.args[i], "label", "{} after the call").format(parameter(exercise, i))
         wrong = wrong or difference(got.after.get(i), want.after[i], exercise.rules, label)
+    wrong = wrong or traffic_difference(exercise, case, got)
     if wrong is None and pure and got.touched:
         key = got.touched[0]
         known = {i: parameter(exercise, i) for i in (*range(len(case.args)), *case.kwargs)}
@@ -182,6 +188,55 @@ def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outco
         wanted, vague = "left as it was (work on a copy: .clone())", "changed by your code (work on a copy: .clone())"
         return Difference(f"the argument {name}", "changed by your code", wanted, vague=vague)
     return wrong
+
+
+def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Difference | None:
+    """What is wrong with the bytes that an answer's kernels read and write, or None.
+
+    Of each watched argument every byte must be read, and once. What an answer made of them beforehand, a dense matrix or wider
+    numbers, may not take their place: at most as many bytes as the watched arguments have may be read elsewhere, for inputs in
+    another layout and partial sums. And a result must have been written.
+
+    Args:
+        exercise: for the names of its parameters.
+        case: the case.
+        got: the answer's outcome.
+
+    Returns:
+        The first difference, each sentence with the numbers that show it.
+    """
+
+    def found(where: str, vague: str, sentence: str) -> Difference:
+        return Difference(where, "", "", vague=vague, sentence=sentence)
+
+    own, _ = got.traffic.get("elsewhere", (0, 0))
+    of_own = f"; they read {own} bytes of tensors that your own code made" if own else ""
+    for i in case.watched:
+        name, size = parameter(exercise, i), case.args[i].nbytes
+        different, everything = got.traffic.get(i, (0, 0))
+        if not different:
+            vague = "no kernel reads them" + (", but another tensor in their place" if own else "")
+            return found(f"bytes of {name}", vague, f"your kernels read none of the {size} bytes of `{name}`{of_own}")
+        if different < size:
+            sentence = f"your kernels read only {different} of the {size} bytes of `{name}`{of_own}"
+            return found(f"bytes of {name}", "kernels do not read all of them", sentence)
+        if everything > size:
+            sentence = (
+                f"your kernels read {everything} bytes of `{name}`; {size} suffice: each was read {everything / size:.3g} times"
+            )
+            return found(f"bytes of {name}", "kernels read some of them more than once", f"{sentence} on average")
+    if case.watched and own > (most := sum(case.args[i].nbytes for i in case.watched)):
+        sentence = (
+            f"beside the {most} bytes of the packed weights, your kernels read {own} bytes of tensors that your own code made"
+        )
+        return found("bytes of other tensors", "kernels read more of them than of the packed weights", sentence)
+    written, _ = got.traffic.get("written", (0, 0))
+    if case.watched and isinstance(got.value, Tensor) and written < got.value.nbytes:
+        sentence = (
+            f"your kernels write {written} bytes, but the result has {got.value.nbytes}: it was not they that worked it out"
+        )
+        return found("bytes of the result", "no kernel has written it", sentence)
+    return None
 
 
 def _results(case: Case, got, want) -> list[tuple]:
@@ -211,13 +266,18 @@ def _recognise(exercise: Exercise, cases: dict, outcomes: dict, failed: Stage) -
 
 def _same(exercise: Exercise, case: Case, got: Outcome, mistake: Outcome, pure: bool) -> bool:
     if got.error or mistake.error:
-        return (got.error and (got.error.types, got.error.message)) == (
-            mistake.error and (mistake.error.types, mistake.error.message)
-        )
+        return bool(got.error and mistake.error) and _said(got.error) == _said(mistake.error)
     # NaN never passes, but a mistake may well consist of NaNs
     same_values = equal(got.value, mistake.value) or difference(got.value, mistake.value, exercise.rules) is None
+    traffic = [traffic_difference(exercise, case, outcome) for outcome in (got, mistake)]
+    same_traffic = len({(wrong.where, wrong.vague) if wrong else None for wrong in traffic}) == 1
     same_after = all(difference(got.after.get(i), mistake.after[i], exercise.rules) is None for i in case.changes)
-    return same_values and same_after and (not pure or got.touched == mistake.touched)
+    return same_values and same_after and same_traffic and (not pure or got.touched == mistake.touched)
+
+
+def _said(error: Raised) -> tuple:
+    """What an error says; of a watched kernel's, without counts, which depend on the size of its blocks."""
+    return error.types, re.sub(r"\d+ elements?", "elements", error.message) if error.types[0] == FAULT else error.message
 
 
 def parameter(exercise: Exercise, key: int | str) -> str:

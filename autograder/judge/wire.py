@@ -128,10 +128,14 @@ def _pack(value, tensors: dict[str, Tensor]):
         case Opaque():
             return {"opaque": value.kind}
         case Outcome():
-            return {"Outcome": [pack(part) for part in (value.value, value.after, value.touched, value.error, value.printed)]}
+            return {"Outcome": [pack(part) for part in _parts(value)]}
         case Raised():
             return {"Raised": [pack(part) for part in (value.types, value.message, value.line, value.inside)]}
     return {type(value).__name__: {field.name: pack(getattr(value, field.name)) for field in fields(value)}}
+
+
+def _parts(outcome: Outcome) -> tuple:
+    return outcome.value, outcome.after, outcome.touched, outcome.error, outcome.printed, outcome.traffic
 
 
 def _pack_tensor(kind: str, tensor: Tensor, tensors: dict[str, Tensor]):
@@ -198,11 +202,14 @@ def _raised(types, message, line, inside) -> Raised:
     return Raised(tuple(map(printable, types[:20])), *(printable(text) for text in (message, line, inside)))
 
 
-def _outcome(value, after, touched, error, printed) -> Outcome:
-    shapes = ((after, dict), (touched, tuple), (error, Raised | NoneType), (printed, str))
+def _outcome(value, after, touched, error, printed, traffic) -> Outcome:
+    shapes = ((after, dict), (touched, tuple), (traffic, dict), (error, Raised | NoneType), (printed, str))
     if not all(isinstance(part, kind) for part, kind in shapes) or not all(isinstance(key, int | str) for key in touched):
         raise Refused("an outcome that is none")
-    return Outcome(value, after, touched, error, printable(printed))
+    for counts in traffic.values():
+        if not (isinstance(counts, tuple) and len(counts) == 2 and all(type(count) is int for count in counts)):
+            raise Refused("counts of bytes that are none")
+    return Outcome(value, after, touched, error, printable(printed), traffic)
 
 
 _CONTROL = re.compile(

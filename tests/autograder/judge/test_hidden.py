@@ -190,7 +190,7 @@ LEAVES = [
 
 
 def with_value(change):
-    return lambda outcome: Outcome(change(outcome.value), {key: change(value) for key, value in outcome.after.items()})
+    return lambda o: replace(o, value=change(o.value), after={key: change(value) for key, value in o.after.items()})
 
 
 FORGED = {f"everything is {str(leaf)[:30]!a}": with_value(lambda _, leaf=leaf: leaf) for leaf in LEAVES}
@@ -227,7 +227,7 @@ CHANGING = [e for e in EXERCISES if any(case.changes for stage in e.stages for c
 @pytest.mark.parametrize("exercise", CHANGING, ids=lambda exercise: exercise.id)
 @pytest.mark.parametrize("after", [{}, {"0": 1}, {-1: 1, 7: 2}, {True: 1}], ids=str)
 def test_arguments_after_the_call_that_are_not_there(exercise, after):
-    verdict = score(exercise, lambda case: Outcome(run(case, exercise.reference).value, after), SEED, hidden=True)
+    verdict = score(exercise, lambda case: replace(run(case, exercise.reference), after=after), SEED, hidden=True)
     assert not verdict.passed
     assert_nothing_is_told(verdict)
 
@@ -239,8 +239,7 @@ PURE = [exercise for exercise in EXERCISES if any(stage.pure for stage in exerci
 @pytest.mark.parametrize("key", [12345, -12345, 10**300, True, "secret 12345", "", "\u202e\x1b"], ids=ascii)
 def test_arguments_of_odd_names_that_were_changed(exercise, key):
     def outcome_of(case):
-        outcome = run(case, exercise.reference)
-        return Outcome(outcome.value, outcome.after, (key,), outcome.error)
+        return replace(run(case, exercise.reference), touched=(key,))
 
     verdict = score(exercise, outcome_of, SEED, hidden=True)
     assert [stage.passed for stage in verdict.stages] == [not stage.pure for stage in exercise.stages]

@@ -1,0 +1,123 @@
+"""Watched cases: how many bytes an answer's kernels read is a part of the verdict, and reads well."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from autograder.case import call
+from autograder.exercise import Exercise
+from autograder.judge.sandbox import Limits
+from autograder.judge.session import Session
+from autograder.judge.wire import Refused, decode_case, decode_outcome, encode
+from autograder.runner import Outcome, run
+from autograder.verdict import score, score_object
+from tests.autograder import watched
+
+CASE = call(torch.arange(37.0), watched=(0,))
+
+
+def exercise() -> Exercise:
+    double = Exercise("unit.double", "double", "double", 1, 1, "", reference=lambda w: watched.right(w))
+
+    @double.stage("doubles", points=1, exposes="It doubles.")
+    def _(g):
+        yield CASE
+
+    @double.misconception("on the host", "Torch has worked it out, not your kernel.")
+    def _(w):
+        return 2 * w
+
+    return double
+
+
+def test_what_kernels_read_is_counted():
+    outcome = run(CASE, watched.right)
+    assert outcome.traffic == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148)}
+    assert run(CASE, watched.reads_again).traffic[0] == (148, 296)
+    assert run(CASE, watched.reads_a_copy).traffic == {0: (0, 0), "elsewhere": (148, 148), "written": (148, 148)}
+    assert run(call(torch.arange(37.0)), watched.right).traffic == {}
+
+
+SENTENCES = {
+    watched.reads_again: "your kernels read 296 bytes of `w`; 148 suffice: each was read 2 times on average",
+    watched.reads_a_part: "your kernels read only 64 of the 148 bytes of `w`",
+    watched.reads_a_copy: "your kernels read none of the 148 bytes of `w`; they read 148 bytes of tensors that your own code made",
+    watched.on_the_host: "your kernels read none of the 148 bytes of `w`",
+    watched.decoy: "your kernels read only 4 of the 148 bytes of `w`",
+}
+
+
+@pytest.mark.parametrize("answer", SENTENCES, ids=lambda answer: answer.__name__)
+def test_the_learner_reads_a_sentence(answer):
+    verdict = score_object(exercise(), answer)
+    assert verdict.points == 0
+    assert verdict.first_failure.problem.difference == SENTENCES[answer]
+    assert (verdict.misconception == "on the host") == (answer is watched.on_the_host)
+    hidden = score(exercise(), lambda case: run(case, answer), hidden=True).first_failure.problem.difference
+    assert hidden.startswith("bytes of w: ")
+    assert not any(digit.isdigit() for digit in hidden)
+
+
+def test_a_right_answer_passes():
+    assert score_object(exercise(), watched.right).passed
+
+
+def test_a_fault_is_its_own_sentence():
+    error = run(CASE, watched.faulty).error
+    assert error.types[0] == "Fault"
+    assert error.message == "the kernel reads 11 elements outside all of its arguments: a mask is missing or wrong"
+    assert error.line.endswith("tl.store(y + at, 2 * tl.load(w + at), mask=at < n)")
+    assert error.without_values() == "a kernel reads or writes where it must not"
+    assert run(call(torch.arange(37.0)), watched.faulty).error is None  # what the interpreter alone sees
+
+
+def test_both_sides_of_the_wall_say_the_same():
+    assert decode_case(encode(CASE)).watched == (0,)
+    outcome = run(CASE, watched.right)
+    assert decode_outcome(encode(outcome)).traffic == outcome.traffic
+    for nonsense in ({0: 3}, {0: (1, 2, 3)}, {0: ("1", 2)}, {0: (True, 1)}, {0: (0.5, 1)}, [1]):
+        with pytest.raises(Refused):
+            decode_outcome(encode(Outcome(traffic=nonsense)))
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_in_the_sandbox_kernels_are_watched_too():
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    source = Path(watched.__file__).read_text(encoding="utf-8")
+    cells = [new_code_cell(source, id="kernels")]
+    names = ("right", "reads_again", "faulty", "on_the_host")
+    cells += [new_code_cell(name, id=f"{name}-check") for name in names]
+    of = {name: Exercise(f"unit.{name}", name, name, 1, 1, "", reference=watched.right) for name in names}
+    for each in of.values():
+        each.stage("doubles", points=1, exposes="It doubles.")(lambda g: [CASE])
+    with Session({}, Limits(cell=30, exercise=20, submission=120)) as session:
+        session.run(new_notebook(cells=cells), {f"{name}-check": each for name, each in of.items()})
+        outcomes = {name: session.outcome_of(each, 0)(CASE) for name, each in of.items()}
+    assert torch.equal(outcomes["right"].value, 2 * CASE.args[0])
+    assert outcomes["right"].traffic == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148)}
+    assert outcomes["reads_again"].traffic[0] == (148, 296)
+    assert outcomes["on_the_host"].traffic[0] == (0, 0)
+    assert outcomes["faulty"].error.message.startswith("the kernel reads 11 elements outside")
+
+
+def test_the_interpreter_is_on_before_triton_is_there_and_triton_is_not_imported_for_nothing():
+    look = "import os, sys, autograder.exercises as e; e.all_exercises(); print(os.environ['TRITON_INTERPRET'], 'triton' in sys.modules)"
+    clean = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])}
+    shown = subprocess.run([sys.executable, "-c", look], env=clean, capture_output=True, text=True, check=True, timeout=120)
+    assert shown.stdout.split() == ["1", "False"]
+
+
+def test_without_the_interpreter_nothing_passes(monkeypatch):
+    import triton.language as tl
+
+    monkeypatch.setattr(tl, "sum", print)
+    with pytest.raises(
+        RuntimeError, match=r"unit.double cannot be checked here: Triton's interpreter is off: set TRITON_INTERPRET=1"
+    ):
+        score_object(exercise(), watched.right)
