@@ -25,7 +25,8 @@ class Module:
         arguments = (part.build(built) if isinstance(part, RECIPES) else part for part in self.arguments)
         module = getattr(nn, self.kind)(*arguments)
         if self.state:
-            module.load_state_dict(self.state)
+            # assigned, so that a layer has the dtype of its state
+            module.load_state_dict({name: entry.clone() for name, entry in self.state.items()}, assign=True)
         return module
 
     def __str__(self) -> str:

@@ -1,0 +1,145 @@
+"""Exercise 15.5: the kernel."""
+
+import torch
+from torch import Tensor
+
+from autograder.case import call
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from autograder.exercises.two_four.fixtures import packed, two_four, unpacked
+
+
+def kernels():
+    from autograder.exercises.two_four import kernels
+
+    return kernels
+
+
+def gemv_2_4(values: Tensor, codes: Tensor, x: Tensor) -> Tensor:
+    return kernels().few(values, codes, x[None])[0]
+
+
+gemv = Exercise(
+    "two_four.gemv",
+    defines="gemv_2_4",
+    title="The kernel",
+    minutes=25,
+    difficulty=3,
+    hint="One program for ROWS rows. In a loop over blocks of WORDS words: load `code` (ROWS, WORDS), and make of it `nibble` (ROWS, WORDS, 4) with "
+    "`(code[:, :, None] >> (4 * tl.arange(0, 4))[None, None, :]) & 15`. The group of each nibble is `4 * words[:, None] + tl.arange(0, 4)[None, :]`; its values lie "
+    "at `2 * group` and `2 * group + 1` of the row, its inputs at `4 * group + place`. Add up in float32, sum at the end, store with `mask=rows < N`.",
+    reference=gemv_2_4,
+    rules=Rules(tolerance=2e-3),
+)
+
+
+def case(W: Tensor, x: Tensor):
+    return call(*packed(W), x, watched=(0, 1))
+
+
+def inputs(g: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=g).half()
+
+
+@gemv.stage(
+    "the product, from the stored bytes",
+    points=2,
+    exposes="y = W x for W (16, 64), float16. Every kept value meets the input at the column that its two bits say, and a kernel reads every stored byte, "
+    "once: a matrix that torch unpacked first is a dense product with extra work.",
+)
+def _(g):
+    W = two_four(g, 16, 64)
+    W[:, 12::16] = 1  # the last group of a word stores places 0 and 1: no word is negative
+    W[:, 13::16], W[:, 14::16], W[:, 15::16] = -1, 0, 0
+    yield case(W, inputs(g, 64))
+
+
+@gemv.stage(
+    "all words, and rows and words that fill no block",
+    points=2,
+    exposes="Any number of rows, any K that is a multiple of 16, negative words, groups with fewer non-zeros. Masks keep a program inside its tensors, and what a "
+    "masked lane holds is not zero by itself: give `other`.",
+    pure=True,
+)
+def _(g):
+    yield case(two_four(g, 16, 256), inputs(g, 256))
+    yield case(two_four(g, 37, 80, least=0), inputs(g, 80))
+    yield case(two_four(g, 3, 336), inputs(g, 336))
+    yield case(two_four(g, 1, 16), inputs(g, 16))
+
+
+@gemv.stage(
+    "sums in float32",
+    points=1,
+    exposes="Products and sums in float32, rounded to float16 once, at the end. A product of two float16 may be larger than any float16, and "
+    "many small errors add up.",
+)
+def _(g):
+    W, x = two_four(g, 5, 96), inputs(g, 96)
+    W[:, :4] = torch.tensor([300.0, 0, -300, 0])
+    x[0] = x[2] = 300
+    yield case(W, x)
+    yield case(two_four(g, 4, 2048).abs() * 0.5, inputs(g, 2048).abs())
+
+
+def mistaken(name: str, says: str, wrong=None, kernel: str = ""):
+    def answer(values, codes, x):
+        return kernels().few(values, codes, x[None], kernel)[0]
+
+    gemv.misconception(name, says)(wrong or answer)
+
+
+mistaken(
+    "on the host",
+    "Torch has computed this, not a kernel: the right result, with more bytes moved than a dense product needs. Read `values` and `codes` in your kernel.",
+    lambda values, codes, x: (unpacked(values, codes).float() @ x.float()).half(),
+)
+mistaken(
+    "dense in the kernel",
+    "Your kernel reads a dense matrix that torch has unpacked before: the right result, and nothing saved. The stored values and words are "
+    "what the kernel has to read.",
+    lambda values, codes, x: kernels().unpacked_first(values, codes, x[None])[0],
+)
+mistaken(
+    "halves of a nibble swapped",
+    "You take the lower place from the upper two bits. `nibble & 3` is the place of the first value, `nibble >> 2` that of the second.",
+    kernel="swapped",
+)
+mistaken("first group in the highest bits", "You read the groups of a word from the highest bits down. Shift by 0 for the first group, then 4, 8 and 12.", kernel="highest first")
+mistaken("place as column", "You load the input at the place inside the group. The column is 4 * group + place.", kernel="place as column")
+mistaken("the first value for both", "You multiply both inputs of a group by its first value. The second is its neighbour: at 2 * group + 1.", kernel="the first value for both")
+mistaken("the first two inputs", "You multiply the values by the first two inputs of each group. Which two it is, the nibble says.", kernel="values beside each other")
+mistaken("last block only", "Your total is set anew in each step of the loop: only the last block of words is left. Add to it.", kernel="last block only")
+mistaken("left-over words", "Your loop ends with the last full block of words. What is left over needs a step too, with a mask.", kernel="no tail of words")
+mistaken("left-over rows", "You launch N // ROWS programs, and the last rows are never computed. Round up: `triton.cdiv(N, ROWS)`.", kernel="rows left over")
+mistaken("no mask for rows", "Your loads go past the last row: where ROWS does not divide N, the last program needs `rows < N` in its mask.", kernel="no row mask")
+mistaken("no mask for words", "Your loads go past the last word of a row: in the middle of the matrix that is the next row, at its end nobody's memory. Mask with `words < K // 16`.", kernel="no word mask")
+mistaken("no mask in the store", "You store results for rows that do not exist: `mask=rows < N`.", kernel="no store mask")
+mistaken("nothing in masked lanes", "Masked lanes hold anything unless you say `other=0.0`: the interpreter alone gives zero, a GPU whatever was in the register.", kernel="no other")
+mistaken("divided instead of shifted", "You divide words, and negative ones come out wrong: Triton rounds to zero, as C does. Shift and cut: `(code >> 4) & 15`.", kernel="divided")
+mistaken("values read twice", "Your kernel reads the values twice. What it has loaded it can use again: a byte that is loaded twice is no saving.", kernel="twice")
+mistaken("float16", "You multiply and add in float16. Convert both sides with `.to(tl.float32)` right after the load, and round once, at the end.", kernel="float16")
+mistaken("keeps float32", "Your result is float32. It should have the dtype of x: make `y` with `dtype=x.dtype`, and the store rounds.", kernel="keeps float32")
+mistaken(
+    "parts that overwrite each other",
+    "Several programs add to one result by a load and a store. They run at the same time on a GPU, and all but one are lost: `tl.atomic_add`, or one program per result.",
+    lambda values, codes, x: kernels().split(values, codes, x, atomic=False),
+)
+
+
+@gemv.accepts("the library's, which selects inputs")
+def _(values, codes, x):
+    from sparsity_edu.kernels.two_four import Packed24
+    from sparsity_edu.kernels.two_four import gemv as library
+
+    return library(Packed24(values, codes), x)
+
+
+@gemv.accepts("parts of rows that meet in atomic sums")
+def _(values, codes, x):
+    return kernels().split(values, codes, x)
+
+
+@gemv.accepts("other blocks")
+def _(values, codes, x):
+    return kernels().few(values, codes, x[None], rows=4, words=2)[0]

@@ -1,0 +1,214 @@
+"""Exercise 15.7: a layer that holds nothing else."""
+
+import torch
+from torch import Tensor, nn
+
+from autograder.case import script
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from autograder.exercises.two_four.fixtures import packed, two_four, unpacked
+from autograder.exercises.two_four.gemv import inputs
+from autograder.recipes import Module
+
+
+class SparseLinear(nn.Module):
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        W = layer.weight.detach()
+        if W.shape[1] % 16 or ((W.unflatten(1, (-1, 4)) != 0).sum(-1) > 2).any():
+            raise ValueError("not 2:4")
+        values, codes = packed(W)
+        self.register_buffer("values", values)
+        self.register_buffer("codes", codes)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float() @ unpacked(self.values, self.codes).float().T
+        return (y if self.bias is None else y + self.bias.float()).to(x.dtype)
+
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+
+linear = Exercise(
+    "two_four.linear",
+    defines="SparseLinear",
+    title="A layer that holds nothing else",
+    minutes=12,
+    difficulty=2,
+    hint="In `__init__`: `super().__init__()`, pack `layer.weight.detach()`, and `register_buffer` for values, codes and bias (a buffer may be None). In `forward`: "
+    "`x.reshape(-1, K)`, at most 8 rows of it at a time to `multiply_2_4`, `torch.cat`, `view` as it was, add the bias. `nbytes` adds up `b.nbytes for b in self.buffers()`.",
+    reference=SparseLinear,
+    rules=Rules(tolerance=3e-3),
+)
+
+
+def layer_of(W: Tensor, bias: Tensor | None = None) -> Module:
+    return Module("Linear", (W.shape[1], len(W), bias is not None), {"weight": W} | ({} if bias is None else {"bias": bias}))
+
+
+@linear.stage(
+    "y = x W^T, with and without a bias",
+    points=1,
+    exposes="forward(x) is (tokens, N) for x (tokens, K), what the dense layer gives; the bias is added where there is one.",
+)
+def _(g):
+    yield script(layer_of(two_four(g, 16, 32)), calls=[("forward", inputs(g, 3, 32))])
+    yield script(layer_of(two_four(g, 8, 48), inputs(g, 8)), calls=[("forward", inputs(g, 2, 48))])
+
+
+@linear.stage(
+    "any leading dimensions, any number of tokens",
+    points=1,
+    exposes="x may be (K,), (tokens, K) or (batch, tokens, K): the last dimension becomes N, the others stay. More tokens than your kernel takes at once come in several "
+    "launches. x need not be contiguous.",
+)
+def _(g):
+    layer = layer_of(two_four(g, 12, 64, least=0), inputs(g, 12))
+    yield script(layer, calls=[("forward", inputs(g, 64)), ("forward", inputs(g, 2, 3, 64))])
+    yield script(layer, calls=[("forward", inputs(g, 3, 7, 64)), ("forward", inputs(g, 64, 5).T)])
+
+
+@linear.stage(
+    "holds the packed weights, and refuses others",
+    points=1,
+    exposes="nbytes() is what the layer holds: values, words and bias, 0.5625 of the dense weights and the bias. A layer that is not 2:4 "
+    "is a ValueError.",
+)
+def _(g):
+    W = two_four(g, 16, 48, least=0)
+    yield script(layer_of(W, inputs(g, 16)), calls=[("nbytes",), ("forward", inputs(g, 1, 48)), ("nbytes",)])
+    yield script(layer_of(W), calls=[("nbytes",)])
+    W = W.clone()
+    W[3, 4:7] = 1
+    yield script(layer_of(W), calls=[("nbytes",)])
+
+
+def mistaken(name: str, says: str):
+    return linear.misconception(name, says)
+
+
+@mistaken("no bias", "The bias is left out. Keep it as a buffer, and add it after the product.")
+class NoBias(SparseLinear):
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.bias = None
+
+
+@mistaken("always a bias", "You add a bias where there is none: `layer.bias` may be None.")
+class AlwaysABias(SparseLinear):
+    def forward(self, x):
+        return super().forward(x) + self.bias
+
+
+@mistaken("transposed weights", "You multiply by W and not by its transpose: W is (N, K), so y = x W^T.")
+class Transposed(SparseLinear):
+    def forward(self, x):
+        N, K = self.codes.shape[0], 2 * self.values.shape[1]
+        W = unpacked(self.values, self.codes).float().reshape(K, N)
+        y = x.float() @ W
+        return (y if self.bias is None else y + self.bias.float()).to(x.dtype)
+
+
+@mistaken("dimensions flattened", "Your result is (tokens, N) whatever x was. Only the last dimension changes: `y.view(*x.shape[:-1], N)`.")
+class Flattened(SparseLinear):
+    def forward(self, x):
+        return super().forward(x).reshape(-1, len(self.values))
+
+
+@mistaken("eight tokens", "Your layer stops after eight tokens. A prompt has many: go through them eight at a time.")
+class Eight(SparseLinear):
+    def forward(self, x):
+        rows = x.reshape(-1, x.shape[-1])
+        y = torch.zeros(len(rows), len(self.values), dtype=x.dtype)
+        y[:8] = super().forward(rows[:8])
+        return y.view(*x.shape[:-1], -1)
+
+
+@mistaken("only two dimensions", "Your layer takes x of two dimensions only. Models call it with (batch, tokens, K), and (K,) is right as well.")
+class Matrix(SparseLinear):
+    def forward(self, x):
+        if x.ndim != 2:
+            raise IndexError("x must be (tokens, K)")
+        return super().forward(x)
+
+
+@mistaken("view of what is not contiguous", "`x.view` fails where x is not contiguous. `x.reshape` makes a copy if it has to.")
+class View(SparseLinear):
+    def forward(self, x):
+        return super().forward(x.view(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+
+@mistaken("dense weights kept", "Your layer still holds the dense weights beside the packed ones, so it is larger than before. Keep values and words only.")
+class Kept(SparseLinear):
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.register_buffer("weight", unpacked(self.values, self.codes))
+
+
+@mistaken("values only", "You did not count the index words. They are a sixteenth of the dense bytes.")
+class ValuesOnly(SparseLinear):
+    def nbytes(self):
+        return super().nbytes() - self.codes.nbytes
+
+
+@mistaken("bias not counted", "You did not count the bias: the layer holds it too.")
+class BiasNotCounted(SparseLinear):
+    def nbytes(self):
+        return self.values.nbytes + self.codes.nbytes
+
+
+@mistaken("numbers and not bytes", "You counted numbers. A float16 and a word have two bytes each: `tensor.nbytes`.")
+class Numbers(SparseLinear):
+    def nbytes(self):
+        return sum(buffer.numel() for buffer in self.buffers())
+
+
+@mistaken("values in float32", "Your values are stored in float32: twice the bytes. Keep the dtype of the layer.")
+class Wide(SparseLinear):
+    def nbytes(self):
+        return super().nbytes() + self.values.nbytes
+
+
+@mistaken("words of 32 bits", "Your index words are stored in 32 bits each. int16 is enough for four groups.")
+class WideWords(SparseLinear):
+    def nbytes(self):
+        return super().nbytes() + self.codes.nbytes
+
+
+@mistaken("three are cut to two", "A layer that is not 2:4 lost weights without a word. `kept_places` refuses it: let its ValueError through.")
+class Cut(SparseLinear):
+    def __init__(self, layer):
+        nn.Module.__init__(self)
+        values, codes = packed(layer.weight.detach())
+        self.register_buffer("values", values)
+        self.register_buffer("codes", codes)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
+
+
+@linear.accepts("no module, torch's product")
+class Plain:
+    def __init__(self, layer):
+        W = layer.weight.data.clone()
+        if (W.reshape(-1, 4).count_nonzero(dim=1) > 2).any() or W.shape[1] % 16:
+            raise ValueError("more than two in a group")
+        self.values, self.codes = packed(W)
+        self.bias = layer.bias
+
+    def forward(self, x):
+        return nn.functional.linear(x, unpacked(self.values, self.codes), self.bias)
+
+    def nbytes(self):
+        bias = 0 if self.bias is None else 2 * self.bias.numel()
+        return torch.tensor(self.values.numel() * 2 + self.codes.numel() * 2 + bias)
+
+
+@linear.accepts("with the kernel, eight tokens at a time")
+class WithKernel(SparseLinear):
+    def forward(self, x):
+        from autograder.exercises.two_four.gemv import kernels
+
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
+        y = torch.cat([kernels().few(self.values, self.codes, rows[i : i + 8]) for i in range(0, len(rows), 8)])
+        y = y.view(*x.shape[:-1], y.shape[-1])
+        return y if self.bias is None else y + self.bias

@@ -1,0 +1,132 @@
+"""Exercise 15.6: several tokens for one reading."""
+
+import torch
+from torch import Tensor
+
+from autograder.case import call
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from autograder.exercises.two_four.fixtures import packed, two_four, unpacked
+from autograder.exercises.two_four.gemv import inputs, kernels
+
+
+def multiply_2_4(values: Tensor, codes: Tensor, x: Tensor) -> Tensor:
+    return kernels().few(values, codes, x)
+
+
+tokens = Exercise(
+    "two_four.tokens",
+    defines="multiply_2_4",
+    title="Several tokens for one reading",
+    minutes=15,
+    difficulty=3,
+    hint="The grid stays as it was, over rows only. Keep a total (TOKENS, ROWS), TOKENS rounded up to a power of two (`triton.next_power_of_2`). Inside the loop over "
+    "words, after the weights are loaded, a second loop `for t in range(T)` loads the inputs of token t and adds its product with "
+    "`tl.where(token[:, None] == t, product[None, :], 0.0)`.",
+    reference=multiply_2_4,
+    rules=Rules(tolerance=2e-3),
+)
+
+
+def case(W: Tensor, x: Tensor):
+    return call(*packed(W), x, watched=(0, 1))
+
+
+@tokens.stage(
+    "every token's product",
+    points=1,
+    exposes="y[t] = W x[t], (tokens, N) in float16, from the stored bytes.",
+)
+def _(g):
+    yield case(two_four(g, 16, 64), inputs(g, 1, 64))
+    yield call(*packed(two_four(g, 32, 64)), inputs(g, 4, 64))
+
+
+@tokens.stage(
+    "the weights are read once for all tokens",
+    points=2,
+    exposes="A byte of the weights is read once, however many tokens there are: a program takes its rows for all of them. A program, or a launch, per token reads "
+    "everything again.",
+)
+def _(g):
+    yield case(two_four(g, 32, 64), inputs(g, 4, 64))
+    yield case(two_four(g, 16, 128), inputs(g, 2, 128))
+
+
+@tokens.stage(
+    "any numbers of tokens, rows and words",
+    points=1,
+    exposes="1 to 8 tokens, not only powers of two; rows and words that fill no block; sums in float32.",
+    pure=True,
+)
+def _(g):
+    yield case(two_four(g, 37, 80, least=0), inputs(g, 5, 80))
+    yield case(two_four(g, 3, 144), inputs(g, 8, 144))
+    W, x = two_four(g, 6, 96), inputs(g, 3, 96)
+    W[:, :4] = torch.tensor([300.0, 0, -300, 0])
+    x[:, 0] = x[:, 2] = 300
+    yield case(W, x)
+
+
+def mistaken(name: str, says: str, wrong=None, kernel: str = ""):
+    def answer(values, codes, x):
+        return kernels().few(values, codes, x, kernel)
+
+    tokens.misconception(name, says)(wrong or answer)
+
+
+def per_token(values, codes, x):
+    return torch.cat([kernels().few(values, codes, token[None]) for token in x])
+
+
+mistaken(
+    "a launch per token",
+    "All weights are read again for every token. That is what a batch should save: load a block of weights once, then use it for all tokens.",
+    per_token,
+)
+mistaken(
+    "on the host",
+    "Torch has computed this from an unpacked matrix. Your kernel has to read the stored values and words.",
+    lambda values, codes, x: (x.float() @ unpacked(values, codes).float().T).half(),
+)
+mistaken(
+    "dense in the kernel",
+    "Your kernel multiplies by a dense matrix that torch unpacked before. Read the stored values and words instead.",
+    lambda values, codes, x: kernels().unpacked_first(values, codes, x),
+)
+mistaken("transposed", "Your result is (N, tokens). A token's results belong into one row: (tokens, N).", lambda values, codes, x: multiply_2_4(values, codes, x).T)
+mistaken(
+    "stored as if transposed",
+    "The shape is right, but results lie as in (N, tokens): y[t, row] is stored at row * tokens + t. It belongs to t * N + row.",
+    kernel="stored transposed",
+)
+mistaken("tokens in one sum", "Every token's result is the sum over all tokens: each needs a total of its own.", kernel="tokens in one sum")
+mistaken("tokens N apart", "You look for the next token N numbers further on. A token has K inputs: rows of x are K apart.", kernel="tokens N apart")
+mistaken(
+    "the first token only",
+    "Only the first token's row is computed; the others stay as they were made.",
+    lambda values, codes, x: torch.cat([kernels().few(values, codes, x[:1]), torch.zeros(len(x) - 1, len(values)).half()]),
+)
+mistaken(
+    "the first token for all",
+    "Every row of your result is that of the first token: the inputs have to be loaded at t * K.",
+    lambda values, codes, x: kernels().few(values, codes, x[:1]).repeat(len(x), 1),
+)
+mistaken("halves of a nibble swapped", "You take the lower place from the upper two bits of a nibble: it is in the lower two.", kernel="swapped")
+mistaken("last block only", "Totals are set anew for every block of words. Add to them.", kernel="last block only")
+mistaken("left-over words", "Words that fill no block are left out: the loop has to go on to K // 16, with a mask.", kernel="no tail of words")
+mistaken("left-over rows", "The last rows are never computed where ROWS does not divide N: `triton.cdiv(N, ROWS)` programs.", kernel="rows left over")
+mistaken("no mask for rows", "Loads go past the last row: `rows < N` belongs into their mask.", kernel="no row mask")
+mistaken("nothing in masked lanes", "Masked lanes hold anything unless you say `other=0.0`, and one NaN in a sum is enough.", kernel="no other")
+mistaken("float16", "You multiply and add in float16. Convert with `.to(tl.float32)` right after the loads.", kernel="float16")
+mistaken("keeps float32", "Your result is float32. Give `y` the dtype of x.", kernel="keeps float32")
+
+
+@tokens.accepts("other blocks")
+def _(values, codes, x):
+    return kernels().few(values, codes, x, rows=8, words=2)
+
+
+@tokens.accepts("all words of a row in one block")
+def _(values, codes, x):
+    return kernels().few(values, codes, x, rows=1, words=32)
