@@ -79,7 +79,7 @@ def _(g):
     W[:, :4] = torch.tensor([300.0, 0, -300, 0])
     x[0] = x[2] = 300
     yield case(W, x)
-    yield case(two_four(g, 4, 2048).abs() * 0.5, inputs(g, 2048).abs())
+    yield case(two_four(g, 4, 512).abs() * 30, inputs(g, 512).abs())
 
 
 def mistaken(name: str, says: str, wrong=None, kernel: str = ""):

@@ -66,7 +66,7 @@ def _(g):
 def _(g):
     layer = layer_of(two_four(g, 12, 64, least=0), inputs(g, 12))
     yield script(layer, calls=[("forward", inputs(g, 64)), ("forward", inputs(g, 2, 3, 64))])
-    yield script(layer, calls=[("forward", inputs(g, 3, 7, 64)), ("forward", inputs(g, 64, 5).T)])
+    yield script(layer, calls=[("forward", inputs(g, 3, 7, 64)), ("forward", inputs(g, 64, 5, 2).permute(2, 1, 0))])
 
 
 @linear.stage(

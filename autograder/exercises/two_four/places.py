@@ -50,7 +50,7 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield call(torch.eye(4).repeat(1, 4).half() * torch.tensor([1.0, -2.0, 3.0, -4.0]).half())
+    yield call((torch.eye(4) * torch.tensor([1.0, -2.0, 3.0, -4.0])).repeat(1, 4).half())
     yield call(torch.zeros(3, 16).bfloat16())
     yield call(-torch.zeros(2, 32).half())  # -0.0 is a zero
     yield call(two_four(g, 7, 32, least=0))
@@ -89,13 +89,13 @@ def _(W):
 def _(W):
     _require(W)
     groups = W.float().unflatten(1, (-1, 4))
-    return (groups.abs() * 1e6 - torch.tensor([2.0, 3.0, 0.0, 1.0]) * 1e-9).argsort(-1, descending=True, stable=True)[..., :2]
+    return (groups.abs() * 1e6 - torch.tensor([2.0, 3.0, 0.0, 1.0]) * 1e-9).argsort(dim=-1, descending=True, stable=True)[..., :2]
 
 
 @mistaken("signed", "You took the two largest values, and a zero is larger than a negative weight. Choose by `!= 0`.")
 def _(W):
     _require(W)
-    return W.float().unflatten(1, (-1, 4)).argsort(-1, descending=True, stable=True)[..., :2].sort(-1).values
+    return W.float().unflatten(1, (-1, 4)).argsort(dim=-1, descending=True, stable=True)[..., :2].sort(-1).values
 
 
 @mistaken(
@@ -105,14 +105,14 @@ def _(W):
 def _(W):
     _require(W)
     zero = (W.unflatten(1, (-1, 4)) == 0).int()
-    return zero.argsort(-1, stable=True)[..., :2].sort(-1).values
+    return zero.argsort(dim=-1, stable=True)[..., :2].sort(-1).values
 
 
 @mistaken("filled with the last zeros", "You fill groups with their last zeros. The order of free places is 2, 3, 0, 1: an empty group stores 2 and 3, one with a non-zero at 0 stores 0 and 2.")
 def _(W):
     _require(W)
     zero = (W.unflatten(1, (-1, 4)) == 0).int().flip(-1)
-    return (3 - zero.argsort(-1, stable=True)[..., :2]).sort(-1).values
+    return (3 - zero.argsort(dim=-1, stable=True)[..., :2]).sort(-1).values
 
 
 @mistaken(
@@ -130,7 +130,7 @@ def _(W):
 def _(W):
     _require(W)
     count = (W.unflatten(1, (-1, 4)) != 0).sum(-1, keepdim=True)
-    order = (W.unflatten(1, (-1, 4)) == 0).int().argsort(-1, stable=True)[..., :2]
+    order = (W.unflatten(1, (-1, 4)) == 0).int().argsort(dim=-1, stable=True)[..., :2]
     return order * (torch.arange(2) < count)
 
 

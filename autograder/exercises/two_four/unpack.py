@@ -66,7 +66,7 @@ def nibbles(codes):
 
 def by_division(values, codes):
     words = codes.long()[..., None]
-    found = torch.div(words, torch.tensor([1, 16, 256, 4096]), rounding_mode="trunc").fmod(16).abs().flatten(1)
+    found = torch.div(words, torch.tensor([1, 16, 256, 4096]), rounding_mode="trunc").remainder(16).flatten(1)
     return halves(values, codes, torch.stack([found & 3, found >> 2], -1))
 
 
