@@ -513,7 +513,6 @@ for ax, (name, tensor) in zip(axes, {"values": values, "codes": codes, "x": x[No
         f"{name:<7} {tensor.nbytes:6d} bytes; different ones read {memory.bytes_read:6d}, "
         f"all reads {memory.bytes_loaded:6d}"
     )
-plt.tight_layout()
 plt.show()
 dense_bytes = W[:64, :256].nbytes
 read = seen.of(values).bytes_loaded + seen.of(codes).bytes_loaded
@@ -559,9 +558,10 @@ def report(name, kernel, constants, kept, aligned=True):
             loops.append([m[1] for l in lines[labels[jump[1]] : i + 1] if (m := code.match(l))])
     loop = min((l for l in loops if any(o.startswith("LDG") for o in l)), key=len)
     count = collections.Counter(o.split(".")[0] for o in loop)
-    wide = sum("128" in o or "64" in o for o in loop if o.startswith("LDG"))
-    parts = ", ".join(f"{o} {count[o]}" for o in ("LDG", "STS", "LDS", "BAR", "FFMA", "HMMA", "HGMMA", "SEL", "FSEL", "PRMT") if count[o])
-    print(f"{name:<24} {len(loop):5d} instructions in the loop, {len(loop) * 128 / kept:5.1f} per kept weight; {wide} of {count['LDG']} loads are wide")
+    loads = [o for o in loop if o.startswith("LDG")]
+    wide = sum("64" in o or "128" in o for o in loads)
+    parts = ", ".join(f"{o} {count[o]}" for o in ("LDG", "LDGSTS", "STS", "LDS", "BAR", "FFMA", "HMMA", "HGMMA", "SEL", "FSEL", "PRMT") if count[o])
+    print(f"{name:<24} {len(loop):5d} instructions in the loop, {len(loop) * 128 / kept:5.1f} per kept weight; {wide} of {len(loads)} loads are wide")
     print(f"{'':<24} {parts}")
 
 select = {"ROWS": 4, "WORDS": 64}
@@ -618,7 +618,7 @@ from sparsity_edu.weights.driver import prune
 NAME, LENGTH = ("tiny", 8) if FAST else ("smollm2", 24)
 model, tokenizer = load(NAME)
 calibration = tokens(tokenizer, python_docs("calibration"), 4 * 256).view(-1, 256)
-masked = prune(model, "wanda", "2:4", calibration=calibration, progress=False).model.half()
+masked = prune(model, "wanda", pattern="2:4", calibration=calibration, progress=False).model.half()
 packed_model = copy.deepcopy(masked)
 stayed = sparsify_linear_(packed_model)
 
