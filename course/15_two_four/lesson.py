@@ -18,8 +18,9 @@
 # Wanda at 2:4 (unit 05) sets half of the weights to zero. The model is not smaller and not faster for it: a zero takes two bytes like any other
 # float16, and multiplying by it takes as long.
 #
-# So: **when do zeros save time?** When they are not read. A model that decodes one token multiplies every weight once. A GPU reads a weight more slowly
-# than it multiplies it, by a factor of hundreds. So the time of a decode step is the number of *bytes* of the weights, divided by the bandwidth of the memory.
+# So: **when do zeros save time?** When they are not read. A model that decodes one token multiplies every weight once. A GPU reads a weight more
+# slowly than it multiplies it, by a factor of hundreds. So the time of a decode step is the number of *bytes* of the weights, divided by the
+# bandwidth of the memory.
 #
 # This unit takes the way of the hardware: first the format, then the bytes, then a kernel that reads just these bytes.
 
@@ -52,9 +53,9 @@ plots.style()
 # In a 2:4 matrix every group of four neighbours in a row holds at most two non-zeros. It is stored as two values, and the two places that they had.
 # There are four places, so two bits say which.
 #
-# What about a group with one non-zero, or none? It is stored like the others, with zeros as values. The hardware asks for two *different* places in *ascending*
-# order, always: what a tensor core does with the places 1, 1 is undefined. Any zero of the group will do; to compare bits with torch's we take torch's choice.
-# Its free places are taken in the order 2, 3, 0, 1.
+# What about a group with one non-zero, or none? It is stored like the others, with zeros as values. The hardware asks for two *different* places in
+# *ascending* order, always: what a tensor core does with the places 1, 1 is undefined. Any zero of the group will do; to compare bits with torch's we
+# take torch's choice. Its free places are taken in the order 2, 3, 0, 1.
 
 
 # %% exercise="two_four.places"
@@ -93,8 +94,8 @@ def kept_places(W: torch.Tensor) -> torch.Tensor:
 #
 # $$ \text{word} = n_0 \;|\; n_1 \ll 4 \;|\; n_2 \ll 8 \;|\; n_3 \ll 12 $$
 #
-# A word stands for 16 columns. Torch keeps it as `int16`. If the last group's upper place is 2 or 3, the highest bit is set, and as an `int16` the word is a negative
-# number. The bits are what counts.
+# A word stands for 16 columns. Torch keeps it as `int16`. If the last group's upper place is 2 or 3, the highest bit is set, and as an `int16` the
+# word is a negative number. The bits are what counts.
 
 
 # %% exercise="two_four.words"
@@ -139,8 +140,8 @@ print("word   " + " ".join(f"{int(example_codes[0, 0]) >> s & 15:04b}" for s in 
 #
 # ## Back again
 #
-# Whoever reads the format needs the other direction: from value and word to the column. You will do the same in the kernel, so do it here first, where
-# printing is easy.
+# Whoever reads the format needs the other direction: from value and word to the column. You will do the same in the kernel, so do it here first,
+# where printing is easy.
 
 
 # %% exercise="two_four.unpack"
@@ -173,7 +174,8 @@ def unpack_2_4(values: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 # Half of the weights are gone, and the best that a decode step can gain is 1.78, not 2. (In int8 the same count gives $20 / 32 = 0.625$: the narrower
 # the values, the more the index weighs.)
 #
-# When is it less? A product takes at least as long as its bytes take to arrive, and at least as long as its operations take. Both go on at the same time, so
+# When is it less? A product takes at least as long as its bytes take to arrive, and at least as long as its operations take. Both go on at the same
+# time, so
 #
 # $$ t \ge \max\left( \frac{\text{bytes}}{\text{bandwidth}}, \frac{\text{operations}}{\text{peak}} \right) $$
 #
@@ -227,15 +229,15 @@ ax.legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
-# On the flat part bytes decide: that is decoding. On the slope operations decide: that is a long prompt. There is a saving on both sides, but for two different
-# reasons. On the flat part it takes a kernel that *reads* the packed bytes. On the slope it takes hardware that *skips* the zeros: the sparse tensor
-# cores. This unit is about the flat part.
+# On the flat part bytes decide: that is decoding. On the slope operations decide: that is a long prompt. There is a saving on both sides, but for two
+# different reasons. On the flat part it takes a kernel that *reads* the packed bytes. On the slope it takes hardware that *skips* the zeros: the
+# sparse tensor cores. This unit is about the flat part.
 #
 # ## A kernel
 #
-# A Triton kernel is a function that runs many times at once. Each run, a *program*, knows its number `tl.program_id(0)`, and works on whole blocks of numbers.
-# It is given pointers. `tl.load(pointer + offsets, mask=..., other=...)` loads one number for each offset; where the mask is false it loads nothing
-# and gives `other`. A complete example: sums of the rows of a matrix.
+# A Triton kernel is a function that runs many times at once. Each run, a *program*, knows its number `tl.program_id(0)`, and works on whole blocks of
+# numbers. It is given pointers. `tl.load(pointer + offsets, mask=..., other=...)` loads one number for each offset; where the mask is false it loads
+# nothing and gives `other`. A complete example: sums of the rows of a matrix.
 
 # %%
 try:
@@ -269,12 +271,12 @@ print("all right:", torch.equal(row_sum(ones), torch.full((37,), 80.0)))
 # %% [markdown]
 # Block sizes (`ROWS`, `COLS`) are powers of two and known when the kernel is compiled. Matrices are not, so masks are needed at both edges.
 #
-# Three things to know of the interpreter. It runs programs one after the other, so it is slow: few large blocks are faster than many small ones. It forgives
-# what a GPU does not: an address outside of a tensor, a masked lane without `other`. **The check does not forgive it**: it watches every load and store. And it counts
-# bytes. A kernel that reads a dense matrix gives the right result, and no points.
+# Three things to know of the interpreter. It runs programs one after the other, so it is slow: few large blocks are faster than many small ones. It
+# forgives what a GPU does not: an address outside of a tensor, a masked lane without `other`. **The check does not forgive it**: it watches every
+# load and store. And it counts bytes. A kernel that reads a dense matrix gives the right result, and no points.
 #
-# Now yours. A program takes `ROWS` rows. In a loop over the words of these rows it loads a block of words, cuts them into nibbles, loads two
-# values for each nibble, and two inputs from the columns that the nibble says.
+# Now yours. A program takes `ROWS` rows. In a loop over the words of these rows it loads a block of words, cuts them into nibbles, loads two values
+# for each nibble, and two inputs from the columns that the nibble says.
 
 
 # %% exercise="two_four.gemv"
@@ -327,8 +329,8 @@ def gemv_2_4(values: torch.Tensor, codes: torch.Tensor, x: torch.Tensor) -> torc
 # %% [markdown]
 # ## Several tokens
 #
-# Several users decode at once, or one user's next tokens are guessed and tested together. Then there are a few tokens for every step, and the roofline says that
-# eight of them should cost hardly more than one: the weights are the bytes, and they are the same for all.
+# Several users decode at once, or one user's next tokens are guessed and tested together. Then there are a few tokens for every step, and the
+# roofline says that eight of them should cost hardly more than one: the weights are the bytes, and they are the same for all.
 #
 # Only if they are read once. A second dimension of the grid, one program for each token and block of rows, is the easy way, and reads all of them
 # eight times. (On a GPU the cache may help. Do not count on it for a matrix of 66 MB.)
@@ -392,8 +394,8 @@ def multiply_2_4(values: torch.Tensor, codes: torch.Tensor, x: torch.Tensor) -> 
 # %% [markdown]
 # ## A layer
 #
-# The last piece: a layer that stands in for `nn.Linear`, and holds the packed weights *instead of* the dense ones. Tensors that belong to a module but are not trained are
-# its buffers: they move with it to another device, and `nn.Module` counts them.
+# The last piece: a layer that stands in for `nn.Linear`, and holds the packed weights *instead of* the dense ones. Tensors that belong to a module
+# but are not trained are its buffers: they move with it to another device, and `nn.Module` counts them.
 
 
 # %% exercise="two_four.linear"
@@ -444,8 +446,8 @@ class SparseLinear(nn.Module):
 # %% [markdown]
 # ## Experiment 1: are these torch's bits?
 #
-# Torch has the same format for its own sparse kernels. It goes one step further and reorders the words for CUTLASS; `packed24.from_torch` of the course's library takes that
-# back. The cells from here on are not graded; they use your functions.
+# Torch has the same format for its own sparse kernels. It goes one step further and reorders the words for CUTLASS; `packed24.from_torch` of the
+# course's library takes that back. The cells from here on are not graded; they use your functions.
 
 # %% tags=["experiment"]
 import warnings
@@ -471,8 +473,8 @@ print(f"stored bytes / dense bytes: {(values.nbytes + codes.nbytes) / W.nbytes}"
 #
 # ## Experiment 2: which addresses does a program load?
 #
-# The check's own instrument, `autograder.sanitizer.watch`, sees every load. Here it also notes which program it was. Each row of the pictures is a row of the
-# matrix, each pixel a stored number; its colour is the program that has read it. Below, the same for inputs.
+# The check's own instrument, `autograder.sanitizer.watch`, sees every load. Here it also notes which program it was. Each row of the pictures is a
+# row of the matrix, each pixel a stored number; its colour is the program that has read it. Below, the same for inputs.
 
 # %% tags=["experiment"]
 from autograder.sanitizer import watch
@@ -517,15 +519,16 @@ plt.show()
 dense_bytes = W[:64, :256].nbytes
 read = seen.of(values).bytes_loaded + seen.of(codes).bytes_loaded
 print(
-    f"{programs} programs; weights: {read} bytes instead of {dense_bytes}, {read / dense_bytes:.4f} of them"
+    f"{programs} programs; weights: {read} bytes instead of {dense_bytes}, "
+    f"{read / dense_bytes:.4f} of them"
 )
 
 # %% [markdown]
 # ## Experiment 3: what the compiler makes of it
 #
-# A kernel can be compiled for a GPU that is not there, and the machine code can be read. Two kernels of the course's library, compiled for an H100 (sm_90): one
-# that *selects* inputs, as yours does, and one that *decompresses*, writes the zeros out again and multiplies a dense tile on tensor cores. How many instructions does the inner loop have
-# for each weight that it reads?
+# A kernel can be compiled for a GPU that is not there, and the machine code can be read. Two kernels of the course's library, compiled for an H100
+# (sm_90): one that *selects* inputs, as yours does, and one that *decompresses*, writes the zeros out again and multiplies a dense tile on tensor
+# cores. How many instructions does the inner loop have for each weight that it reads?
 #
 # The interpreter is on in this process, so a second one compiles.
 
@@ -541,14 +544,16 @@ from sparsity_edu.kernels import two_four_kernels as kernels
 def report(name, kernel, constants, kept, aligned=True):
     pointers = dict.fromkeys(("values", "x", "y"), "*fp16") | {"codes": "*i16"}
     types = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in kernel.arg_names}
-    known = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(types.values()) if t != "constexpr"}
+    numbers = [i for i, kind in enumerate(types.values()) if kind != "constexpr"]
+    known = {(i,): [["tt.divisibility", 16]] for i in numbers}
     source = ASTSource(kernel, types, constants, known if aligned else {})
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
-        lines = subprocess.run([tool, "-c", file.name], check=True, capture_output=True, text=True).stdout.splitlines()
+        shown = subprocess.run([tool, "-c", file.name], check=True, capture_output=True, text=True)
+    lines = shown.stdout.splitlines()
     labels = {m[1]: i for i, line in enumerate(lines) if (m := re.match(r"^\s*(\.L_x_\d+):", line))}
     code = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
     loops = []
@@ -560,9 +565,11 @@ def report(name, kernel, constants, kept, aligned=True):
     count = collections.Counter(o.split(".")[0] for o in loop)
     loads = [o for o in loop if o.startswith("LDG")]
     wide = sum("64" in o or "128" in o for o in loads)
-    parts = ", ".join(f"{o} {count[o]}" for o in ("LDG", "LDGSTS", "STS", "LDS", "BAR", "FFMA", "HMMA", "HGMMA", "SEL", "FSEL", "PRMT") if count[o])
-    print(f"{name:<24} {len(loop):5d} instructions in the loop, {len(loop) * 128 / kept:5.1f} per kept weight; {wide} of {len(loads)} loads are wide")
-    print(f"{'':<24} {parts}")
+    each = len(loop) * 128 / kept  # a program has 128 threads
+    print(f"{name}: {len(loop)} instructions in the loop, {each:.1f} per kept weight;")
+    print(f"    {wide} of {len(loads)} loads take 8 or 16 bytes")
+    names = "LDG LDGSTS STS LDS BAR FFMA HGMMA SEL FSEL PRMT".split()
+    print("    " + ", ".join(f"{o} {count[o]}" for o in names if count[o]))
 
 select = {"ROWS": 4, "WORDS": 64}
 report("select", kernels.gemv_select, select, 4 * 64 * 8)
@@ -596,15 +603,22 @@ else:
     print("This Triton has no compiler for NVIDIA's GPUs: nothing to see here.")
 
 # %% [markdown]
-# Both loops take several instructions for each kept weight: index work is not free, and a kernel that reads fewer bytes may still be no faster if these instructions take longer than the bytes.
-# Without the promise that addresses are multiples of 16 bytes, the same kernel loses its wide loads. The kernel that decompresses does much besides multiplying: it saves bytes, and no time with many tokens.
+# `LDG` loads from memory, `FFMA` multiplies and adds, `FSEL` selects, `LDS`, `STS` and `BAR` exchange numbers between threads, `HGMMA` is a tensor
+# core.
+#
+# - The select kernel needs about a dozen instructions for each weight that it keeps, and one of them is the multiplication. Index work is not free: a
+#   kernel that reads fewer bytes gains nothing if its instructions take longer than the bytes. (The sparse tensor cores read the index themselves.
+#   That is the library's fast kernel.)
+# - The compiler was promised that addresses and sizes are multiples of 16. Without the promise the same kernel has no wide load left, and twice as
+#   many instructions.
+# - The kernel that decompresses needs four times as many. They serve 64 tokens, so it is not lost; but a dense product has none of them.
 
 # %% [markdown]
 # ## Experiment 4: a model
 #
-# Wanda at 2:4 on SmolLM2-135M (the tiny model in the fast setting), calibrated on the first 4 x 256 tokens of `python_docs("calibration")`. Then all linear layers of its blocks are
-# replaced by packed ones, and both models continue the same text, always with the likeliest token. The interpreter would take a minute for a token, so the library multiplies by
-# torch here; one layer goes through *your* kernel.
+# Wanda at 2:4 on SmolLM2-135M (the tiny model in the fast setting), calibrated on the first 4 x 256 tokens of `python_docs("calibration")`. Then all
+# linear layers of its blocks are replaced by packed ones, and both models continue the same text, always with the likeliest token. The interpreter
+# would take a minute for a token, so the library multiplies by torch here; one layer goes through *your* kernel.
 
 # %% tags=["experiment"]
 import copy
@@ -628,7 +642,8 @@ x = torch.randn(2, layer.in_features, generator=g).half()
 with torch.no_grad():
     off = (mine(x) - layer(x)).float().abs().max() / layer(x).float().abs().max()
 print(
-    f"{name} through your kernel: largest difference {off:.1e} of the largest result, {mine.nbytes() / layer.weight.nbytes} of the bytes"
+    f"{name} through your kernel: largest difference {off:.1e} of the largest result, "
+    f"{mine.nbytes() / layer.weight.nbytes} of the bytes"
 )
 
 
@@ -651,13 +666,15 @@ with triton.knobs.runtime.scope():
         generated = each.generate(prompt, max_new_tokens=LENGTH, do_sample=False, pad_token_id=0)
         texts.append(generated[0, prompt.shape[1] :].tolist())
 print(
-    f"{NAME}: {len(names)} layers, {len(stayed)} stay dense; {held(masked) / 2**20:.2f} MB dense, {held(packed_model) / 2**20:.2f} MB packed, ratio {held(packed_model) / held(masked):.4f}"
+    f"{NAME}: {len(names)} layers, {len(stayed)} stay dense; {held(masked) / 2**20:.2f} MiB dense, "
+    f"{held(packed_model) / 2**20:.2f} MiB packed, ratio {held(packed_model) / held(masked):.4f}"
 )
 print(f"the same {LENGTH} tokens: {texts[0] == texts[1]}")
 print(repr(tokenizer.decode(texts[1])))
 
 # %% [markdown]
-# The same tokens from little more than half of the bytes. On this machine it is no faster: without a GPU the packed weights are unpacked before they are used.
+# The same tokens from little more than half of the bytes. On this machine it is no faster: without a GPU the packed weights are unpacked before they
+# are used.
 #
 # With a GPU, the next cell times your kernel there, next to torch's dense product, on more weights than the cache holds.
 
@@ -689,7 +706,8 @@ def microseconds(calls):
     return min(times)
 first = microseconds([lambda w=w: torch.mv(w, x) for w in dense])
 second = microseconds([lambda p=p: gemv_2_4(p.values, p.codes, x) for p in packed])
-print(f"{{torch.cuda.get_device_name()}}: dense {{first:.1f}} us, yours {{second:.1f}} us, ratio {{first / second:.2f}}")
+print(torch.cuda.get_device_name())
+print(f"dense {{first:.1f}} us, yours {{second:.1f}} us, ratio {{first / second:.2f}}")
 """
 if torch.cuda.is_available():
     cell = "".join(linecache.getlines(inspect.unwrap(gemv_2_4).__code__.co_filename))

@@ -105,21 +105,77 @@ mistaken(
     "You take the lower place from the upper two bits. `nibble & 3` is the place of the first value, `nibble >> 2` that of the second.",
     kernel="swapped",
 )
-mistaken("first group in the highest bits", "You read the groups of a word from the highest bits down. Shift by 0 for the first group, then 4, 8 and 12.", kernel="highest first")
-mistaken("place as column", "You load the input at the place inside the group. The column is 4 * group + place.", kernel="place as column")
-mistaken("the first value for both", "You multiply both inputs of a group by its first value. The second is its neighbour: at 2 * group + 1.", kernel="the first value for both")
-mistaken("the first two inputs", "You multiply the values by the first two inputs of each group. Which two it is, the nibble says.", kernel="values beside each other")
-mistaken("last block only", "Your total is set anew in each step of the loop: only the last block of words is left. Add to it.", kernel="last block only")
-mistaken("left-over words", "Your loop ends with the last full block of words. What is left over needs a step too, with a mask.", kernel="no tail of words")
-mistaken("left-over rows", "You launch N // ROWS programs, and the last rows are never computed. Round up: `triton.cdiv(N, ROWS)`.", kernel="rows left over")
-mistaken("no mask for rows", "Your loads go past the last row: where ROWS does not divide N, the last program needs `rows < N` in its mask.", kernel="no row mask")
-mistaken("no mask for words", "Your loads go past the last word of a row: in the middle of the matrix that is the next row, at its end nobody's memory. Mask with `words < K // 16`.", kernel="no word mask")
+mistaken(
+    "first group in the highest bits",
+    "You read the groups of a word from the highest bits down. Shift by 0 for the first group, then 4, 8 and 12.",
+    kernel="highest first",
+)
+mistaken(
+    "place as column",
+    "You load the input at the place inside the group. The column is 4 * group + place.",
+    kernel="place as column",
+)
+mistaken(
+    "the first value for both",
+    "You multiply both inputs of a group by its first value. The second is its neighbour: at 2 * group + 1.",
+    kernel="the first value for both",
+)
+mistaken(
+    "the first two inputs",
+    "You multiply the values by the first two inputs of each group. Which two it is, the nibble says.",
+    kernel="values beside each other",
+)
+mistaken(
+    "last block only",
+    "Your total is set anew in each step of the loop: only the last block of words is left. Add to it.",
+    kernel="last block only",
+)
+mistaken(
+    "left-over words",
+    "Your loop ends with the last full block of words. What is left over needs a step too, with a mask.",
+    kernel="no tail of words",
+)
+mistaken(
+    "left-over rows",
+    "You launch N // ROWS programs, and the last rows are never computed. Round up: `triton.cdiv(N, ROWS)`.",
+    kernel="rows left over",
+)
+mistaken(
+    "no mask for rows",
+    "Your loads go past the last row: where ROWS does not divide N, the last program needs `rows < N` in its mask.",
+    kernel="no row mask",
+)
+mistaken(
+    "no mask for words",
+    "Your loads go past the last word of a row: in the middle of the matrix that is the next row, at its end nobody's memory. Mask with `words < K // 16`.",
+    kernel="no word mask",
+)
 mistaken("no mask in the store", "You store results for rows that do not exist: `mask=rows < N`.", kernel="no store mask")
-mistaken("nothing in masked lanes", "Masked lanes hold anything unless you say `other=0.0`: the interpreter alone gives zero, a GPU whatever was in the register.", kernel="no other")
-mistaken("divided instead of shifted", "You divide words, and negative ones come out wrong: Triton rounds to zero, as C does. Shift and cut: `(code >> 4) & 15`.", kernel="divided")
-mistaken("values read twice", "Your kernel reads the values twice. What it has loaded it can use again: a byte that is loaded twice is no saving.", kernel="twice")
-mistaken("float16", "You multiply and add in float16. Convert both sides with `.to(tl.float32)` right after the load, and round once, at the end.", kernel="float16")
-mistaken("keeps float32", "Your result is float32. It should have the dtype of x: make `y` with `dtype=x.dtype`, and the store rounds.", kernel="keeps float32")
+mistaken(
+    "nothing in masked lanes",
+    "Masked lanes hold anything unless you say `other=0.0`: the interpreter alone gives zero, a GPU whatever was in the register.",
+    kernel="no other",
+)
+mistaken(
+    "divided instead of shifted",
+    "You divide words, and negative ones come out wrong: Triton rounds to zero, as C does. Shift and cut: `(code >> 4) & 15`.",
+    kernel="divided",
+)
+mistaken(
+    "values read twice",
+    "Your kernel reads the values twice. What it has loaded it can use again: a byte that is loaded twice is no saving.",
+    kernel="twice",
+)
+mistaken(
+    "float16",
+    "You multiply and add in float16. Convert both sides with `.to(tl.float32)` right after the load, and round once, at the end.",
+    kernel="float16",
+)
+mistaken(
+    "keeps float32",
+    "Your result is float32. It should have the dtype of x: make `y` with `dtype=x.dtype`, and the store rounds.",
+    kernel="keeps float32",
+)
 mistaken(
     "parts that overwrite each other",
     "Several programs add to one result by a load and a store. They run at the same time on a GPU, and all but one are lost: `tl.atomic_add`, or one program per result.",

@@ -110,7 +110,10 @@ class Transposed(SparseLinear):
         return (y if self.bias is None else y + self.bias.float()).to(x.dtype)
 
 
-@mistaken("dimensions flattened", "Your result is (tokens, N) whatever x was. Only the last dimension changes: `y.view(*x.shape[:-1], N)`.")
+@mistaken(
+    "dimensions flattened",
+    "Your result is (tokens, N) whatever x was. Only the last dimension changes: `y.view(*x.shape[:-1], N)`.",
+)
 class Flattened(SparseLinear):
     def forward(self, x):
         return super().forward(x).reshape(-1, len(self.values))
@@ -125,7 +128,10 @@ class Eight(SparseLinear):
         return y.view(*x.shape[:-1], -1)
 
 
-@mistaken("only two dimensions", "Your layer takes x of two dimensions only. Models call it with (batch, tokens, K), and (K,) is right as well.")
+@mistaken(
+    "only two dimensions",
+    "Your layer takes x of two dimensions only. Models call it with (batch, tokens, K), and (K,) is right as well.",
+)
 class Matrix(SparseLinear):
     def forward(self, x):
         if x.ndim != 2:
@@ -139,7 +145,10 @@ class View(SparseLinear):
         return super().forward(x.view(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
 
-@mistaken("dense weights kept", "Your layer still holds the dense weights beside the packed ones, so it is larger than before. Keep values and words only.")
+@mistaken(
+    "dense weights kept",
+    "Your layer still holds the dense weights beside the packed ones, so it is larger than before. Keep values and words only.",
+)
 class Kept(SparseLinear):
     def __init__(self, layer):
         super().__init__(layer)
@@ -176,7 +185,10 @@ class WideWords(SparseLinear):
         return super().nbytes() + self.codes.nbytes
 
 
-@mistaken("three are cut to two", "A layer that is not 2:4 lost weights without a word. `kept_places` refuses it: let its ValueError through.")
+@mistaken(
+    "three are cut to two",
+    "A layer that is not 2:4 lost weights without a word. `kept_places` refuses it: let its ValueError through.",
+)
 class Cut(SparseLinear):
     def __init__(self, layer):
         nn.Module.__init__(self)

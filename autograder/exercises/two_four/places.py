@@ -89,7 +89,9 @@ def _(W):
 def _(W):
     _require(W)
     groups = W.float().unflatten(1, (-1, 4))
-    return (groups.abs() * 1e6 - torch.tensor([2.0, 3.0, 0.0, 1.0]) * 1e-9).argsort(dim=-1, descending=True, stable=True)[..., :2]
+    return (groups.abs() * 1e6 - torch.tensor([2.0, 3.0, 0.0, 1.0]) * 1e-9).argsort(dim=-1, descending=True, stable=True)[
+        ..., :2
+    ]
 
 
 @mistaken("signed", "You took the two largest values, and a zero is larger than a negative weight. Choose by `!= 0`.")
@@ -108,7 +110,10 @@ def _(W):
     return zero.argsort(dim=-1, stable=True)[..., :2].sort(-1).values
 
 
-@mistaken("filled with the last zeros", "You fill groups with their last zeros. The order of free places is 2, 3, 0, 1: an empty group stores 2 and 3, one with a non-zero at 0 stores 0 and 2.")
+@mistaken(
+    "filled with the last zeros",
+    "You fill groups with their last zeros. The order of free places is 2, 3, 0, 1: an empty group stores 2 and 3, one with a non-zero at 0 stores 0 and 2.",
+)
 def _(W):
     _require(W)
     zero = (W.unflatten(1, (-1, 4)) == 0).int().flip(-1)
@@ -126,7 +131,10 @@ def _(W):
     return torch.where(count < 2, only, places_of(W))
 
 
-@mistaken("place 0 as filler", "What is missing is filled with place 0, whether it is free or not, and before or after. Fill with a free place, and sort.")
+@mistaken(
+    "place 0 as filler",
+    "What is missing is filled with place 0, whether it is free or not, and before or after. Fill with a free place, and sort.",
+)
 def _(W):
     _require(W)
     count = (W.unflatten(1, (-1, 4)) != 0).sum(-1, keepdim=True)
@@ -134,7 +142,10 @@ def _(W):
     return order * (torch.arange(2) < count)
 
 
-@mistaken("columns of the matrix", "Your places are columns of the matrix. Inside a group there are four places: that is why two bits are enough.")
+@mistaken(
+    "columns of the matrix",
+    "Your places are columns of the matrix. Inside a group there are four places: that is why two bits are enough.",
+)
 def _(W):
     _require(W)
     return places_of(W) + 4 * torch.arange(W.shape[1] // 4)[:, None]
@@ -145,40 +156,56 @@ def _(W):
     return kept_places(W).flatten(1)
 
 
-@mistaken("all groups in one list", "Your result has a row per group, without the rows of the matrix. The shape is (N, K / 4, 2).")
+@mistaken(
+    "all groups in one list", "Your result has a row per group, without the rows of the matrix. The shape is (N, K / 4, 2)."
+)
 def _(W):
     return kept_places(W).flatten(0, 1)
 
 
-@mistaken("groups down the columns", "Your groups run down a column. They lie along a row, the dimension that a dot product sums over.")
+@mistaken(
+    "groups down the columns",
+    "Your groups run down a column. They lie along a row, the dimension that a dot product sums over.",
+)
 def _(W):
     if W.shape[1] % 16:
         raise ValueError("K")
     return places_of(W.T.reshape(1, -1)).view(W.shape[0], -1, 2)
 
 
-@mistaken("three are cut to two", "A group with three non-zeros lost one without a word. Packing must not change a matrix: raise a ValueError.")
+@mistaken(
+    "three are cut to two",
+    "A group with three non-zeros lost one without a word. Packing must not change a matrix: raise a ValueError.",
+)
 def _(W):
     if W.shape[1] % 16:
         raise ValueError("K")
     return places_of(W)
 
 
-@mistaken("counts the whole row", "You counted non-zeros in a row and not in each group of four: half of a row may be zero while one group is full.")
+@mistaken(
+    "counts the whole row",
+    "You counted non-zeros in a row and not in each group of four: half of a row may be zero while one group is full.",
+)
 def _(W):
     if W.shape[1] % 16 or ((W != 0).sum(1) > W.shape[1] // 2).any():
         raise ValueError("too many")
     return places_of(W)
 
 
-@mistaken("exactly two", "You refuse groups with fewer than two non-zeros. At most two are allowed; pruned matrices have groups with one or none.")
+@mistaken(
+    "exactly two",
+    "You refuse groups with fewer than two non-zeros. At most two are allowed; pruned matrices have groups with one or none.",
+)
 def _(W):
     if W.shape[1] % 16 or ((W.unflatten(1, (-1, 4)) != 0).sum(-1) != 2).any():
         raise ValueError("each group must hold 2")
     return places_of(W)
 
 
-@mistaken("only groups of four", "You accept every K that 4 divides. A 16-bit word holds four groups, so K must be a multiple of 16.")
+@mistaken(
+    "only groups of four", "You accept every K that 4 divides. A 16-bit word holds four groups, so K must be a multiple of 16."
+)
 def _(W):
     if ((W.unflatten(1, (-1, 4)) != 0).sum(-1) > 2).any():
         raise ValueError("not 2:4")

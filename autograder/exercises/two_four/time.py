@@ -75,16 +75,42 @@ def mistaken(name: str, says: str, wrong=None, **options):
 
 
 mistaken("no inputs and results", "You left out the inputs and the results: 2 (N + K) bytes for every token.", vectors=0)
-mistaken("no index", "You counted the values alone: a half. The words that say where they belong take another sixteenth of the dense bytes.", index=0)
-mistaken("index of a byte per value", "You counted a byte for every kept place, as unit 01 stored them before it packed. Here it is two bits: a 16-bit word for every 16 columns.", index=0.5)
-mistaken("two bits for all places", "You counted two bits for every weight of the dense matrix. Only the kept half has a place to tell.", index=0.25)
-mistaken("a bit for each value", "You counted one bit for every kept value. There are four places in a group, so it takes two.", index=0.0625)
+mistaken(
+    "no index",
+    "You counted the values alone: a half. The words that say where they belong take another sixteenth of the dense bytes.",
+    index=0,
+)
+mistaken(
+    "index of a byte per value",
+    "You counted a byte for every kept place, as unit 01 stored them before it packed. Here it is two bits: a 16-bit word for every 16 columns.",
+    index=0.5,
+)
+mistaken(
+    "two bits for all places",
+    "You counted two bits for every weight of the dense matrix. Only the kept half has a place to tell.",
+    index=0.25,
+)
+mistaken(
+    "a bit for each value",
+    "You counted one bit for every kept value. There are four places in a group, so it takes two.",
+    index=0.0625,
+)
 mistaken("float32", "You counted 4 bytes for a number. The weights are float16: 2 bytes.", weight=4.0, index=0.125, vectors=4)
 mistaken("bits", "You counted bits, not bytes: all is 8 times too large.", scale=8.0)
-mistaken("memory plus arithmetic", "You added the two times. Memory and arithmetic work at the same time: the larger one decides.", combine=lambda a, b: a + b)
-mistaken("memory alone", "You left out the arithmetic. With many tokens it takes longer than the bytes do.", combine=lambda a, b: a)
+mistaken(
+    "memory plus arithmetic",
+    "You added the two times. Memory and arithmetic work at the same time: the larger one decides.",
+    combine=lambda a, b: a + b,
+)
+mistaken(
+    "memory alone", "You left out the arithmetic. With many tokens it takes longer than the bytes do.", combine=lambda a, b: a
+)
 mistaken("the faster one", "You took the smaller of the two times. The slower one decides: `max`.", combine=min)
-mistaken("arithmetic as if dense", "You counted all operations for 2:4. The sparse tensor cores skip the zeros: half of them are left.", work=1.0)
+mistaken(
+    "arithmetic as if dense",
+    "You counted all operations for 2:4. The sparse tensor cores skip the zeros: half of them are left.",
+    work=1.0,
+)
 mistaken("arithmetic as if sparse", "You halved the operations of the dense product too. Only 2:4 skips them.", work=0.5)
 mistaken(
     "multiplications only",
@@ -114,6 +140,7 @@ mistaken(
         max(b / bandwidth, 2 * N * K * tokens * (0.5 if sparse else 1) / peak),
     ),
 )
+
 
 @time.accepts("in whole numbers, step by step")
 def _(N, K, tokens, sparse, bandwidth, peak):

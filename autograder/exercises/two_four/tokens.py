@@ -94,14 +94,26 @@ mistaken(
     "Your kernel multiplies by a dense matrix that torch unpacked before. Read the stored values and words instead.",
     lambda values, codes, x: kernels().unpacked_first(values, codes, x),
 )
-mistaken("transposed", "Your result is (N, tokens). A token's results belong into one row: (tokens, N).", lambda values, codes, x: multiply_2_4(values, codes, x).T)
+mistaken(
+    "transposed",
+    "Your result is (N, tokens). A token's results belong into one row: (tokens, N).",
+    lambda values, codes, x: multiply_2_4(values, codes, x).T,
+)
 mistaken(
     "stored as if transposed",
     "The shape is right, but results lie as in (N, tokens): y[t, row] is stored at row * tokens + t. It belongs to t * N + row.",
     kernel="stored transposed",
 )
-mistaken("tokens in one sum", "Every token's result is the sum over all tokens: each needs a total of its own.", kernel="tokens in one sum")
-mistaken("tokens N apart", "You look for the next token N numbers further on. A token has K inputs: rows of x are K apart.", kernel="tokens N apart")
+mistaken(
+    "tokens in one sum",
+    "Every token's result is the sum over all tokens: each needs a total of its own.",
+    kernel="tokens in one sum",
+)
+mistaken(
+    "tokens N apart",
+    "You look for the next token N numbers further on. A token has K inputs: rows of x are K apart.",
+    kernel="tokens N apart",
+)
 mistaken(
     "the first token only",
     "Only the first token's row is computed; the others stay as they were made.",
@@ -112,12 +124,28 @@ mistaken(
     "Every row of your result is that of the first token: the inputs have to be loaded at t * K.",
     lambda values, codes, x: kernels().few(values, codes, x[:1]).repeat(len(x), 1),
 )
-mistaken("halves of a nibble swapped", "You take the lower place from the upper two bits of a nibble: it is in the lower two.", kernel="swapped")
+mistaken(
+    "halves of a nibble swapped",
+    "You take the lower place from the upper two bits of a nibble: it is in the lower two.",
+    kernel="swapped",
+)
 mistaken("last block only", "Totals are set anew for every block of words. Add to them.", kernel="last block only")
-mistaken("left-over words", "Words that fill no block are left out: the loop has to go on to K // 16, with a mask.", kernel="no tail of words")
-mistaken("left-over rows", "The last rows are never computed where ROWS does not divide N: `triton.cdiv(N, ROWS)` programs.", kernel="rows left over")
+mistaken(
+    "left-over words",
+    "Words that fill no block are left out: the loop has to go on to K // 16, with a mask.",
+    kernel="no tail of words",
+)
+mistaken(
+    "left-over rows",
+    "The last rows are never computed where ROWS does not divide N: `triton.cdiv(N, ROWS)` programs.",
+    kernel="rows left over",
+)
 mistaken("no mask for rows", "Loads go past the last row: `rows < N` belongs into their mask.", kernel="no row mask")
-mistaken("nothing in masked lanes", "Masked lanes hold anything unless you say `other=0.0`, and one NaN in a sum is enough.", kernel="no other")
+mistaken(
+    "nothing in masked lanes",
+    "Masked lanes hold anything unless you say `other=0.0`, and one NaN in a sum is enough.",
+    kernel="no other",
+)
 mistaken("float16", "You multiply and add in float16. Convert with `.to(tl.float32)` right after the loads.", kernel="float16")
 mistaken("keeps float32", "Your result is float32. Give `y` the dtype of x.", kernel="keeps float32")
 

@@ -107,7 +107,9 @@ mistaken(
     "shifts of two bits",
     "You shift by 0, 2, 4 and 6 bits. A group takes four bits, so the shifts are 0, 4, 8 and 12.",
     lambda values, codes: halves(
-        values, codes, torch.stack([(n := (codes.long()[..., None] >> torch.tensor([0, 2, 4, 6]) & 15).flatten(1)) & 3, n >> 2], -1)
+        values,
+        codes,
+        torch.stack([(n := (codes.long()[..., None] >> torch.tensor([0, 2, 4, 6]) & 15).flatten(1)) & 3, n >> 2], -1),
     ),
 )
 mistaken(

@@ -132,7 +132,9 @@ mistaken(
     "places of both kinds apart",
     "Your word holds the four lower places in one half and the four upper ones in the other. The two places of a group stay together.",
     lambda places: (
-        (places.unflatten(1, (-1, 4)) << torch.stack([2 * torch.arange(4), 8 + 2 * torch.arange(4)], 1)).sum((-1, -2)).to(torch.int16)
+        (places.unflatten(1, (-1, 4)) << torch.stack([2 * torch.arange(4), 8 + 2 * torch.arange(4)], 1))
+        .sum((-1, -2))
+        .to(torch.int16)
     ),
 )
 mistaken(
@@ -141,7 +143,11 @@ mistaken(
     "are other tensors.",
     pieces(8),
 )
-mistaken("words of 32 bits", "Your words have 32 bits, eight groups each. Words of this format have 16: K needs only be a multiple of 16.", pieces(32))
+mistaken(
+    "words of 32 bits",
+    "Your words have 32 bits, eight groups each. Words of this format have 16: K needs only be a multiple of 16.",
+    pieces(32),
+)
 mistaken(
     "int32",
     "Your words are numbers from 0 to 65535 in a wider type, so they take more bytes than they need. An int16 holds the same 16 bits: words above 32767 are "
@@ -151,7 +157,9 @@ mistaken(
 mistaken(
     "cut at 32767",
     "You limited words to the largest int16. The highest bit is a bit like the others: let the number become negative.",
-    lambda places: (nibbles_of(places).unflatten(1, (-1, 4)) << torch.tensor([0, 4, 8, 12])).sum(-1).clamp(max=32767).to(torch.int16),
+    lambda places: (
+        (nibbles_of(places).unflatten(1, (-1, 4)) << torch.tensor([0, 4, 8, 12])).sum(-1).clamp(max=32767).to(torch.int16)
+    ),
 )
 mistaken(
     "highest bit dropped",
