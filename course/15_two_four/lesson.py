@@ -606,7 +606,7 @@ else:
 # `LDG` loads from memory, `FFMA` multiplies and adds, `FSEL` selects, `LDS`, `STS` and `BAR` exchange numbers between threads, `HGMMA` is a tensor
 # core.
 #
-# - The select kernel needs about a dozen instructions for each weight that it keeps, and one of them is the multiplication. Index work is not free: a
+# - The select kernel needs about a dozen instructions for each weight that it keeps, and few of them multiply. Index work is not free: a
 #   kernel that reads fewer bytes gains nothing if its instructions take longer than the bytes. (The sparse tensor cores read the index themselves.
 #   That is the library's fast kernel.)
 # - The compiler was promised that addresses and sizes are multiples of 16. Without the promise the same kernel has no wide load left, and twice as
@@ -618,7 +618,7 @@ else:
 #
 # Wanda at 2:4 on SmolLM2-135M (the tiny model in the fast setting), calibrated on the first 4 x 256 tokens of `python_docs("calibration")`. Then all
 # linear layers of its blocks are replaced by packed ones, and both models continue the same text, always with the likeliest token. The interpreter
-# would take a minute for a token, so the library multiplies by torch here; one layer goes through *your* kernel.
+# would take very long, so the library multiplies by torch here; one layer goes through *your* kernel.
 
 # %% tags=["experiment"]
 import copy

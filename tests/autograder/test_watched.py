@@ -46,7 +46,8 @@ def test_what_kernels_read_is_counted():
 SENTENCES = {
     watched.reads_again: "your kernels read 296 bytes of `w`; 148 suffice: each was read 2 times on average",
     watched.reads_a_part: "your kernels read only 64 of the 148 bytes of `w`",
-    watched.reads_a_copy: "your kernels read none of the 148 bytes of `w`; they read 148 bytes of tensors that your own code made",
+    watched.reads_a_copy: "your kernels read none of the 148 bytes of `w`; "
+    "they read 148 bytes of tensors that your own code made",
     watched.on_the_host: "your kernels read none of the 148 bytes of `w`",
     watched.decoy: "your kernels read only 4 of the 148 bytes of `w`",
 }
@@ -107,7 +108,8 @@ def test_in_the_sandbox_kernels_are_watched_too():
 
 
 def test_the_interpreter_is_on_before_triton_is_there_and_triton_is_not_imported_for_nothing():
-    look = "import os, sys, autograder.exercises as e; e.all_exercises(); print(os.environ['TRITON_INTERPRET'], 'triton' in sys.modules)"
+    look = "import os, sys, autograder.exercises as e; e.all_exercises(); "
+    look += "print(os.environ['TRITON_INTERPRET'], 'triton' in sys.modules)"
     clean = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])}
     shown = subprocess.run([sys.executable, "-c", look], env=clean, capture_output=True, text=True, check=True, timeout=120)
     assert shown.stdout.split() == ["1", "False"]

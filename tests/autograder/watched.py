@@ -1,4 +1,4 @@
-"""Answers with Triton kernels, for tests of what is seen of them: y = 2 w, read once, twice, partly, elsewhere, or beside it."""
+"""Answers with Triton kernels, to test what is seen of them: y = 2 w, read once, twice, partly, elsewhere, or not at all."""
 
 import torch
 import triton

@@ -214,7 +214,7 @@ def _(W):
 
 @places.accepts("torch's own formulas, of its bits")
 def _(W):
-    N, K = W.shape
+    K = W.shape[1]
     if K % 16:
         raise ValueError(f"{K} columns")
     m0, m1, m2, m3 = (W.view(-1, K // 4, 4) != 0).unbind(-1)
