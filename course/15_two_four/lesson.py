@@ -225,6 +225,9 @@ fig, ax = plt.subplots(figsize=(6.5, 3))
 for sparse, color, label in ((False, plots.GREY, "dense"), (True, plots.BLUE, "2:4")):
     ax.loglog(COUNTS, [1e6 * s for s in seconds[sparse]], color=color, label=label)
 ax.set(xlabel="tokens at once", ylabel="least time (µs)", title="The roofline of one layer")
+ax.set_xticks(COUNTS[::2], [str(t) for t in COUNTS[::2]])
+ax.set_yticks([20, 50, 100, 200, 500], ["20", "50", "100", "200", "500"])
+ax.minorticks_off()
 ax.legend(loc="upper left")
 plt.show()
 
@@ -473,8 +476,9 @@ print(f"stored bytes / dense bytes: {(values.nbytes + codes.nbytes) / W.nbytes}"
 #
 # ## Experiment 2: which addresses does a program load?
 #
-# The check's own instrument, `autograder.sanitizer.watch`, sees every load. Here it also notes which program it was. Each row of the pictures is a
-# row of the matrix, each pixel a stored number; its colour is the program that has read it. Below, the same for inputs.
+# The check's own instrument, `autograder.sanitizer.watch`, sees every load. Here it also notes which program it was. In the pictures each pixel is a stored
+# number. If a program's loads alternate from one value to the next, neighbouring threads want addresses with gaps between them; a load of
+# neighbours is faster on a GPU, and the library's kernel loads both values of a group at once for this.
 
 # %% tags=["experiment"]
 from autograder.sanitizer import watch
@@ -492,30 +496,44 @@ with watch() as seen:
     seen.read = read_and_note
     y = gemv_2_4(values, codes, x)
 
-fig, axes = plt.subplots(3, 1, figsize=(7, 6.4), height_ratios=(3, 1.6, 0.8))
 programs = 1 + max(program for program, *_ in loads)
-for ax, (name, tensor) in zip(axes, {"values": values, "codes": codes, "x": x[None]}.items()):
-    memory = seen.of(tensor)
-    reader = torch.full((tensor.numel(),), float("nan"))
+
+
+def seen_of(tensor):
+    """By stored number: the program that reads it, the number of that load in its program, and how often it is read."""
+    start = seen.of(tensor).start
+    reader, step = (torch.full((tensor.numel(),), float("nan")) for _ in range(2))
+    times, done = torch.zeros(tensor.numel()), [0] * programs
     for program, pointers, width in loads:
-        at = torch.from_numpy(pointers.astype("int64")) - memory.start
-        at = at[(at >= 0) & (at < tensor.nbytes)]
-        reader[at // width] = program
-    ax.imshow(
-        reader.view(tensor.shape),
-        aspect="auto",
-        cmap="viridis",
-        vmin=0,
-        vmax=max(1, programs - 1),
-        interpolation="nearest",
-    )
-    ax.set(title=f"{name}: the program that reads it" + (" last" if name == "x" else ""))
-    ax.set_yticks([])
+        at = torch.from_numpy(pointers.astype("int64")) - start
+        at = at[(at >= 0) & (at < tensor.nbytes)] // width
+        if len(at):
+            reader[at], step[at] = program, done[program]
+            done[program] += 1
+            times.index_add_(0, at, torch.ones(len(at)))
+    return [part.view(tensor.shape) for part in (reader, step, times)]
+
+
+fig, axes = plt.subplots(2, 2, figsize=(7.5, 4.6), height_ratios=(1.6, 1))
+reader, step, _ = seen_of(values)
+look = dict(aspect="auto", interpolation="nearest", cmap="viridis")
+axes[0, 0].imshow(reader, **look)
+axes[0, 0].set(title="values: the program that reads it", ylabel="rows")
+axes[0, 1].imshow(step[:8, :32], **look)
+axes[0, 1].set(title="its first corner: which of the program's loads")
+axes[1, 0].imshow(seen_of(codes)[0], **look)
+axes[1, 0].set(title="words: the program that reads it", ylabel="rows")
+axes[1, 1].bar(range(len(x)), seen_of(x)[2], color=plots.BLUE, width=1)
+axes[1, 1].set(title="inputs: how often each is read", xlabel="column")
+for ax in axes.flat[:3]:
+    ax.grid(False)
+plt.show()
+for name, tensor in {"values": values, "words": codes, "inputs": x}.items():
+    memory = seen.of(tensor)
     print(
         f"{name:<7} {tensor.nbytes:6d} bytes; different ones read {memory.bytes_read:6d}, "
         f"all reads {memory.bytes_loaded:6d}"
     )
-plt.show()
 dense_bytes = W[:64, :256].nbytes
 read = seen.of(values).bytes_loaded + seen.of(codes).bytes_loaded
 print(
