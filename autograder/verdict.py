@@ -194,8 +194,8 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
     """What is wrong with the bytes that an answer's kernels read and write, or None.
 
     Of each watched argument every byte must be read, and once. What an answer made of them beforehand, a dense matrix or wider
-    numbers, may not take their place: at most as many bytes as the watched arguments have may be read elsewhere, for inputs in
-    another layout and partial sums. And a result must have been written.
+    numbers, may not take their place: at most as many bytes as they have may be read elsewhere, for partial sums, and twice the
+    other arguments, for inputs in another layout. And a result must have been written.
 
     Args:
         exercise: for the names of its parameters.
@@ -225,10 +225,10 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
                 f"your kernels read {everything} bytes of `{name}`; {size} suffice: each was read {everything / size:.3g} times"
             )
             return found(f"bytes of {name}", "kernels read some of them more than once", f"{sentence} on average")
-    if case.watched and own > (most := sum(case.args[i].nbytes for i in case.watched)):
-        sentence = (
-            f"beside the {most} bytes of the packed weights, your kernels read {own} bytes of tensors that your own code made"
-        )
+    stored = sum(case.args[i].nbytes for i in case.watched)
+    given = sum(argument.nbytes for argument in case.args if isinstance(argument, Tensor))
+    if case.watched and own > stored + 2 * (given - stored):
+        sentence = f"beside the {stored} bytes of the packed weights, your kernels read {own} bytes of tensors of your own"
         return found("bytes of other tensors", "kernels read more of them than of the packed weights", sentence)
     written, _ = got.traffic.get("written", (0, 0))
     if case.watched and isinstance(got.value, Tensor) and written < got.value.nbytes:

@@ -101,6 +101,11 @@ mistaken(
     lambda values, codes, x: kernels().unpacked_first(values, codes, x[None])[0],
 )
 mistaken(
+    "words widened by torch",
+    "Torch has made other numbers of the words, and your kernel reads these: 32-bit words are twice the bytes. Load the int16, and widen it in the kernel.",
+    lambda values, codes, x: kernels().few(values, codes.int(), x[None])[0],
+)
+mistaken(
     "halves of a nibble swapped",
     "You take the lower place from the upper two bits. `nibble & 3` is the place of the first value, `nibble >> 2` that of the second.",
     kernel="swapped",
