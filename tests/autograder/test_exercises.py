@@ -24,7 +24,7 @@ def parameter(exercise: Exercise):
     return pytest.param(exercise, id=exercise.id, marks=skipped)
 
 
-each = pytest.mark.parametrize("exercise", map(parameter, all_exercises()))
+each = pytest.mark.parametrize("exercise", [parameter(exercise) for exercise in all_exercises()])
 seeded = pytest.mark.parametrize("seed", SEEDS)
 
 
