@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import dask
 import nbformat
 from distributed import LocalCluster
 from nbgrader.apps import NbGraderAPI
@@ -26,7 +27,7 @@ from rich.table import Column, Table
 from tqdm.auto import tqdm
 
 from autograder.classroom.demo import course_config, submissions
-from autograder.classroom.grade import LOCAL, ClassRun
+from autograder.classroom.grade import LOCAL, SETTINGS, ClassRun
 from autograder.classroom.results import results
 from autograder.lessons.source import course_root, notebook_path
 
@@ -44,6 +45,7 @@ def main(count: int) -> None:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stock, one, two = (course(scratch / name, perfect, students) for name in ("stock", "one", "two"))
         with timed(seconds, "start of workers"):
+            stack.enter_context(dask.config.set(SETTINGS))
             workers = {jobs: stack.enter_context(LocalCluster(n_workers=jobs, **LOCAL)).scheduler_address for jobs in (1, 2)}
         # in turns, because a machine that others use is not equally fast for minutes
         for part in tqdm([students[i : i + PART] for i in range(0, count, PART)], unit=f"{PART} students"):

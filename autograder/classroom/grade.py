@@ -27,6 +27,12 @@ from autograder.judge.sandbox import require
 from autograder.judge.store import Store, fingerprint
 from autograder.lessons.source import notebook_path
 
+SETTINGS = {
+    "distributed.worker.memory.terminate": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.profile.enabled": False,  # it looks at a worker a hundred times a second
+    "distributed.admin.large-graph-warning-threshold": "1TB",
+}
 LOCAL = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
 
 
@@ -113,13 +119,8 @@ class ClassRun:
 
         from autograder.classroom.workers import OwnProcessors
 
-        quiet = {
-            "distributed.worker.memory.terminate": False,
-            "distributed.worker.memory.pause": False,
-            "distributed.admin.large-graph-warning-threshold": "1TB",
-        }
         with contextlib.ExitStack() as stack:
-            stack.enter_context(dask.config.set(quiet))
+            stack.enter_context(dask.config.set(SETTINGS))
             if scheduler is None:
                 # a terminal sends Ctrl-C to all its processes; workers inherit that it is ignored and leave it to this one
                 before = signal.signal(signal.SIGINT, signal.SIG_IGN)

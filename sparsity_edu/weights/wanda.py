@@ -33,7 +33,7 @@ class InputNorm:
             X = X[None]
         self.squares *= self.n / (self.n + len(X))  # a running average: batches may be of unequal size
         self.n += len(X)
-        self.squares += X.detach().flatten(0, -2).float().square().sum(dim=0) / self.n
+        self.squares += X.detach().flatten(0, -2).float().norm(dim=0) ** 2 / self.n
 
     @property
     def norm(self) -> Tensor:
