@@ -49,7 +49,8 @@ def logits_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0, redu
         raise ValueError(f"student and teacher must have one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}")
     q = F.log_softmax(student.flatten(0, -2) / temperature, dim=-1)  # (tokens, vocabulary)
     p = F.log_softmax(teacher.detach().flatten(0, -2) / temperature, dim=-1)
-    return temperature**2 * F.kl_div(q, p, reduction=reduction, log_target=True)
+    loss = temperature**2 * F.kl_div(q, p, reduction="batchmean", log_target=True)
+    return loss if reduction == "batchmean" else loss / student.shape[-1]
 
 
 def cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ the defaults are those of the authors' code: the mean over a sequence, the l2 no
 """
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -104,6 +105,10 @@ def importance(
         raise ValueError("calibration must hold at least one batch, got none")
     ffn, heads, norms = ([Aggregate(*aggregation) for _ in range(len(blocks) * k)] for k in (1, 1, 2))
     change = torch.zeros(len(blocks))
+
+    def measure_change(i: int, args: tuple, kwargs: dict, out: Tensor) -> None:  # what a hook returns would replace the output
+        change[i] += _change(args, kwargs, out)
+
     hooks = []
     for i, block in enumerate(blocks):
         hooks += [
@@ -111,7 +116,7 @@ def importance(
             block.self_attn.o_proj.register_forward_pre_hook(lambda _, args, i=i: heads[i].add(args[0])),
             block.input_layernorm.register_forward_hook(lambda *args, i=i: norms[2 * i].add(args[-1])),
             block.post_attention_layernorm.register_forward_hook(lambda *args, i=i: norms[2 * i + 1].add(args[-1])),
-            block.register_forward_hook(lambda *passed, i=i: change[i].add_(_change(*passed[1:])), with_kwargs=True),
+            block.register_forward_hook(lambda _, *passed, i=i: measure_change(i, *passed), with_kwargs=True),
         ]
     was_training = model.training
     model.eval()
@@ -254,13 +259,16 @@ def _check_shape(model: nn.Module, shape: Shape) -> None:
             raise ValueError(f"{name} must be from 1 to the model's {most}, got {getattr(shape, name)}")
     if shape.heads % groups:
         raise ValueError(f"heads must be a multiple of the model's {groups} key-value heads, got {shape.heads}")
+    if model.config.model_type == "llama" and shape.hidden % shape.heads:
+        needed = f"hidden must be a multiple of the {shape.heads} heads, as transformers wants it of a Llama"
+        raise ValueError(f"{needed}, got {shape.hidden}")
 
 
 # Parameter budgets
 
 
 def parameters(model: nn.Module, shape: Shape) -> int:
-    """How many parameters `trim` would leave, counted without making the model.
+    """How many parameters `trim` would leave, counted on one block and without memory.
 
     Args:
         model: the large model.
@@ -269,9 +277,11 @@ def parameters(model: nn.Module, shape: Shape) -> int:
     Returns:
         The number, a shared embedding counted once.
     """
+    config = _config(model.config, replace(shape, layers=1), torch.arange(1))
     with torch.device("meta"):  # shapes without memory
-        small = type(model)(_config(model.config, shape, torch.arange(shape.layers)))
-    return sum(p.numel() for p in small.parameters())
+        one_block = type(model)(config)
+    of_block = sum(p.numel() for p in _blocks(one_block)[0].parameters())
+    return sum(p.numel() for p in one_block.parameters()) + (shape.layers - 1) * of_block
 
 
 def shapes_for(
@@ -289,7 +299,7 @@ def shapes_for(
         model: the large model.
         budget: the most parameters that the small one may have.
         layers: depths to try; all from half of the model's if left out.
-        hidden: widths to try; all multiples of `divisor` from half of the model's if left out.
+        hidden: widths to try; if left out, from half of the model's those that are multiples of the heads and of 8.
         heads: query heads; the model's if left out (the paper finds that they are rarely worth cutting).
         divisor: of the feed-forward width.
 
@@ -297,15 +307,18 @@ def shapes_for(
         Shapes whose feed-forward layer is at least half as wide as the model's.
 
     Raises:
-        ValueError: nothing fits.
+        ValueError: nothing fits, or a depth, width or number of heads is none of a smaller model.
     """
     full = shape_of(model)
+    heads = heads or full.heads
     layers = range(full.layers, full.layers // 2 - 1, -1) if layers is None else layers
-    hidden = [d for d in range(full.hidden, full.hidden // 2 - 1, -1) if d % divisor == 0] if hidden is None else hidden
+    step = math.lcm(heads, 8)
+    hidden = range(full.hidden // step * step, full.hidden // 2 - 1, -step) if hidden is None else hidden
     found = []
     for depth in layers:
         for width in hidden:
-            shape = Shape(depth, width, heads or full.heads, divisor)
+            shape = Shape(depth, width, heads, divisor)
+            _check_shape(model, shape)
             least = parameters(model, shape)
             per_neuron = (parameters(model, replace(shape, ffn=2 * divisor)) - least) // divisor
             fits = min(full.ffn, divisor + (budget - least) // per_neuron) // divisor * divisor

@@ -121,7 +121,7 @@ def test_shrink_saves_a_smaller_model_that_generates(tmp_path, option):
     assert result.exit_code == 0, result.output
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     size = sum(p.numel() for p in model.parameters())
-    rows = re.findall(r"(?m)^ *(large|cut|taught) +([\d,]+) .* ([\d.]+)", result.stdout)
+    rows = re.findall(r"(?m)^ *(large|cut|taught) +([\d,]+) .*\d *$", result.stdout)
     assert [int(row[1].replace(",", "")) for row in rows] == [2_624_640, size, size]
     assert size <= 1_900_000 if option[0] == "--params" else model.config.hidden_size == 96
     _, tokenizer = models.load("tiny")

@@ -12,7 +12,7 @@ from sparsity_edu.weights.minitron import Importance, Shape
 
 SIZES = dict(
     vocab_size=97,
-    hidden_size=40,
+    hidden_size=42,
     intermediate_size=56,
     num_hidden_layers=4,
     num_attention_heads=6,
@@ -127,7 +127,7 @@ def plant(model, neurons=(), heads=(), hidden=(), layers=()):
 
 def ones(**less):
     """An importance in which some parts are less."""
-    found = Importance(torch.ones(4), torch.ones(40), torch.ones(4, 6), torch.ones(4, 56))
+    found = Importance(torch.ones(4), torch.ones(42), torch.ones(4, 6), torch.ones(4, 56))
     for name, parts in less.items():
         getattr(found, name)[..., list(parts)] = 0
     return found
@@ -136,12 +136,12 @@ def ones(**less):
 @pytest.mark.parametrize("config", [LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config])
 @pytest.mark.parametrize("tied", [True, False])
 def test_what_does_nothing_can_go_without_any_change(config, tied):
-    neurons, heads, hidden, layers = (0, 3, 20, 55), (1, 5), (0, 7, 8, 22, 39), (1, 2)
+    neurons, heads, hidden, layers = (0, 3, 20, 55), (1, 5), (0, 7, 8, 22, 39, 41), (1, 2)
     model = plant(decoder(config, tie_word_embeddings=tied), neurons, heads, hidden, layers)
     found = ones(ffn=neurons, heads=heads, hidden=hidden, layers=layers)
-    small = minitron.trim(model, Shape(layers=2, hidden=35, heads=4, ffn=52), found)
+    small = minitron.trim(model, Shape(layers=2, hidden=36, heads=4, ffn=52), found)
     torch.testing.assert_close(logits(small, windows()), logits(model, windows()), rtol=1e-4, atol=2e-4)
-    assert sum(p.numel() for p in small.parameters()) == minitron.parameters(model, Shape(2, 35, 4, 52))
+    assert sum(p.numel() for p in small.parameters()) == minitron.parameters(model, Shape(2, 36, 4, 52))
 
 
 def test_importance_finds_what_does_nothing():
@@ -154,17 +154,17 @@ def test_importance_finds_what_does_nothing():
 
 
 def test_the_scale_of_a_norm_is_kept_on_request_only(model, scores):
-    shape = Shape(4, 20, 6, 56)
+    shape = Shape(4, 24, 6, 56)
     plain, kept = (minitron.trim(model, shape, scores, keep_scale=keep) for keep in (False, True))
-    best = scores.hidden.argsort(descending=True)[:20].sort().values
+    best = scores.hidden.argsort(descending=True)[:24].sort().values
     assert torch.equal(plain.model.norm.weight, model.model.norm.weight[best])
-    torch.testing.assert_close(kept.model.norm.weight, plain.model.norm.weight * 2**0.5)
+    torch.testing.assert_close(kept.model.norm.weight, plain.model.norm.weight * (42 / 24) ** 0.5)
 
 
 def test_heads_are_chosen_within_their_groups(model):
     found = ones()
     found.heads[:] = torch.tensor([6.0, 5, 4, 3, 2, 1])  # the first group would win everything
-    small = minitron.trim(model, Shape(4, 40, 2, 56), found)
+    small = minitron.trim(model, Shape(4, 42, 2, 56), found)
     assert small.config.num_key_value_heads == 2
     for new, old in zip(small.model.layers, model.model.layers, strict=True):
         assert torch.equal(new.self_attn.q_proj.weight, old.self_attn.q_proj.weight[[*range(8), *range(24, 32)]])
@@ -172,7 +172,7 @@ def test_heads_are_chosen_within_their_groups(model):
 
 
 def test_neurons_are_chosen_block_by_block_and_stay_in_order(model, scores):
-    small = minitron.trim(model, Shape(4, 40, 6, 10), scores)
+    small = minitron.trim(model, Shape(4, 42, 6, 10), scores)
     for i, (new, old) in enumerate(zip(small.model.layers, model.model.layers, strict=True)):
         best = scores.ffn[i].topk(10).indices.sort().values
         for name in ("gate_proj", "up_proj"):
@@ -204,14 +204,14 @@ def test_the_large_model_is_not_changed(model, scores):
             parameter.zero_()
     minitron.importance(model, windows(), progress=False)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert model.config.hidden_size == 40
+    assert model.config.hidden_size == 42
     assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == hooks
 
 
 def test_shapes_fill_a_budget(model):
     full = sum(p.numel() for p in model.parameters())
     budget = int(0.8 * full)
-    shapes = minitron.shapes_for(model, budget, divisor=4)
+    shapes = minitron.shapes_for(model, budget, hidden=(42, 36, 30, 24), divisor=4)
     for shape in shapes:
         used = minitron.parameters(model, shape)
         more = minitron.parameters(model, Shape(shape.layers, shape.hidden, shape.heads, shape.ffn + 4))
@@ -226,9 +226,10 @@ def test_shapes_fill_a_budget(model):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        (Shape(5, 40, 6, 56), "layers must be from 1 to the model's 4, got 5"),
-        (Shape(4, 0, 6, 56), "hidden must be from 1 to the model's 40, got 0"),
+        (Shape(5, 42, 6, 56), "layers must be from 1 to the model's 4, got 5"),
+        (Shape(4, 0, 6, 56), "hidden must be from 1 to the model's 42, got 0"),
         (Shape(4, 40, 5, 56), "heads must be a multiple of the model's 2 key-value heads, got 5"),
+        (Shape(4, 40, 6, 56), "hidden must be a multiple of the 6 heads, as transformers wants it of a Llama, got 40"),
     ],
 )
 def test_shapes_that_are_none(model, scores, shape, message):
