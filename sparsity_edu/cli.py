@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -204,8 +206,9 @@ def shrink(
     from sparsity_edu.weights.distillation import distil_
 
     with one_sentence_errors():
-        given = {"layers": layers, "hidden": hidden, "heads": heads, "ffn": ffn}
-        if (params is None) == (not any(given.values())):
+        options = {"layers": layers, "hidden": hidden, "heads": heads, "ffn": ffn}
+        given = {name: value for name, value in options.items() if value is not None}
+        if (params is None) == (not given):
             raise ValueError("give either --params or some of --layers, --hidden, --heads, --ffn")
         budget = None if params is None else _count(params)
         _refuse_unless_new(out)
@@ -215,7 +218,7 @@ def shrink(
         began = time.perf_counter()
         found = minitron.importance(large.model, read)
         if budget is None:
-            shape = minitron.Shape(**{name: value or getattr(full, name) for name, value in given.items()})
+            shape = replace(full, **given)
         else:
             shape = minitron.search(large.model, found, minitron.shapes_for(large.model, budget), read[:4])[0][0]
         small = minitron.trim(large.model, shape, found)
@@ -251,13 +254,10 @@ def _add_shape(table: Table, name: str, model, perplexity: float, seconds: float
 
 
 def _count(text: str) -> int:
-    number, unit = (
-        (text[:-1], {"K": 1e3, "M": 1e6, "B": 1e9}[text[-1].upper()]) if text[-1:].upper() in ("K", "M", "B") else (text, 1)
-    )
-    try:
-        return int(float(number) * unit)
-    except ValueError as error:
-        raise ValueError(f"--params must be a number such as 100000000 or 100M, got {text!r}") from error
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", text.upper())
+    if not match:
+        raise ValueError(f"--params must be a number such as 100000000 or 100M, got {text!r}")
+    return int(float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}[match[2]])
 
 
 def _refuse_unless_new(out: Path) -> None:
