@@ -172,7 +172,7 @@ def trim(model: nn.Module, shape: Shape, importance: Importance, keep_scale: boo
     full, config = shape_of(model), model.config
     layers = _best(importance.layers, shape.layers)
     hidden = _best(importance.hidden, shape.hidden)
-    small = type(model)(_config(config, shape, layers)).to(next(model.parameters()).dtype)
+    small = type(model)(_config(config, shape, layers)).to(next(model.parameters()))  # its device and dtype
 
     def copy_(new: nn.Module, old: nn.Module, rows: Tensor | None, cols: Tensor | None) -> None:
         """A linear layer or embedding: the rows and columns that stay."""
