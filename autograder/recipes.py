@@ -184,7 +184,7 @@ class RunningTraining(Watched):
         return said | {"weights": observe(model)}
 
     def seen(self) -> dict:
-        """Its objects that are others now, the learning rate, the indices of the batch that comes next, and the model's state."""
+        """Which of its objects are others now, the learning rate, the indices of the next batch, and the model's state."""
         model, optimizer, _, _ = self._parts
         return {
             "replaced": self._replaced(),
@@ -212,6 +212,7 @@ class Train:
     """
 
     label: ClassVar = "calls of {}"
+    recorded: bool = True
 
     def build(self, built: list) -> Recorder:
         def train(training: RunningTraining, masks: dict[str, Tensor], steps: int) -> dict:
@@ -220,7 +221,7 @@ class Train:
                     training.model.get_submodule(name).weight[~mask] = 0
             given = observe({"steps": steps, "masks": masks, "training": training})
             training(steps)
-            return given if steps else None
+            return given if steps and self.recorded else None
 
         return Recorder(train)
 

@@ -265,6 +265,8 @@ def _brief(value) -> str:
             return f"({', '.join(map(_brief, value))})"
         case list():
             return f"[{', '.join(map(_brief, value))}]"
+        case dict() if len(value) > 6:
+            return f"<{len(value)} entries, {', '.join(map(repr, list(value)[:3]))}, ...>"
         case dict():
             return "{" + ", ".join(f"{key!r}: {_brief(entry)}" for key, entry in value.items()) + "}"
         case torch.dtype() | None | bool() | int() | float() | str():

@@ -88,7 +88,7 @@ def control_case(g: torch.Generator, *hidden: int, steps: int, densities, norm=F
             model[1].running_mean.copy_(torch.randn(hidden[0], generator=g))
     states = ({name: value.clone() for name, value in model.state_dict().items()} for model in (fresh, trained))
     noise = {name: torch.rand(mask.shape, generator=g) for name, mask in masks.items()}
-    return call(recipe, Train(), masks, steps, *states, noise, changes=(0,))
+    return call(recipe, Train(recorded=False), masks, steps, *states, noise, changes=(0,))
 
 
 @controls.stage(

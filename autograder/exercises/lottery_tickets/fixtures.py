@@ -1,5 +1,7 @@
 """Weights, masks and trainings that the exercises of unit 06 work on."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ def network(g: torch.Generator, *hidden: int, norm: bool = False) -> Module:
     """Linear layers of unlike scale with ReLU, and BatchNorm, between; all but the first layer are one level deeper."""
     sizes = (FEATURES, *hidden, CLASSES)
     parts: list[list[Module]] = []
-    for i, (cols, rows) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (cols, rows) in enumerate(pairwise(sizes)):
         W = torch.randn(rows, cols, generator=g) * 1.5 ** (1 - i) / cols**0.5
         part = [Module("Linear", (cols, rows), {"weight": W, "bias": 0.1 * torch.randn(rows, generator=g)})]
         if i < len(hidden):
