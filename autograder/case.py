@@ -15,7 +15,7 @@ class Case:
 
     args: tuple = ()
     kwargs: dict = field(default_factory=dict)
-    calls: tuple[tuple, ...] = ()  # ("method" or position in `args`, *arguments) each; the answer is what they return
+    calls: tuple[tuple, ...] = ()  # ("method" or a position in `args`, *arguments); the answer is what they give
     changes: tuple[int, ...] = ()  # positions in `args` that the call is meant to change in place; all others must stay
     times: int = 1
 

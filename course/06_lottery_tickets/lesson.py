@@ -268,6 +268,7 @@ class Snapshot:
 # Try it on a small training: six steps, rewind, six steps. The bars are the largest difference between the losses of the two runs, first with all parts
 # rewound, then with one of them left as it was.
 
+
 # %%
 def small_training(seed=0):
     torch.manual_seed(seed)
@@ -455,7 +456,9 @@ train_x, train_y = data.train_inputs[:3200], data.train_labels[:3200]
 valid_x, valid_y = data.train_inputs[3200:], data.train_labels[3200:]
 
 SEEDS = range(2 if FAST else 5)
-STEPS, EVERY = (100, 25) if FAST else (600, 20)  # of a training; between two looks at the validation data
+STEPS, EVERY = (
+    (100, 25) if FAST else (600, 20)
+)  # of a training; between two looks at the validation data
 LEVELS, P = (3, 0.6) if FAST else (8, 0.4)
 
 
@@ -492,9 +495,7 @@ class Diary:
         curve = []  # (step, validation accuracy)
         for done in range(0, steps, EVERY):
             self.train_in_steps(training, masks, min(EVERY, steps - done))
-            curve.append(
-                (min(done + EVERY, steps), accuracy(training.model, valid_x, valid_y))
-            )
+            curve.append((min(done + EVERY, steps), accuracy(training.model, valid_x, valid_y)))
         self.curves.append(curve)
         self.ends.append(test_accuracy(training.model))
         self.states.append(copy.deepcopy(training.model.state_dict()))
@@ -502,6 +503,10 @@ class Diary:
 
 def density(masks):
     return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+
+
+def same(a, b):
+    return all(torch.equal(a[key], b[key]) for key in a)
 
 
 def mean_and_spread(rows):
@@ -534,18 +539,15 @@ for seed in tqdm(SEEDS, desc="seeds"):
         # fine-tuning begins with the weights that chose this mask: the end of the level before
         trained = diary.states[level - 1]
         notes = Diary()
-        states = train_controls(
-            training, notes, tickets[level], STEPS, fresh, trained, noise
-        )
-        row, model = {}, copy.deepcopy(training.model)
-        for kind, state in states.items():
-            model.load_state_dict(state)
-            row[kind] = test_accuracy(model)
-        # the ticket once more: it must be what the search found, to the last bit
-        assert row["ticket"] == diary.ends[level]
-        ends.append(row)
-        curves.append({test: curve for test, curve in zip(notes.ends, notes.curves)})
-        curves[-1] = {kind: curves[-1][row[kind]] for kind in row}
+        states = train_controls(training, notes, tickets[level], STEPS, fresh, trained, noise)
+        place = {
+            kind: next(i for i in range(4) if same(state, notes.states[i]))
+            for kind, state in states.items()
+        }
+        ends.append({kind: notes.ends[i] for kind, i in place.items()})
+        curves.append({kind: notes.curves[i] for kind, i in place.items()})
+        # the ticket, trained once more, must be what the search found, to the last bit
+        assert same(states["ticket"], diary.states[level])
     control_ends.append(ends)
     control_curves.append(curves)
 
@@ -593,3 +595,214 @@ ax.set_xticks(x, [f"{v:.3g}" for v in x])
 ax.minorticks_off()
 ax.legend(loc="lower left")
 plt.show()
+
+# %% [markdown]
+# TEXT1
+
+# %% [markdown]
+# ## Experiment 2: who learns faster?
+#
+# Same runs, other question. Left: how the validation accuracy grows. Right: the first step, of those looked at (every 20), at which it has reached 50 %.
+# Runs that never do are counted beside the mean, which is taken over those that do.
+
+# %% tags=["experiment"]
+TARGET = 0.2 if FAST else 0.5
+
+
+def first_step(curve):
+    return next((step for step, value in curve if value >= TARGET), None)
+
+
+def reached(curves):
+    """Mean and standard deviation of the first step over the runs that reach the target, and how many do."""
+    steps = [step for step in map(first_step, curves) if step is not None]
+    if not steps:
+        return float("nan"), float("nan"), 0
+    steps = torch.tensor(steps, dtype=torch.float64)
+    return steps.mean().item(), steps.std(correction=min(1, len(steps) - 1)).item(), len(steps)
+
+
+def said(mean, spread, n):
+    return f"{mean:5.0f} ± {spread:3.0f} ({n})" if n else "      never (0)"
+
+
+tickets_reach = [reached([diary.curves[i] for _, _, diary in runs]) for i in range(LEVELS + 1)]
+others_reach = {
+    kind: [reached([curves[i][kind] for curves in control_curves]) for i in range(len(COMPARED))]
+    for kind in ("other weights", "other connections")
+}
+print(
+    f"first step with a validation accuracy of {TARGET:.0%}, and how many of {len(SEEDS)} runs reach it"
+)
+print(f"{'density':>8}  {'ticket':>15}  {'other weights':>17}  {'other connections':>17}")
+for level, d in enumerate(densities):
+    line = f"{d:8.1%}  {said(*tickets_reach[level]):>15}"
+    if level in COMPARED:
+        for kind in others_reach:
+            line += f"  {said(*others_reach[kind][COMPARED.index(level)]):>17}"
+    print(line)
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
+shown = (0, LEVELS // 2, LEVELS) if not FAST else (0, 1, LEVELS)
+for level, color in zip(shown, (plots.GREY, plots.BLUE, plots.PURPLE)):
+    steps = [step for step, _ in runs[0][2].curves[level]]
+    mean, spread = mean_and_spread(
+        [[value for _, value in diary.curves[level]] for _, _, diary in runs]
+    )
+    label = "dense" if level == 0 else f"ticket, {densities[level]:.3g}".replace("0.", ".")
+    label = "dense" if level == 0 else f"ticket, {100 * densities[level]:.3g} %"
+    left.plot(steps, 100 * mean, color=color, label=label)
+    left.fill_between(
+        steps, 100 * (mean - spread), 100 * (mean + spread), color=color, alpha=0.15, lw=0
+    )
+    if level in COMPARED:
+        i = COMPARED.index(level)
+        mean, _ = mean_and_spread(
+            [[v for _, v in curves[i]["other weights"]] for curves in control_curves]
+        )
+        label = f"other weights, {100 * densities[level]:.3g} %"
+        left.plot(steps, 100 * mean, color=color, ls="--", label=label)
+left.axhline(100 * TARGET, color="0.4", lw=1, ls=":")
+left.set(xlabel="step", ylabel="validation accuracy (%)")
+left.legend(loc="lower right")
+means, spreads, _ = torch.tensor(tickets_reach, dtype=torch.float64).T
+right.errorbar(x, means, spreads, marker="o", ms=4, capsize=3, color=plots.BLUE, label="ticket")
+for kind, color in zip(others_reach, (plots.VERMILLION, plots.ORANGE)):
+    means, spreads, _ = torch.tensor(others_reach[kind], dtype=torch.float64).T
+    right.errorbar(
+        [x[level] for level in COMPARED],
+        means,
+        spreads,
+        marker="s",
+        ms=4,
+        capsize=3,
+        color=color,
+        label=kind,
+    )
+right.set_xscale("log")
+right.invert_xaxis()
+right.set_xticks(x, [f"{v:.3g}" for v in x])
+right.minorticks_off()
+right.set(xlabel="weights left (%)", ylabel=f"first step with {TARGET:.0%}", ylim=(0, STEPS))
+right.legend()
+plt.show()
+
+# %% [markdown]
+# TEXT2
+
+# %% [markdown]
+# ## Experiment 3: late rewinding
+#
+# When does it matter to which step one goes back? The same search at the learning rate above and at a much larger one, each
+# rewound to $k = 0$, to a step shortly after, and to a sixth of the training. All are trained up to the same step 600: with $k > 0$
+# a ticket makes $T - k$ steps of its own, and the $k$ before were made by the dense network.
+
+# %% tags=["experiment"]
+RATES = (0.03, 0.2)
+REWINDS = (0, 20) if FAST else (0, 20, 100)
+REWIND_LEVELS, REWIND_P = (2, 0.5) if FAST else (4, 0.5)
+late = {}  # ends by (learning rate, k): [seed][level]
+for lr, k in tqdm([(lr, k) for lr in RATES for k in REWINDS], desc="learning rates and k"):
+    for seed in SEEDS:
+        diary = Diary()
+        tickets = find_tickets(
+            new_training(seed, lr), diary, STEPS, REWIND_LEVELS, REWIND_P, rewind=k
+        )
+        trained = diary.ends[1:] if k else diary.ends  # without the first k steps
+        late.setdefault((lr, k), []).append(trained)
+late_densities = [density(masks) for masks in tickets]
+
+fig, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True)
+print("test accuracy, mean and standard deviation over seeds (%)")
+print(
+    f"{'learning rate':>13} {'k':>4}"
+    + "".join(f"  {'dense' if d == 1 else f'{d:.1%} left':>12}" for d in late_densities)
+)
+for ax, lr in zip(axes, RATES):
+    for k, color in zip(REWINDS, (plots.VERMILLION, plots.ORANGE, plots.BLUE)):
+        mean, spread = mean_and_spread(late[lr, k])
+        cells = (f"{100 * m:6.1f} ± {100 * s:3.1f}" for m, s in zip(mean, spread))
+        print(f"{lr:13} {k:4d}" + "".join(f"  {cell:>12}" for cell in cells))
+        ax.errorbar(
+            [100 * d for d in late_densities],
+            100 * mean,
+            100 * spread,
+            marker="o",
+            ms=4,
+            capsize=3,
+            color=color,
+            label=f"k = {k}",
+        )
+    # seeds are paired: the same start, the same batches
+    gain = torch.tensor(late[lr, REWINDS[-1]]) - torch.tensor(late[lr, 0])
+    gain = 100 * gain[:, 1:].double().mean(dim=1)  # (seeds,) over all tickets
+    print(
+        f"{'':13} k = {REWINDS[-1]} instead of 0, mean over all tickets: {gain.mean():+.1f} ± {gain.std():.1f} points"
+    )
+    ax.set_xscale("log")
+    ax.invert_xaxis()
+    ax.set_xticks([100 * d for d in late_densities], [f"{100 * d:.3g}" for d in late_densities])
+    ax.minorticks_off()
+    ax.set(xlabel="weights left (%)", title=f"learning rate {lr}")
+axes[0].set_ylabel("test accuracy (%)")
+axes[0].legend(loc="lower left")
+plt.show()
+
+# %% [markdown]
+# TEXT3
+
+# %% [markdown]
+# ## Experiment 4: what the popular bug costs
+#
+# The line `weight < EPS`, put to the test: the tickets of experiment 1, trained by your `train_` and by a loop that deletes the gradient of
+# every weight below $10^{-6}$, from the same start on the same batches.
+
+# %% tags=["experiment"]
+EPS = 1e-6
+
+
+def train_frozen_(training, masks, steps):
+    """The widely copied loop: what is (or looks) pruned is frozen by its value."""
+    training.model.train()
+    with torch.no_grad():
+        for name, mask in masks.items():
+            training.model.get_submodule(name).weight.masked_fill_(~mask, 0)
+    for _ in range(steps):
+        inputs, labels = training.batch()
+        training.optimizer.zero_grad()
+        F.cross_entropy(training.model(inputs), labels).backward()
+        for name, parameter in training.model.named_parameters():
+            if name.endswith("weight"):
+                parameter.grad[parameter < EPS] = 0
+        training.optimizer.step()
+        training.scheduler.step()
+
+
+BUG_LEVELS = (0, 1) if FAST else (0, 2, 4, 6)
+frozen = []  # [seed][level]
+moved = []
+for training, tickets, diary in tqdm(runs, desc="seeds"):
+    start, row = Snapshot(training), []
+    for level in BUG_LEVELS:
+        before = training.model[2].weight.detach().clone()
+        notes = Diary(train_frozen_)
+        notes(training, tickets[level], STEPS)
+        row.append(notes.ends[0])
+        negative = tickets[level]["2"] & (before < 0)
+        moved.append((training.model[2].weight.detach() != before)[negative].float().mean().item())
+        start.rewind_()
+    frozen.append(row)
+
+frozen_mean, frozen_spread = mean_and_spread(frozen)
+print(f"negative weights of the second layer that trained at all: {max(moved):.1%}")
+print(f"{'density':>8}  {'your train_':>12}  {'weight < EPS':>12}  difference (test accuracy, %)")
+for i, level in enumerate(BUG_LEVELS):
+    right = torch.tensor([diary.ends[level] for _, _, diary in runs]).double()
+    cost = 100 * (torch.tensor([row[i] for row in frozen]).double() - right)
+    print(
+        f"{densities[level]:8.1%}  {100 * right.mean():6.1f} ± {100 * right.std():3.1f}"
+        f"  {100 * frozen_mean[i]:6.1f} ± {100 * frozen_spread[i]:3.1f}  {cost.mean():+6.1f} ± {cost.std():.1f}"
+    )
+
+# %% [markdown]
+# TEXT4
