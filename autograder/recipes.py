@@ -208,7 +208,7 @@ class Train:
     """A stand-in for training under masks: a callback that zeroes what is masked and then makes ordinary steps.
 
     So masked weights move, as in careless training, and whoever calls it has to know what is gone. Observed, it is the list of
-    its calls: how many steps, the masks, and the training as it was then; a call for no steps is none.
+    its calls: how many steps, the masks, the training as it was then, and the steps; a call for no steps is none.
     """
 
     label: ClassVar = "calls of {}"
@@ -219,8 +219,8 @@ class Train:
             with torch.no_grad():
                 for name, mask in masks.items():
                     training.model.get_submodule(name).weight[~mask] = 0
-            given = observe({"steps": steps, "masks": masks, "training": training})
-            training(steps)
+            given = observe({"number of steps": steps, "masks": masks, "training": training})
+            given["steps"] = training(steps)
             return given if steps and self.recorded else None
 
         return Recorder(train)

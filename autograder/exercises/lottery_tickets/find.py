@@ -91,7 +91,7 @@ def _(g):
 )
 def _(g):
     yield find_case(g, 8, steps=5, levels=3, p=0.4)
-    yield find_case(g, 7, 6, steps=4, levels=2, settings={"options": MOMENTUM, "done": 3, "period": 2, "norm": True})
+    yield find_case(g, 7, 6, steps=4, levels=2, settings={"options": MOMENTUM, "done": 3, "period": 3, "norm": True})
 
 
 @find.stage(
@@ -102,7 +102,7 @@ def _(g):
 )
 def _(g):
     yield find_case(g, 8, steps=5, levels=2, p=0.4, rewind=2)
-    yield find_case(g, 6, 7, steps=7, levels=2, p=0.3, rewind=3, settings={"options": MOMENTUM, "period": 4, "norm": True})
+    yield find_case(g, 6, 7, steps=7, levels=2, p=0.3, rewind=3, settings={"options": MOMENTUM, "period": 3, "norm": True})
 
 
 @find.stage(
