@@ -13,14 +13,23 @@ from autograder.case import Opaque
 
 
 class Recorder:
-    """A callback that keeps what it says of each of its calls; observed, it is the list of that."""
+    """A callback that keeps what it says of each of its calls, None being nothing; observed, it is the list of that."""
 
     def __init__(self, callback: Callable) -> None:
         self.callback = callback
         self.calls: list = []
 
     def __call__(self, *args, **kwargs) -> None:
-        self.calls.append(observe(self.callback(*args, **kwargs)))
+        if (said := self.callback(*args, **kwargs)) is not None:
+            self.calls.append(observe(said))
+
+
+class Watched:
+    """An object of the judge's that student code works on; observed, it is what `seen` says."""
+
+    def seen(self):
+        """What is to be seen of it."""
+        raise NotImplementedError
 
 
 def observe(value):
@@ -58,6 +67,8 @@ def observe(value):
             return {name: observe(entry) for name, entry in value.state_dict().items()}
         case Recorder():
             return list(value.calls)
+        case Watched():
+            return observe(value.seen())
         case dict():
             return {_key(key): observe(entry) for key, entry in value.items()}
         case list() | tuple() | torch.Size():

@@ -109,9 +109,13 @@ def _use(case: Case, answer: Callable, args: list, kwargs: dict):
     """What the answer makes of a case; every value is observed at once, as a later call may change it."""
     if case.calls:
         thing = answer(*args, **kwargs)
-        return [observe(getattr(thing, method)(*_build(Case(arguments))[0])) for method, *arguments in case.calls]
+        return [observe(_callee(thing, args, name)(*_build(Case(arguments))[0])) for name, *arguments in case.calls]
     values = [observe(answer(*args, **kwargs)) for _ in range(case.times)]
     return values if case.times > 1 else values[0]
+
+
+def _callee(thing, args: list, name: str | int) -> Callable:
+    return args[name] if isinstance(name, int) else getattr(thing, name)
 
 
 def _build(case: Case) -> tuple[list, dict]:

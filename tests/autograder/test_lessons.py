@@ -126,7 +126,7 @@ def test_a_changed_student_notebook_is_stale_and_rebuilt(course, pretended):
     unit = UNITS[-1]
     student = notebook_path(course / "notebooks", unit)
     original = student.read_bytes()
-    student.write_bytes(original.replace(b"Magnitude", b"Magnetic"))
+    student.write_bytes(original.replace(b"question", b"riddle"))
     assert "notebooks" in builder.stale(course, unit)[0]
     builder.build(course, unit)
     assert student.read_bytes() == original
