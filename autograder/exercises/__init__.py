@@ -6,7 +6,7 @@ import importlib
 from autograder.exercise import Exercise
 
 # in lecture order; "02_magnitude" is declared in magnitude/
-UNITS = ("01_patterns", "02_magnitude", "03_optimal_brain", "04_sparsegpt", "05_wanda")
+UNITS = ("01_patterns", "02_magnitude", "03_optimal_brain", "04_sparsegpt", "05_wanda", "07_minitron")
 
 
 def exercises_of(unit: str) -> tuple[Exercise, ...]:
