@@ -275,7 +275,7 @@ def _(student, teacher, optimizer, ids, temperature):
     loss = DistillationModel()(ids)
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 @distil_step.accepts("as a closure")
