@@ -758,8 +758,8 @@ for name, (large, *_) in MODELS.items():
 # On SmolLM2 the factor helps at every width, and the more so the more is cut: 136 instead of 365 at a quarter. On the tiny model it costs about one per cent up to an
 # eighth, and helps from a quarter on.
 #
-# That fits the derivation. In SmolLM2 a few huge channels hold most of the mean square, and they stay: the sum hardly changes, so the factor is nearly right. In
-# the tiny model the channels that go are nearly as large as the others, and for small cuts no factor is a little better. From here on we use it: `keep_scale=True`
+# The derivation says when to expect that: the factor is right where what goes is small beside what stays. In SmolLM2 a few channels are much larger than all others
+# (experiment 1), and they stay. Draw the same curve for `tiny_importance`, and you will find its channels more alike. From here on we use it: `keep_scale=True`
 # in `shrink`, as in the library.
 #
 # ## Experiment 4: width or depth, before training
@@ -958,7 +958,7 @@ print("1.8 times less compute for a family of models               not measured"
 # What can be said at this scale, and what cannot:
 #
 # - A model cut out of a trained one is far ahead of one that starts from random weights, for equal tokens. Reproduced, but easily: ours from scratch had hardly
-#   begun, while the published one was trained to the end.
+#   begun, so this says little about the published 16 %.
 # - The teacher's distribution is worth more than the text, token for token. It looks like it, by a small margin in a single run.
 # - Importance from activations beats chance. On SmolLM2 clearly; on the tiny model only for large cuts.
 # - Width rather than depth, as the authors recommend. On SmolLM2 before training; on the tiny model not, neither before nor after.
