@@ -6,7 +6,15 @@ import importlib
 from autograder.exercise import Exercise
 
 # in lecture order; "02_magnitude" is declared in magnitude/
-UNITS = ("01_patterns", "02_magnitude", "03_optimal_brain", "04_sparsegpt", "05_wanda", "06_lottery_tickets")
+UNITS = (
+    "01_patterns",
+    "02_magnitude",
+    "03_optimal_brain",
+    "04_sparsegpt",
+    "05_wanda",
+    "06_lottery_tickets",
+    "07_minitron",
+)
 
 
 def exercises_of(unit: str) -> tuple[Exercise, ...]:
