@@ -102,7 +102,7 @@ def progress(json: Json = False) -> None:
 def build(
     unit: Unit = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 2 if a generated file is stale.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Execute solutions again even if their cells are unchanged.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Execute solutions again even if no code has changed.")] = False,
 ) -> None:
     """Build units: lesson -> solutions/ (executed) -> notebooks/ (through nbgrader)."""
     from autograder.lessons import build as builder

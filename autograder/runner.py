@@ -24,11 +24,8 @@ from autograder.recipes import RECIPES
 
 SECONDS_PER_CASE = 10
 MAX_PRINTED = 2000  # characters of student output that are kept
-UNDEFINED = (
-    "NameError",
-    "Exception",
-    "Undefined",
-)  # an error's kinds where the exercise's name stands for no function or class
+# The kinds of an error that says: the exercise's name stands for no function or class.
+UNDEFINED = ("NameError", "Exception", "Undefined")
 _HERE = Path(__file__).parent
 _LIBRARIES = tuple(
     f"{folder}{os.sep}"
@@ -91,11 +88,14 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
     value, before, after, error = None, {}, {}, None
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), _fixed_settings():
         args, kwargs = _build(case)
+        steps = [(method, _build(Case(tuple(given)))[0]) for method, *given in case.calls]
         arguments = {**dict(enumerate(args)), **kwargs}
+        for method, given in steps:
+            arguments.setdefault(of_method(method), []).append(given)
         before = {key: observe(argument) for key, argument in arguments.items()}
         try:
             with _time_limit(seconds):
-                value = _use(case, answer, args, kwargs)
+                value = _use(case, answer, args, kwargs, steps)
                 after = {key: observe(argument) for key, argument in arguments.items()}
         except KeyboardInterrupt:
             raise
@@ -105,11 +105,16 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
     return Outcome(value, {i: after.get(i) for i in case.changes}, touched, error, _printable(printed.getvalue()))
 
 
-def _use(case: Case, answer: Callable, args: list, kwargs: dict):
+def of_method(method: str) -> str:
+    """The name of what a method is given, in `Outcome.touched`; continues "the argument"."""
+    return f"of {method}()"
+
+
+def _use(case: Case, answer: Callable, args: list, kwargs: dict, steps: list[tuple[str | int, list]]):
     """What the answer makes of a case; every value is observed at once, as a later call may change it."""
-    if case.calls:
+    if steps:
         thing = answer(*args, **kwargs)
-        return [observe(_callee(thing, args, name)(*_build(Case(arguments))[0])) for name, *arguments in case.calls]
+        return [observe(_callee(thing, args, name)(*given)) for name, given in steps]
     values = [observe(answer(*args, **kwargs)) for _ in range(case.times)]
     return values if case.times > 1 else values[0]
 

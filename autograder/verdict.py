@@ -14,7 +14,7 @@ from torch import Tensor
 from autograder.case import Case
 from autograder.compare import Difference, difference
 from autograder.exercise import Exercise, Misconception, Stage
-from autograder.runner import Outcome, Raised, TimeUp, equal, run
+from autograder.runner import Outcome, Raised, TimeUp, equal, of_method, run
 
 PUBLIC_SEED = "public"
 NOT_RUN = Outcome(error=Raised(("NotRun",), "an earlier case took too long", ours=True))
@@ -176,7 +176,9 @@ def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outco
         wrong = wrong or difference(got.after.get(i), want.after[i], exercise.rules, label)
     if wrong is None and pure and got.touched:
         key = got.touched[0]
-        name = parameter(exercise, key) if key in (*range(len(case.args)), *case.kwargs) else "of another name"
+        known = {i: parameter(exercise, i) for i in (*range(len(case.args)), *case.kwargs)}
+        known |= {of_method(method): of_method(method) for method, *_ in case.calls}
+        name = known.get(key, "of another name")
         wanted, vague = "left as it was (work on a copy: .clone())", "changed by your code (work on a copy: .clone())"
         return Difference(f"the argument {name}", "changed by your code", wanted, vague=vague)
     return wrong

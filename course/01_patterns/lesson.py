@@ -66,13 +66,13 @@ def drop_smallest(score: torch.Tensor, count: int) -> torch.Tensor:
     """Mask that drops the `count` smallest scores of every group.
 
     Args:
-        score: (..., n) importance of each entry, one group per slice along the last dimension. May be negative: -5 matters less
-            than 1. Must not be changed.
+        score: (..., n) importance of each entry, one group per slice along the last dimension. May
+            be negative: -5 matters less than 1. Must not be changed.
         count: how many go in every group, 0 <= count <= n.
 
     Returns:
-        Boolean mask (..., n), True = kept, with exactly `count` False in every group. Of equal scores the one with the smaller index
-        goes first.
+        Boolean mask (..., n), True = kept, with exactly `count` False in every group. Of equal
+        scores the one with the smaller index goes first.
     """
     ### BEGIN SOLUTION
     order = score.argsort(dim=-1, stable=True)  # (..., n) positions, from the smallest score up
@@ -97,8 +97,8 @@ def n_m_mask(score: torch.Tensor, n: int, m: int) -> torch.Tensor:
     """Mask for n:m sparsity: the n largest scores of every m neighbours in a row stay.
 
     Args:
-        score: (rows, cols) importance of each entry; must not be changed. Groups are columns 0..m-1, m..2m-1, ... of a row. No two
-            scores of a group are equal.
+        score: (rows, cols) importance of each entry; must not be changed. Groups are columns
+            0..m-1, m..2m-1, ... of a row. No two scores of a group are equal.
         n: kept entries per group, at least 1.
         m: group size.
 
@@ -134,15 +134,18 @@ def block_mask(score: torch.Tensor, sparsity: float, shape: tuple[int, int]) -> 
     """Mask that drops whole tiles of the matrix, those with the smallest L2 norm.
 
     Args:
-        score: (rows, cols) importance of each entry, possibly negative; must not be changed. No two tiles have equal norms.
-        sparsity: fraction of tiles to drop, in [0, 1): of t tiles in the whole matrix, exactly int(sparsity * t) go.
+        score: (rows, cols) importance of each entry, possibly negative; must not be changed. No two
+            tiles have equal norms.
+        sparsity: fraction of tiles to drop, in [0, 1): of t tiles in the whole matrix, exactly
+            int(sparsity * t) go.
         shape: (height, width) of a tile; tiles lie side by side from the upper left corner.
 
     Returns:
         Boolean mask (rows, cols), True = kept, constant inside every tile.
 
     Raises:
-        ValueError: height does not divide rows, width does not divide cols, or sparsity is outside [0, 1).
+        ValueError: height does not divide rows, width does not divide cols, or sparsity is outside
+            [0, 1).
     """
     ### BEGIN SOLUTION
     (rows, cols), (h, w) = score.shape, shape
@@ -215,8 +218,8 @@ class Bitmap:
     def bits(self) -> torch.Tensor:
         """The packed bits, uint8 (ceil(rows * cols / 8),).
 
-        Entry i of the matrix, in reading order (row by row), is bit i % 8 of byte i // 8, bit 0 being the lowest (the one worth 1).
-        1 = non-zero. Unused high bits of the last byte are 0.
+        Entry i of the matrix, in reading order (row by row), is bit i % 8 of byte i // 8, bit 0
+        being the lowest (the one worth 1). 1 = non-zero. Unused high bits of the last byte are 0.
         """
         ### BEGIN SOLUTION
         return self.packed
@@ -233,7 +236,8 @@ class Bitmap:
         ### END SOLUTION
 
     def nbytes(self) -> int:
-        """Bytes of the non-zero values in the dtype of W, plus bytes of the packed bits. The shape is not counted."""
+        """Bytes of the non-zero values in the dtype of W, plus bytes of the packed bits. The shape
+        is not counted."""
         ### BEGIN SOLUTION
         return self.values.nbytes + self.packed.nbytes
         ### END SOLUTION
@@ -268,14 +272,16 @@ def two_four_encode(W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode a 2:4 matrix as two values of every four, and where they were.
 
     Args:
-        W: (rows, cols) of any dtype, with at most 2 non-zeros in every 4 neighbours of a row (columns 0..3, 4..7, ...); must not be
-            changed.
+        W: (rows, cols) of any dtype, with at most 2 non-zeros in every 4 neighbours of a row
+            (columns 0..3, 4..7, ...); must not be changed.
 
     Returns:
-        values: (rows, cols / 2) in the dtype of W; columns 2k and 2k + 1 hold the two values of group k.
+        values: (rows, cols / 2) in the dtype of W; columns 2k and 2k + 1 hold the two values of
+            group k.
         indices: uint8 (rows, cols / 2), the place 0, 1, 2 or 3 of each value inside its group.
-        The two indices of a group are different and ascend. If a group has fewer than two non-zeros, the first of its zeros are stored
-        too, up to two values: the only non-zero at place 0 gives indices 0, 1; at place 3 it gives 0, 3; no non-zero gives 0, 1.
+        The two indices of a group are different and ascend. If a group has fewer than two
+        non-zeros, the first of its zeros are stored too, up to two values: the only non-zero at
+        place 0 gives indices 0, 1; at place 3 it gives 0, 3; no non-zero gives 0, 1.
 
     Raises:
         ValueError: a group holds more than 2 non-zeros, or cols is not a multiple of 4.
@@ -328,18 +334,21 @@ def break_even(
     index_bits: int = 32,
     tile: tuple[int, int] = (1, 1),
 ) -> float:
-    """The sparsity above which an encoding is smaller than the dense matrix, of value_bits per entry.
+    """The sparsity above which an encoding is smaller than the dense matrix, of value_bits per
+    entry.
 
     Args:
         encoding: "bitmap", or "csr".
         shape: (rows, cols) of the matrix.
         value_bits: bits of a value: 32 (fp32), 16 (fp16), 8 (int8).
         index_bits: for "csr", bits of the column index that every kept tile has.
-        tile: for "csr", (height, width) of a tile, which divides the matrix. Tiles are kept or dropped whole, so the sparsity of the
-            tiles is the sparsity of the matrix. There are rows / height + 1 row pointers of 32 bits.
+        tile: for "csr", (height, width) of a tile, which divides the matrix. Tiles are kept or
+            dropped whole, so the sparsity of the tiles is the sparsity of the matrix. There are
+            rows / height + 1 row pointers of 32 bits.
 
     Returns:
-        The sparsity at which both take the same number of bits. It is above 1 if the encoding never pays.
+        The sparsity at which both take the same number of bits. It is above 1 if the encoding never
+        pays.
     """
     ### BEGIN SOLUTION
     rows, cols = shape
@@ -428,7 +437,8 @@ ENCODINGS = {  # name: (arguments of your break_even, mask at a sparsity, bytes 
 
 
 def size(encoding, s, dtype):
-    """Bytes of the layer at a sparsity, relative to the dense layer: really encoded, really counted."""
+    """Bytes of the layer at a sparsity, relative to the dense layer: really encoded, really
+    counted."""
     _, mask_at, nbytes = ENCODINGS[encoding]
     X = pruned(W, mask_at(W, s), dtype)
     return nbytes(X) / X.nbytes

@@ -62,7 +62,8 @@ def weight_sparsity(model: nn.Module) -> float:
         model: any module; its nn.Linear layers count, at any depth.
 
     Returns:
-        Zeros in all linear weights together, divided by the number of these weights. Exact zeros only; biases do not count.
+        Zeros in all linear weights together, divided by the number of these weights. Exact zeros
+        only; biases do not count.
     """
     ### BEGIN SOLUTION
     weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Linear)]
@@ -90,7 +91,8 @@ def magnitude_prune(W: torch.Tensor, sparsity: float) -> torch.Tensor:
         sparsity: fraction to remove, in [0, 1).
 
     Returns:
-        A copy of W, same shape and dtype, in which the int(sparsity * n) weights of smallest magnitude are exactly zero.
+        A copy of W, same shape and dtype, in which the int(sparsity * n) weights of smallest
+        magnitude are exactly zero.
 
     Raises:
         ValueError: sparsity is not in [0, 1).
@@ -135,13 +137,13 @@ def global_masks(weights: dict[str, torch.Tensor], sparsity: float) -> dict[str,
     """Magnitude masks with one ranking over all layers.
 
     Args:
-        weights: weight tensors by layer name, any shapes, no two weights of equal magnitude; must not be
-            changed.
+        weights: weight tensors by layer name, any shapes, no two weights of equal magnitude; must
+            not be changed.
         sparsity: fraction of all weights together to remove, in [0, 1).
 
     Returns:
-        A boolean mask of the weight's shape by layer name, True = kept. With n weights in all layers together, exactly
-        int(sparsity * n) entries are False.
+        A boolean mask of the weight's shape by layer name, True = kept. With n weights in all
+        layers together, exactly int(sparsity * n) entries are False.
     """
     ### BEGIN SOLUTION
     magnitudes = torch.cat(
@@ -173,9 +175,11 @@ def masked_step_(
 
     Args:
         model: a classifier whose pruned weights are zero; changed in place.
-        masks: boolean mask of the weight's shape, True = kept, by layer name: the weight is model.get_submodule(name).weight.
-            Layers without a mask, and all biases, are trained as usual. May be empty.
-        optimizer: any torch optimiser over the model's parameters; gradients of an earlier step may still be there.
+        masks: boolean mask of the weight's shape, True = kept, by layer name: the weight is
+            model.get_submodule(name).weight. Layers without a mask, and all biases, are trained as
+            usual. May be empty.
+        optimizer: any torch optimiser over the model's parameters; gradients of an earlier step may
+            still be there.
         x: (batch, features) inputs.
         y: (batch,) class labels.
 
@@ -256,13 +260,14 @@ def iterative_prune_(model: nn.Module, sparsities: list[float], retrain) -> dict
 
     Args:
         model: any module; all its nn.Linear layers are pruned, each by itself, by magnitude.
-        sparsities: sparsity of each layer after each round, not falling: [0.5, 0.75] ends at 75 %. A layer of n weights has exactly
-            int(sparsity * n) zeros in its mask.
-        retrain: call retrain(model, masks) once per round, after pruning; it trains in place and may move pruned weights.
+        sparsities: sparsity of each layer after each round, not falling: [0.5, 0.75] ends at 75 %.
+            A layer of n weights has exactly int(sparsity * n) zeros in its mask.
+        retrain: call retrain(model, masks) once per round, after pruning; it trains in place and
+            may move pruned weights.
 
     Returns:
-        The masks of the last round by layer name (as model.named_modules() names it), True = kept. The model's pruned weights are
-        exactly zero.
+        The masks of the last round by layer name (as model.named_modules() names it), True = kept.
+        The model's pruned weights are exactly zero.
     """
     ### BEGIN SOLUTION
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
@@ -299,7 +304,8 @@ DENSE_EPOCHS, RETRAIN_EPOCHS = (4, 2) if FAST else (20, 10)
 
 
 def train(model, masks, epochs, seed):
-    """Train in place with your masked step; AdamW, batches of 64 in an order that the seed fixes."""
+    """Train in place with your masked step; AdamW, batches of 64 in an order that the seed
+    fixes."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     order = torch.Generator().manual_seed(seed)
     for _ in range(epochs):

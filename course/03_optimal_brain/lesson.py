@@ -100,7 +100,8 @@ def curvature_diagonal(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The Gauss-Newton diagonal of a network with one hidden layer, o = W2 tanh(W1 x + b1) + b2.
 
-    E is the mean over the samples of half the squared error, 1/2 sum_i (o_i - y_i)^2, a sum over the outputs.
+    E is the mean over the samples of half the squared error, 1/2 sum_i (o_i - y_i)^2, a sum over
+    the outputs.
 
     Args:
         W1, b1: (hidden, inputs) and (hidden,).
@@ -111,8 +112,8 @@ def curvature_diagonal(
     All have one dtype, float32 or float64; none may be changed.
 
     Returns:
-        The second derivatives of E with respect to W1, b1, W2, b2, without the f'' term: four tensors with the shapes and the dtype
-        of the parameters.
+        The second derivatives of E with respect to W1, b1, W2, b2, without the f'' term: four
+        tensors with the shapes and the dtype of the parameters.
     """
     ### BEGIN SOLUTION
     z = torch.tanh(x @ W1.T + b1)  # (P, hidden)
@@ -211,13 +212,17 @@ def obd_prune(
     """Delete the weights of smallest saliency, as many as both limits allow.
 
     Args:
-        w: (d,) weights; must not be changed. Some may be 0 already: they cost nothing, and are the first of the count.
-        h: (d,) diagonal of the Hessian, of w's dtype. No two saliencies are equal, except those of weights that are 0.
+        w: (d,) weights; must not be changed. Some may be 0 already: they cost nothing, and are the
+            first of the count.
+        h: (d,) diagonal of the Hessian, of w's dtype. No two saliencies are equal, except those of
+            weights that are 0.
         count: how many weights may be deleted at most, in [0, d]; no limit if None.
-        max_increase: the saliencies of all deleted weights together, 1/2 h w^2 each, are at most this; no limit if None.
+        max_increase: the saliencies of all deleted weights together, 1/2 h w^2 each, are at most
+            this; no limit if None.
 
     Returns:
-        A copy of w, same dtype, in which the deleted weights are exactly 0 and the others unchanged.
+        A copy of w, same dtype, in which the deleted weights are exactly 0 and the others
+        unchanged.
 
     Raises:
         ValueError: an entry of h is negative.
@@ -321,13 +326,14 @@ def output_gradients(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """The gradient of a model's output for each sample.
 
     Args:
-        model: any module whose output model(x) has the shape (P, 1); row k of it depends on row k of x only. All its parameters require a
-            gradient and are used. It must not be changed.
+        model: any module whose output model(x) has the shape (P, 1); row k of it depends on row k
+            of x only. All its parameters require a gradient and are used. It must not be changed.
         x: (P, inputs), of the parameters' dtype.
 
     Returns:
-        (P, d), d = the number of all parameters together, same dtype. Row k is the gradient of model(x)[k, 0] with respect to all
-        parameters, flattened one after another in the order of model.parameters().
+        (P, d), d = the number of all parameters together, same dtype. Row k is the gradient of
+        model(x)[k, 0] with respect to all parameters, flattened one after another in the order of
+        model.parameters().
     """
     ### BEGIN SOLUTION
     parameters = list(model.parameters())
@@ -393,15 +399,18 @@ def inverse_hessian(g: torch.Tensor, alpha: float) -> torch.Tensor:
 
 # %% exercise="optimal_brain.step"
 def obs_step(w: torch.Tensor, Hinv: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Remove the weight of smallest saliency, 1/2 w_q^2 / [H^-1]_qq, and move all others to make up for it.
+    """Remove the weight of smallest saliency, 1/2 w_q^2 / [H^-1]_qq, and move all others to make up
+    for it.
 
     Args:
         w: (d,) float64 weights; must not be changed. No two saliencies are equal.
-        Hinv: (d, d) float64, symmetric inverse Hessian; must not be changed. Weights that are gone have exact zeros in their row and
-            column, and are 0 in w; at least one weight is not gone.
+        Hinv: (d, d) float64, symmetric inverse Hessian; must not be changed. Weights that are gone,
+            and no others, have exact zeros in their row and column and are 0 in w; at least one
+            weight is not gone.
 
     Returns:
-        The new weights (d,), exactly 0 at q and at the weights that are gone, and q, the position of the weight that was removed.
+        The new weights (d,), exactly 0 at q and at the weights that are gone, and q, the position
+        of the weight that was removed.
     """
     ### BEGIN SOLUTION
     d = Hinv.diagonal()
@@ -430,11 +439,13 @@ def downdate(Hinv: torch.Tensor, q: int) -> torch.Tensor:
     """The inverse of the Hessian without weight q.
 
     Args:
-        Hinv: (d, d) float64, symmetric inverse Hessian, with zeros in the rows and columns of weights that are gone; must not be changed.
+        Hinv: (d, d) float64, symmetric inverse Hessian, with zeros in the rows and columns of
+            weights that are gone; must not be changed.
         q: the weight that goes, in [0, d); it is not gone yet.
 
     Returns:
-        (d, d): exactly 0 in row and column q, and in those of weights that were gone before; elsewhere the inverse of H without all of these.
+        (d, d): exactly 0 in row and column q, and in those of weights that were gone before;
+        elsewhere the inverse of H without all of these.
     """
     ### BEGIN SOLUTION
     Hinv = Hinv - torch.outer(Hinv[:, q], Hinv[q, :]) / Hinv[q, q]
@@ -458,19 +469,20 @@ def obs_prune(
     count: int | None = None,
     max_increase: float | None = None,
 ) -> tuple[torch.Tensor, list[int]]:
-    """Remove weights one by one, always the one that costs least now, and let the others make up for it.
+    """Remove weights one by one, always the one that costs least now, and let the others make up
+    for it.
 
     Args:
         w: (d,) float64 weights; must not be changed. No two saliencies are equal.
-        Hinv: (d, d) float64, symmetric inverse Hessian; must not be changed. Weights that are gone have exact zeros in their row and
-            column, and are 0 in w.
+        Hinv: (d, d) float64, symmetric inverse Hessian; must not be changed. Weights that are gone,
+            and no others, have exact zeros in their row and column and are 0 in w.
         count: how many weights to remove at most, not more than there are; no limit if None.
-        max_increase: stop before the removal with which the expected rises, 1/2 w_q^2 / [H^-1]_qq at the time of each removal, would
-            add up to more than this; no limit if None.
+        max_increase: stop before the removal with which the expected rises, 1/2 w_q^2 / [H^-1]_qq
+            at the time of each removal, would add up to more than this; no limit if None.
 
     Returns:
-        The new weights (d,), exactly 0 where they are gone, and the positions removed by this call, in order. Without limits
-        all weights go.
+        The new weights (d,), exactly 0 where they are gone, and the positions removed by this call,
+        in order. Without limits all weights go.
     """
     ### BEGIN SOLUTION
     removed, spent = [], 0.0
@@ -512,7 +524,8 @@ def half_mse(model, x, y):
 
 
 def train(model, x, y, decay, steps):
-    """To a minimum of half the squared error plus decay / 2 |w|^2, by L-BFGS on all samples at once."""
+    """To a minimum of half the squared error plus decay / 2 |w|^2, by L-BFGS on all samples at
+    once."""
     optimizer = torch.optim.LBFGS(
         model.parameters(), max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-14
     )
@@ -752,7 +765,8 @@ Hinv = inverse_hessian(g, decay)
 
 
 def decayed_loss(w):
-    """The loss at whose minimum the network stands: its gradient is zero there, that of E alone is not."""
+    """The loss at whose minimum the network stands: its gradient is zero there, that of E alone is
+    not."""
     vector_to_parameters(w, model.parameters())
     with torch.no_grad():
         return (half_mse(model, x, y) + decay / 2 * w.square().sum()).item()

@@ -8,7 +8,8 @@
 # - prune any linear layer with compensation, unstructured or n:m, block by block,
 # - prune a real language model in one shot with your own code, and say how much calibration text that needs.
 #
-# About 90 minutes of exercises, then experiments that use *your* functions.
+# About 90 minutes of exercises, then four experiments that use *your* functions. The last prunes SmolLM2 nine times; all together take
+# ten minutes or more on two cores.
 
 # %% [markdown]
 # ## The question
@@ -60,7 +61,8 @@ plots.style()
 
 # %% exercise="sparsegpt.hessian"
 class Hessian:
-    """The running Hessian of a linear layer's inputs: H = 2/n * (sum over all tokens of x x^T), n = number of sequences.
+    """The running Hessian of a linear layer's inputs: H = 2/n * (sum over all tokens of x x^T), n =
+    number of sequences.
 
     Hessian(cols) starts without inputs.
     """
@@ -76,8 +78,9 @@ class Hessian:
         """Add inputs; returns nothing.
 
         Args:
-            X: (sequences, tokens, cols), or (tokens, cols) for one sequence; float16, float32 or float64. Sequences of another
-                call may be of another length. Every sequence added so far counts the same.
+            X: (sequences, tokens, cols), or (tokens, cols) for one sequence; float16, float32 or
+                float64. Sequences of another call may be of another length. Every sequence added so
+                far counts the same. Must not be changed.
         """
         ### BEGIN SOLUTION
         if X.ndim == 2:
@@ -152,11 +155,13 @@ print(f"SparseGPT, inverses shared             cols^3          {cols**3:.0e}")
 def inverse_factor(H: torch.Tensor, damping: float = 0.01) -> torch.Tensor:
     """The upper Cholesky factor of the inverse of a damped Hessian.
 
-    Three steps, in this order: where the diagonal of H is exactly 0 (a dead input) it becomes 1; then damping * mean(diagonal of H)
-    is added to every diagonal entry, the ones being part of that mean; then the factor is computed.
+    Three steps, in this order: where the diagonal of H is exactly 0 (a dead input) it becomes 1;
+    then damping * mean(diagonal of H) is added to every diagonal entry, the ones being part of that
+    mean; then the factor is computed.
 
     Args:
-        H: (cols, cols) symmetric, positive definite once damped; float32 or float64; must not be changed.
+        H: (cols, cols) symmetric, positive definite once damped; float32 or float64; must not be
+            changed.
         damping: a fraction, >= 0.
 
     Returns:
@@ -243,10 +248,9 @@ def remove_from_column(
         keep: (rows,) boolean, True = the weight W[i, j] stays; then row i does not change at all.
 
     Returns:
-        Two tensors, in the dtype of W.
-        The new weights (rows, cols): in a row that loses its weight, W[i, j:] - e_i * U[j, j:], with an exact zero in column j.
-        Columns left of j are as in W.
-        e (rows,): W[i, j] / U[j, j] where the weight goes, 0 where it stays.
+        Two tensors, in the dtype of W. The new weights (rows, cols): in a row that loses its
+        weight, W[i, j:] - e_i * U[j, j:], with an exact zero in column j. Columns left of j are as
+        in W. e (rows,): W[i, j] / U[j, j] where the weight goes, 0 where it stays.
     """
     ### BEGIN SOLUTION
     e = (W[:, j] / U[j, j]).masked_fill(keep, 0)  # (rows,)
@@ -320,19 +324,21 @@ def prune_block(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Prune one block of columns.
 
-    The mask is chosen once, from B as it is given: the scores are B[i, j]^2 / U[j, j]^2, all rows and columns of the block compete, and
-    with n = rows * cols every score up to and including the one at index int(n * sparsity) of the sorted scores goes (so one weight
-    more than int(n * sparsity)). Then the columns are removed from left to right, as in remove_from_column; a weight that goes has the
-    value that earlier columns have given it.
+    The mask is chosen once, from B as it is given: the scores are B[i, j]^2 / U[j, j]^2, all rows
+    and columns of the block compete, and with n = rows * cols every score up to and including the
+    one at index int(n * sparsity) of the sorted scores goes (so one weight more than int(n *
+    sparsity)). Then the columns are removed from left to right, as in remove_from_column; a weight
+    that goes has the value that earlier columns have given it.
 
     Args:
         B: (rows, cols) weights of the block, no two scores equal; must not be changed.
-        U: (cols, cols) upper triangular, the part of the factor that belongs to the block; same dtype as B.
+        U: (cols, cols) upper triangular, the part of the factor that belongs to the block; same
+            dtype as B.
         sparsity: in [0, 1).
 
     Returns:
-        Two tensors, (rows, cols) in the dtype of B: the pruned block, with exact zeros where a weight went; and E, whose column j is the e
-        of column j: zero where the weight stays.
+        Two tensors, (rows, cols) in the dtype of B: the pruned block, with exact zeros where a
+        weight went; and E, whose column j is the e of column j: zero where the weight stays.
     """
     ### BEGIN SOLUTION
     score = (B / U.diagonal()) ** 2
@@ -371,20 +377,23 @@ def sparsegpt_prune(
 ) -> torch.Tensor:
     """Prune a matrix by SparseGPT.
 
-    The weights of dead inputs (H[j, j] exactly 0) become 0 first. U is that of inverse_factor(H, damping). Blocks of block_size columns are
-    taken from left to right, the last one may be shorter; each is pruned as in prune_block, from weights that have made up for all
-    blocks before it. In each block, of n weights, every score up to and including the one at index int(n * sparsity) of the sorted
-    scores goes.
+    The weights of dead inputs (H[j, j] exactly 0) become 0 first. U is that of inverse_factor(H,
+    damping). Blocks of block_size columns are taken from left to right, the last one may be
+    shorter; each is pruned as in prune_block, from weights that have made up for all blocks before
+    it. In each block, of n weights, every score up to and including the one at index int(n *
+    sparsity) of the sorted scores goes.
 
     Args:
-        W: (rows, cols) weights, float32 or float64; must not be changed. No two scores are equal, but for zeros of dead inputs.
+        W: (rows, cols) weights, float32 or float64; must not be changed. No two scores are equal,
+            but for zeros of dead inputs.
         H: (cols, cols) Hessian of the inputs, float32, as Hessian collects it; must not be changed.
         sparsity: in [0, 1).
         block_size: columns that compete with each other, all rows together.
         damping: see inverse_factor.
 
     Returns:
-        (rows, cols) in the dtype of W, with exact zeros where a weight went. Compute in float32 or better.
+        (rows, cols) in the dtype of W, with exact zeros where a weight went. Compute in float32 or
+        better.
     """
     ### BEGIN SOLUTION
     U = inverse_factor(H, damping)
@@ -421,21 +430,24 @@ def sparsegpt_n_m(
 ) -> torch.Tensor:
     """Prune a matrix to an n:m pattern by SparseGPT: n of every m neighbours in a row stay.
 
-    As sparsegpt_prune, but the mask is chosen group by group: when the first column of a group of m has its turn, the scores
-    W[i, j]^2 / U[j, j]^2 of its m columns are taken from the weights as they are then, having made up for everything removed to their
-    left, and in each row the m - n smallest go.
+    As sparsegpt_prune, but the mask is chosen group by group: when the first column of a group of m
+    has its turn, the scores W[i, j]^2 / U[j, j]^2 of its m columns are taken from the weights as
+    they are then, having made up for everything removed to their left, and in each row the m - n
+    smallest go.
 
     Args:
-        W: (rows, cols) weights, cols a multiple of m, float32 or float64; must not be changed. No two scores are equal, but for zeros of
-            dead inputs.
+        W: (rows, cols) weights, cols a multiple of m, float32 or float64; must not be changed. No
+            two scores are equal, but for zeros of dead inputs.
         H: (cols, cols) Hessian of the inputs, float32; must not be changed.
         n: how many of each group stay, 1 <= n < m.
         m: columns of a group; group k is columns k * m to k * m + m - 1.
-        block_size: columns after which the rest is brought up to date, a multiple of m. The result does not depend on it.
+        block_size: columns after which the rest is brought up to date, a multiple of m. The result
+            does not depend on it.
         damping: see inverse_factor.
 
     Returns:
-        (rows, cols) in the dtype of W, with exact zeros where a weight went. Compute in float32 or better.
+        (rows, cols) in the dtype of W, with exact zeros where a weight went. Compute in float32 or
+        better.
     """
     ### BEGIN SOLUTION
     U = inverse_factor(H, damping)
@@ -571,8 +583,8 @@ for s in EXACT_SPARSITIES:
         )
 
 # %% [markdown]
-# The order has its price: exact OBS loses about a sixth less. And it takes a hundred times longer and more, for 8 rows of 1536. That is the bargain that
-# SparseGPT makes.
+# The order has its price: exact OBS loses about a sixth less. And it takes tens of times longer, a hundred times on a quiet machine, for 8 rows of 1536.
+# That is the bargain that SparseGPT makes.
 #
 # ## Experiment 2: what the updates do
 #

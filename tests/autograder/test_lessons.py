@@ -36,13 +36,13 @@ def course(tmp_path):
 def pretended(monkeypatch):
     executed = []
 
-    def execute(notebook, root, fast=False):
-        executed.append(notebook)
+    def execute(notebook, root, fast=False, experiments=True):
+        executed.append("all" if experiments else "no experiments")
         committed = nbformat.read(notebook_path(ROOT / "solutions", UNITS[-1]), as_version=4).cells
         outputs = {cell.id: cell.get("outputs", []) for cell in committed}
         for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.execution_count, cell.outputs = 1, outputs[cell.id]
+            if cell.cell_type == "code" and (experiments or "experiment" not in cell.metadata.get("tags", [])):
+                cell.execution_count, cell.outputs = 1, outputs.get(cell.id, [])
 
     monkeypatch.setattr(builder, "execute", execute)
     return executed
@@ -118,7 +118,13 @@ def test_a_changed_lesson_is_stale_until_it_is_built(course, pretended):
     assert "solutions" in builder.stale(course, unit)[0]
     written = builder.build(course, unit)
     assert [path.parent.parent.name for path in written] == ["solutions", "notebooks"]
-    assert len(pretended) == 1
+    lesson.write_text(lesson.read_text(encoding="utf-8").replace("plt.show()", "plt.show()  # now", 1), encoding="utf-8")
+    builder.build(course, unit)
+    assert pretended == []  # text and comments need no execution
+    assert builder.stale(course, unit) == []
+    lesson.write_text(lesson.read_text(encoding="utf-8").replace("plt.show()", "plt.show(block=False)", 1), encoding="utf-8")
+    builder.build(course, unit)
+    assert pretended == ["all"]
     assert builder.stale(course, unit) == []
 
 
@@ -150,8 +156,10 @@ def test_a_changed_check_is_stale_though_no_cell_changes(course, pretended, monk
     renamed = dataclasses.replace(exercise.stages[0], name="another property")
     monkeypatch.setattr(exercise, "stages", [renamed, *exercise.stages[1:]])
     assert [exercise.id in problem and "outdated checks" in problem for problem in builder.stale(course, unit)] == [True]
+    before = nbformat.read(notebook_path(course / "solutions", unit), as_version=4)
     builder.build(course, unit)
-    assert len(pretended) == 1
+    assert pretended == ["no experiments"]
+    assert nbformat.read(notebook_path(course / "solutions", unit), as_version=4) == before  # here the check gave what it gave
 
 
 def test_missing_files_are_stale(course):

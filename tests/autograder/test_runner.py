@@ -67,6 +67,27 @@ def test_changed_arguments_are_seen(change, touched):
         assert outcome.touched == touched
 
 
+def test_changed_arguments_of_methods_are_seen():
+    class Greedy:
+        def __init__(self, start):
+            self.kept = start
+
+        def keep(self, X):
+            self.kept = X
+
+        def read(self, X):
+            return X.sum()
+
+        def spoil(self):
+            self.kept.zero_()
+
+    X = torch.ones(2)
+    calls = [("keep", X), ("read", X), ("spoil",)]
+    assert run(script(X, calls=calls[:2]), Greedy).touched == ()
+    assert run(script(X, calls=calls), Greedy).touched == ("of keep()",)  # later, but it is the caller's all the same
+    assert run(script(X, calls=calls[2:]), Greedy).touched == (0,)
+
+
 def test_arguments_meant_to_change_are_part_of_the_outcome():
     outcome = run(call(torch.ones(2), torch.ones(2), changes=(1,)), lambda a, b: (a.add_(1), b.add_(1)))
     assert outcome.touched == (0,)

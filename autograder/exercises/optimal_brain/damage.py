@@ -74,8 +74,8 @@ def _(g):
 @damage.stage(
     "honours both limits, and zero",
     points=1,
-    exposes="With both limits the tighter one decides. A limit of 0 is a limit, not a missing one; weights that are 0 already cost nothing "
-    "and are the first of the count.",
+    exposes="With both limits the tighter one decides, without any all weights go. A limit of 0 is a limit, not a missing one; weights that "
+    "are 0 already cost nothing and are the first of the count.",
 )
 def _(g):
     w, h = weights_and_curvature(g, 20)
@@ -84,6 +84,7 @@ def _(g):
     yield call(w, h, count=0)
     yield call(w, h, max_increase=0.0)
     yield call(w, h, count=20)
+    yield call(w, h)
     w, h = weights_and_curvature(g, 15, gone=(2, 7, 11))
     yield call(w, h, count=6)
     yield call(w, h, max_increase=budget(w, h, 8))
@@ -92,18 +93,20 @@ def _(g):
 @damage.stage(
     "refuses a negative curvature, and returns a copy",
     points=1,
-    exposes="A ValueError if an entry of h is negative: a saliency below zero would say that deleting the weight lowers the loss, which the "
-    "derivation, made at a minimum, cannot say. w and h stay as they were.",
+    exposes="A ValueError if an entry of h is negative, whatever its weight (0 is fine: the loss is flat there): a saliency below zero would "
+    "say that deleting the weight lowers the loss, which the derivation, made at a minimum, cannot say. w and h stay as they were.",
     pure=True,
 )
 def _(g):
     w, h = weights_and_curvature(g, 10)
     yield call(w, h, count=4)
     yield call(w.float(), h.float(), count=3)
-    h = h.clone()
-    h[int(torch.randint(10, (), generator=g))] *= -1
-    yield call(w, h, count=4)
-    yield call(w, h, max_increase=1.0)
+    somewhere = torch.arange(10) == torch.randint(10, (), generator=g)
+    yield call(w, h.masked_fill(somewhere, 0), count=4)
+    negative = torch.where(somewhere, -h, h)
+    yield call(w, negative, count=4)
+    yield call(w, negative, max_increase=1.0)
+    yield call(w.masked_fill(somewhere, 0), negative, count=2)
 
 
 def delete(w, h, count, max_increase, score=lambda w, h: h * w**2, cost=lambda w, h: h * w**2 / 2, check=True, beyond=0):
@@ -134,7 +137,9 @@ def _(w, h, count=None, max_increase=None):
 
 
 @damage.misconception(
-    "not squared", "You multiplied h with |w|. The loss is quadratic around its minimum: the step from w to 0 counts squared."
+    "not squared",
+    "You multiplied h with |w| (or squared both, which ranks the same). The loss is quadratic around its minimum: the step from w to 0 "
+    "counts squared.",
 )
 def _(w, h, count=None, max_increase=None):
     return delete(w, h, count, max_increase, score=lambda w, h: h * w.abs(), cost=lambda w, h: h * w.abs() / 2)
@@ -214,6 +219,14 @@ def _(w, h, count=None, max_increase=None):
 
 
 @damage.misconception(
+    "no limit, no deletion",
+    "Without a limit you delete nothing. None means no limit: all weights may go.",
+)
+def _(w, h, count=None, max_increase=None):
+    return delete(w, h, 0 if count is None and max_increase is None else count, max_increase)
+
+
+@damage.misconception(
     "count overrides", "Where both limits are given, you look at `count` only. The tighter of the two decides."
 )
 def _(w, h, count=None, max_increase=None):
@@ -241,6 +254,26 @@ def _(w, h, count=None, max_increase=None):
     "none.",
 )
 def _(w, h, count=None, max_increase=None):
+    return delete(w, h, count, max_increase, check=False)
+
+
+@damage.misconception(
+    "zero curvature refused",
+    "You refuse a curvature of 0 too. That only says that the loss does not mind this weight, which happens; refuse h < 0, not h <= 0.",
+)
+def _(w, h, count=None, max_increase=None):
+    if (h <= 0).any():
+        raise ValueError("h must not be negative")
+    return delete(w, h, count, max_increase)
+
+
+@damage.misconception(
+    "negative saliency refused",
+    "You look for negative saliencies. Where w is 0 the saliency is 0 whatever h is: look at h itself.",
+)
+def _(w, h, count=None, max_increase=None):
+    if (h * w**2 < 0).any():
+        raise ValueError("h must not be negative")
     return delete(w, h, count, max_increase, check=False)
 
 

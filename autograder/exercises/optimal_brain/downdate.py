@@ -5,7 +5,7 @@ import torch
 from autograder.case import call
 from autograder.compare import Rules
 from autograder.exercise import Exercise
-from autograder.exercises.optimal_brain.fixtures import inverse
+from autograder.exercises.optimal_brain.fixtures import inverse, redraw
 from sparsity_edu.weights import optimal_brain
 
 downdate = Exercise(
@@ -28,8 +28,16 @@ downdate = Exercise(
 def _(g):
     for d, q in ((3, 1), (8, 5), (13, 0), (6, 5)):
         Hinv = inverse(g, d)
-        Hinv /= Hinv[q, q].clone()  # a pivot of 1: row and column q come out as exact zeros
-        yield call(Hinv * 2, q)
+        Hinv /= Hinv[q, q].clone()  # a pivot of 4: row and column q come out as exact zeros
+        yield call(Hinv * 4, q)
+
+
+def leaves_rest(Hinv, q: int) -> bool:
+    """Whether rounding leaves something in row or column q, in whatever order one computes; in both in the usual one."""
+    column, row, pivot = Hinv[:, q], Hinv[q], Hinv[q, q]
+    usual, root = torch.outer(column, row) / pivot, row / pivot.sqrt()
+    rests = [Hinv - usual, Hinv - torch.outer(root, root), Hinv - torch.outer(column / pivot, row)]
+    return all(bool(rest[:, q].any()) for rest in rests) and bool(rests[0][q].any())
 
 
 @downdate.stage(
@@ -39,10 +47,9 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield call(inverse(g, 9, gone=(2, 7)), 4)
-    yield call(inverse(g, 12, gone=(0, 1, 5, 6, 11)), 10)
+    for d, gone, q in ((9, (2, 7), 4), (12, (0, 1, 5, 6, 11), 10), (10, (3,), 9)):
+        yield call(redraw(lambda d=d, gone=gone: inverse(g, d, gone=gone), lambda Hinv, q=q: leaves_rest(Hinv, q)), q)
     yield call(inverse(g, 5, gone=(0, 2, 3)), 1)
-    yield call(inverse(g, 10, gone=(3,)), 9)
 
 
 def cleared(Hinv, q):

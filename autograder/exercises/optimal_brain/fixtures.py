@@ -1,5 +1,7 @@
 """Gradients, Hessians and weights that the exercises of unit 03 work on."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -27,3 +29,10 @@ def weights(g: torch.Generator, d: int, gone: tuple[int, ...] = ()) -> Tensor:
     w[torch.rand(d, generator=g) < 0.5] *= -1
     w[list(gone)] = 0
     return w
+
+
+def redraw(draw: Callable, accept: Callable):
+    """The first draw that is accepted."""
+    while not accept(drawn := draw()):
+        pass
+    return drawn

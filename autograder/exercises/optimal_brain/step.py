@@ -5,7 +5,7 @@ import torch
 from autograder.case import call
 from autograder.compare import Rules
 from autograder.exercise import Exercise
-from autograder.exercises.optimal_brain.fixtures import inverse, weights
+from autograder.exercises.optimal_brain.fixtures import inverse, redraw, weights
 from sparsity_edu.weights import optimal_brain
 
 
@@ -91,8 +91,17 @@ def _(g):
     pure=True,
 )
 def _(g):
+    def leaves_rest(drawn):
+        """Whether rounding leaves something of the weight that goes, in whatever order one computes."""
+        w, Hinv = drawn
+        _, q = obs_step(w, Hinv)
+        value, pivot = w[q], Hinv[q, q]
+        return (value - value / pivot * pivot) * (value - pivot / pivot.sqrt() * (value / pivot.sqrt())) != 0
+
     for d, gone in ((5, (0,)), (9, (1, 4, 8)), (12, (0, 2, 3, 5, 7, 9, 10, 11)), (4, (0, 1, 3))):
-        yield call(weights(g, d, gone), inverse(g, d, gone=gone))
+        yield call(*redraw(lambda d=d, gone=gone: (weights(g, d, gone), inverse(g, d, gone=gone)), leaves_rest))
+    small = redraw(lambda: (weights(g, 6, (2,)), 1e-6 * inverse(g, 6, gone=(2,))), lambda drawn: obs_step(*drawn)[1] > 0)
+    yield call(*small)  # and not gone
 
 
 def remove(w, Hinv, cost=SCORES["right"], move=lambda w, Hinv, q: -w[q] / Hinv[q, q] * Hinv[:, q], gone=True):
@@ -253,6 +262,14 @@ def _(w, Hinv):
 
 
 @step.misconception(
+    "small taken for gone",
+    "You take a small [H^-1]_qq for a weight that is gone. How small it is depends on the units of the loss: only an exact zero says gone.",
+)
+def _(w, Hinv):
+    return remove(w, Hinv, cost=lambda w, Hinv, d: (w**2 / d).masked_fill(d < 1e-4, torch.inf))
+
+
+@step.misconception(
     "epsilon in the denominator",
     "A small number in the denominators avoids the NaN but gives a weight that is gone the saliency 0: it is chosen again. Give it infinity.",
 )
@@ -269,9 +286,8 @@ def _(w, Hinv):
     "w_q is zero up to rounding only. 1e-17 is not pruned: write w[q] = 0 after the update.",
 )
 def _(w, Hinv):
-    moved, q = remove(w, Hinv)
-    moved[q] = 1e-17
-    return moved, q
+    _, q = remove(w, Hinv)
+    return w - w[q] / Hinv[q, q] * Hinv[:, q], q
 
 
 @step.misconception("in place", "You changed w itself. Work on a copy: `w = w - ...` makes one, `w -= ...` does not.")

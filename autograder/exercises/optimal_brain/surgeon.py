@@ -81,6 +81,7 @@ def _(g):
     yield call(w, Hinv, count=6)
     yield call(w, Hinv, max_increase=budget(w, Hinv, 7))
     yield call(w, Hinv, max_increase=1e9)
+    yield call(w, Hinv)
 
 
 def operate(
@@ -271,6 +272,14 @@ def _(w, Hinv, count=None, max_increase=None):
 )
 def _(w, Hinv, count=None, max_increase=None):
     return operate(w, Hinv, count or None, max_increase or None)
+
+
+@surgeon.misconception(
+    "no limit, no removal",
+    "Without a limit you remove nothing. None means no limit: all weights that are not gone yet go.",
+)
+def _(w, Hinv, count=None, max_increase=None):
+    return operate(w, Hinv, 0 if count is None and max_increase is None else count, max_increase)
 
 
 @surgeon.misconception(

@@ -33,9 +33,17 @@ block = Exercise(
 )
 
 
-def case(g: torch.Generator, rows: int, cols: int, sparsity: float, make=hessian, dtype: torch.dtype = torch.float32):
+def case(
+    g: torch.Generator,
+    rows: int,
+    cols: int,
+    sparsity: float,
+    make=hessian,
+    dtype: torch.dtype = torch.float32,
+    size: float = 1.0,
+):
     B, H = clear(lambda: (weights(g, rows, cols), make(g, cols)), cols, definition.threshold(sparsity), 0.02)
-    return call(B.to(dtype), definition.factor(H, 0.02).to(dtype), sparsity)
+    return call(size * B.to(dtype), definition.factor(H, 0.02).to(dtype), sparsity)
 
 
 @block.stage(
@@ -89,6 +97,7 @@ def _(g):
 )
 def _(g):
     yield case(g, 9, 7, 0.45)
+    yield case(g, 8, 8, 0.5, size=1e-6)  # small is not zero
     yield case(g, 6, 9, 0.6, dtype=torch.float64)
 
 
@@ -143,6 +152,16 @@ def _(B, U, sparsity):
 )
 def _(B, U, sparsity):
     count = int(B.numel() * sparsity)
+    return wrong(B, U, sparsity, lambda s: variants.smallest(s.reshape(1, -1), count).view_as(s))
+
+
+@block.misconception(
+    "counted from 1",
+    "int(n * sparsity) weights go, and one at least. The score *at index* int(n * sparsity) goes too; kthvalue counts from 1, so ask it for "
+    "the int(n * sparsity) + 1 smallest.",
+)
+def _(B, U, sparsity):
+    count = max(1, int(B.numel() * sparsity))
     return wrong(B, U, sparsity, lambda s: variants.smallest(s.reshape(1, -1), count).view_as(s))
 
 
@@ -236,6 +255,15 @@ def _(B, U, sparsity):
         E[:, j] = (W[:, j] / U[j, j]).masked_fill(keep[:, j], 0)
         W -= torch.outer(E[:, j], symmetric[j])
     return W, E
+
+
+@block.misconception(
+    "only nearly zero",
+    "The removed weights are not exactly zero: w - (w / d) * d leaves some 1e-9 behind. Write the zeros yourself, as in remove_from_column.",
+)
+def _(B, U, sparsity):
+    pruned, E = wrong(B, U, sparsity)
+    return torch.where(E == 0, pruned, 1e-9 * B.abs().max()), E
 
 
 @block.misconception("only the block", "You return the block alone. Return two things: the pruned block, and E.")

@@ -34,10 +34,10 @@ column = Exercise(
 )
 
 
-def case(g: torch.Generator, rows: int, cols: int, j: int, kept: float, dtype: torch.dtype = torch.float32):
+def case(g: torch.Generator, rows: int, cols: int, j: int, kept: float, dtype: torch.dtype = torch.float32, size: float = 1.0):
     """One column of a matrix, of which about a share is kept, but neither none nor all (unless it is 0 or 1)."""
     keep = torch.randperm(rows, generator=g) < round(kept * rows)
-    return call(weights(g, rows, cols).to(dtype), definition.factor(hessian(g, cols), 0.02).to(dtype), j, keep)
+    return call(size * weights(g, rows, cols).to(dtype), definition.factor(hessian(g, cols), 0.02).to(dtype), j, keep)
 
 
 @column.stage(
@@ -71,6 +71,7 @@ def _(g):
     yield case(g, 11, 6, 2, kept=0.3)
     yield case(g, 7, 5, 3, kept=0.8)
     yield case(g, 6, 4, 0, kept=1)
+    yield case(g, 9, 7, 2, kept=0.5, size=1e-6)  # small is not zero
 
 
 @column.stage(
@@ -196,6 +197,16 @@ def _(W, U, j, keep):
     changed, e = remove(W, U, j, keep)
     changed[:, j] = torch.where(keep, W[:, j], nearly)
     return changed, e
+
+
+@column.misconception(
+    "small taken for zero",
+    "You set everything small to zero, or round. Small weights that stay are lost: write zeros into column j, where keep is False, and nowhere "
+    "else.",
+)
+def _(W, U, j, keep):
+    changed, e = remove(W, U, j, keep)
+    return changed.masked_fill(changed.abs() < 1e-5, 0), e
 
 
 @column.misconception(

@@ -60,7 +60,7 @@ def _(g):
     yield call(hessian(g, 9, dead=(0, 5, 6), size=20.0), damping=0.05)
     yield call(hessian(g, 8, dead=(1, 7), size=0.03), damping=0.1)
     faint = torch.ones(6)
-    faint[3] = 1e-4
+    faint[3] = 1e-8
     yield call(hessian(g, 6) * faint * faint[:, None], damping=0.02)
 
 

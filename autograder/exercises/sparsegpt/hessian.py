@@ -64,7 +64,9 @@ def _(g):
 @hessian.stage(
     "a running average over batches of unequal size",
     points=2,
-    exposes="After several add() the result is that of all sequences together, each counting the same, whatever batch it came in.",
+    exposes="After several add() the result is that of all sequences together, each counting the same, whatever batch it came in; and the "
+    "inputs stay as they were.",
+    pure=True,
 )
 def _(g):
     yield script(5, calls=[*batches(g, 5, (2, 7), (1, 7), (3, 7)), ("value",)])
@@ -269,6 +271,18 @@ class _(Running):
 
     def value(self):
         return self.H.to(self.dtype)
+
+
+@hessian.misconception(
+    "inputs scaled in place",
+    "H is right, but the inputs that you were given have changed: X.float() is X itself where X is float32 already, and `x *= ...` writes into "
+    "it. The layer that reads them needs them as they were: `x = x * ...`.",
+)
+class _(Running):
+    def products(self, X):
+        result = super().products(X)
+        X *= math.sqrt(self.factor / self.n)
+        return result
 
 
 @hessian.misconception(

@@ -221,6 +221,14 @@ def _(W, H, n, m, block_size=128, damping=0.01):
     return wrong(W, H, n, m, block_size, damping, dead=False)
 
 
+@n_m.misconception(
+    "dead inputs last",
+    "The weights of dead inputs are zeroed at the end. Do it before anything is scored: they are the first to go, and count.",
+)
+def _(W, H, n, m, block_size=128, damping=0.01):
+    return wrong(W, H, n, m, block_size, damping, dead=False).masked_fill(H.diagonal() == 0, 0)
+
+
 @n_m.misconception("no damping", "H is not damped: pass `damping` on to your inverse_factor.")
 def _(W, H, n, m, block_size=128, damping=0.01):
     return wrong(W, H, n, m, block_size, 0.0)
@@ -233,7 +241,8 @@ def _(W, H, n, m, block_size=128, damping=0.01):
 
 @n_m.misconception("in place", "W itself has changed. Work on a copy: .float() makes none if W is float32 already.")
 def _(W, H, n, m, block_size=128, damping=0.01):
-    return W.copy_(wrong(W, H, n, m, block_size, damping))
+    pruned = wrong(W, H, n, m, block_size, damping)
+    return W.copy_(pruned) if W.dtype == torch.float32 else pruned
 
 
 @n_m.misconception("always float32", "You return float32 whatever W is: end with .to(W.dtype).")

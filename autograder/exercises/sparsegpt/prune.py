@@ -274,7 +274,8 @@ def _(W, H, sparsity, block_size=128, damping=0.01):
 
 @prune.misconception("in place", "W itself has changed. Work on a copy: .float() makes none if W is float32 already.")
 def _(W, H, sparsity, block_size=128, damping=0.01):
-    return W.copy_(wrong(W, H, sparsity, block_size, damping))
+    pruned = wrong(W, H, sparsity, block_size, damping)
+    return W.copy_(pruned) if W.dtype == torch.float32 else pruned
 
 
 @prune.misconception(

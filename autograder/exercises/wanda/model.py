@@ -93,13 +93,14 @@ def _(g):
 @model.stage(
     "every layer, by what it reads itself",
     points=1,
-    exposes="All linear layers are pruned, the last one too. Each has its own inputs: those that reach it, after the ReLU (or whatever else) "
-    "before it.",
+    exposes="All linear layers are pruned, wherever they stand, the last one too. Each has its own inputs: those that reach it, after the ReLU "
+    "(or whatever else) before it.",
 )
 def _(g):
     yield model_case(g, 0.5, 8, 8, "GELU", 8, bias=False)
     yield model_case(g, 0.45, 7, 9, "LayerNorm", "GELU", 5)
     yield model_case(g, 0.0, 4, 5, "ReLU", 3)
+    yield model_case(g, 0.5, 8, "LayerNorm", 7, 7, "ReLU")
 
 
 @model.stage(
@@ -177,7 +178,9 @@ def _(model, batches, sparsity):
 
 
 @model.misconception(
-    "first batch only", "Only the first batch counts in your norms. Collect all batches before you prune the layer."
+    "first batch only",
+    "Only the first batch counts in your norms (or you prune after each batch: what the first one has removed is gone). Collect all batches "
+    "before you prune the layer.",
 )
 def _(model, batches, sparsity):
     walk(model, batches, sparsity, statistic=lambda batches: norm_of(batches[:1]))
@@ -242,6 +245,25 @@ def _(model, batches, sparsity):
 )
 def _(model, batches, sparsity):
     walk([part for part in model if isinstance(part, nn.Linear)], batches, sparsity)
+
+
+@model.misconception(
+    "every second part",
+    "You take every second part for a linear layer. Parts come in any order: ask each one, isinstance(part, nn.Linear).",
+)
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity, skip=lambda i, last: i % 2)
+
+
+@model.misconception(
+    "batches overwritten",
+    "The model is right, but you write the activations into the list that you were given: `batches[i] = part(X)`. Bind a list of your own: "
+    "`batches = [part(X) for X in batches]`.",
+)
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity)
+    with torch.no_grad():
+        batches[:] = [model(X) for X in batches]
 
 
 @model.misconception(

@@ -55,7 +55,8 @@ def _(g):
 @n_m.stage(
     "any n and m: n counts what is kept",
     points=1,
-    exposes="n of every m stay, so m - n go. At 2:4 and 4:8 the two are the same number; at 1:4 and 3:4 they are not. W stays as it is.",
+    exposes="n of every m stay, so m - n go. At 2:4 and 4:8 the two are the same number; at 1:4 and 3:4 they are not. n = m is allowed, and "
+    "keeps all. W stays as it is.",
     pure=True,
 )
 def _(g):

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from autograder.case import script
+from autograder.compare import Rules
 from autograder.exercise import Exercise
 from autograder.exercises.wanda.fixtures import inputs
 
@@ -44,6 +45,7 @@ norm = Exercise(
     hint="Keep two things: the sum of squares so far, `torch.zeros(cols)`, and the number of sequences so far. `X.reshape(-1, cols)` puts "
     "all tokens of a batch below each other. Divide and take the root in `norm`, without changing what you keep.",
     reference=InputNorm,
+    rules=Rules(exact_zeros=True),
 )
 
 
@@ -82,7 +84,8 @@ def _(g):
     "asked at any time, for (tokens, cols) and for half precision too",
     points=1,
     exposes="norm() changes nothing and may be called between batches; a 2-D X is one sequence; squares of float16 inputs are taken in "
-    "float32, as 300 squared is more than float16 can hold; a feature that is always 0 has norm 0.",
+    "float32, as 300 squared is more than float16 can hold; a feature that is always 0 has norm 0. X stays as it is.",
+    pure=True,
 )
 def _(g):
     batches = [("add", inputs(g, n, 4, 5, scale=2.0**i)) for i, n in enumerate((1, 3, 2))]
@@ -219,6 +222,17 @@ class _(InputNorm):
     def norm(self):
         self.mean = self.mean.sqrt()
         return self.mean
+
+
+@norm.misconception(
+    "squares in place",
+    "The norms are right, but the inputs that you were given have changed: X.float() is X itself where X is float32 already, and square_() or "
+    "`X *= X` writes into it. The layer that reads them needs them as they were: X.square().",
+)
+class _(InputNorm):
+    def add(self, X):
+        super().add(X.clone())
+        X.float().square_()
 
 
 @norm.misconception(

@@ -32,12 +32,12 @@ prune = Exercise(
 )
 
 
-def prune_case(g: torch.Generator, rows: int, cols: int, sparsity: float, change=lambda W: W) -> Case:
+def prune_case(g: torch.Generator, rows: int, cols: int, sparsity: float, change=lambda W: W, size: float = 1.0) -> Case:
     """Rows of unequal scale, so that rows which compete with each other show."""
 
     def draw():
         scale = 4 ** torch.rand(rows, 1, generator=g)
-        return change(torch.randn(rows, cols, generator=g) * scale), norms(g, cols)
+        return change(torch.randn(rows, cols, generator=g) * scale), norms(g, cols) * size
 
     def is_clear(drawn):
         return clear(wanda.score(*drawn), int(sparsity * cols))
@@ -84,13 +84,14 @@ def _(g):
 )
 def _(g):
     yield prune_case(g, 5, 8, 0.5, lambda W: W.double())
-    yield prune_case(g, 4, 9, 0.4, lambda W: W.half())
+    yield prune_case(g, 4, 9, 0.4, lambda W: W.half(), size=1e5)  # norms that float16 cannot hold
     few_zeros = (torch.rand(6, 12, generator=g).argsort(dim=1) > 3).float()  # four in each row
     yield prune_case(g, 6, 12, 0.6, lambda W: W * few_zeros)
     dead = torch.tensor([1.0, 1, 0, 1, 1, 1, 0, 1, 1, 1])
     yield call(
         *redraw(lambda: (torch.randn(7, 10, generator=g), norms(g, 10) * dead), lambda d: clear(wanda.score(*d), 5)), 0.55
     )
+    yield call(torch.randn(3, 8, generator=g), norms(g, 8) * (torch.arange(8) != 5), 0.1)  # int(0.8) = 0: not even these go
 
 
 @prune.stage(
@@ -229,6 +230,23 @@ def _(W, norm, sparsity):
         zeros = int((s == 0).sum())
         rows.append(row.scatter(0, s.argsort()[: zeros + int(sparsity * (len(s) - zeros))], 0))
     return torch.stack(rows)
+
+
+@prune.misconception(
+    "dead inputs on top",
+    "You zero the weights of dead inputs in any case, as SparseGPT does. Here they have score 0 and are the first to go, but no more than "
+    "int(sparsity * cols) go in a row.",
+)
+def _(W, norm, sparsity):
+    return drop(W, norm, sparsity).masked_fill(norm == 0, 0)
+
+
+@prune.misconception(
+    "rounded to half precision",
+    "You rank in the precision of W. float16 cannot hold a norm above 65504, and rounds scores until they are equal: rank in float32.",
+)
+def _(W, norm, sparsity):
+    return drop(W, norm, sparsity, score=lambda W, norm: W.abs() * norm.to(W.dtype))
 
 
 @prune.misconception("returns the mask", "You returned the mask. Return the weights with the pruned ones set to zero.")

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from autograder.case import call
+from autograder.compare import Rules
 from autograder.exercise import Exercise
 from autograder.exercises.wanda.fixtures import norms
 from sparsity_edu.weights import wanda
@@ -22,6 +23,7 @@ score = Exercise(
     difficulty=1,
     hint="One line. A tensor of shape (cols,) is broadcast along the last dimension of (rows, cols), which is where the inputs are.",
     reference=wanda_score,
+    rules=Rules(exact_zeros=True),
 )
 
 
@@ -39,7 +41,7 @@ def _(g):
     "for square matrices and in float32",
     points=1,
     exposes="norm_j goes with column j also where rows and columns are as many; a float16 W gives float32 scores (do not round the norm to "
-    "float16); W and norm stay as they are.",
+    "float16); a dead input (norm 0) gives scores of exactly 0; W and norm stay as they are.",
     pure=True,
 )
 def _(g):
@@ -109,6 +111,11 @@ mistaken(
     "product W x",
     "You multiplied matrix and vector. The score is entry by entry: every weight with the norm of its own input, shape (rows, cols).",
     lambda W, norm: W.float().abs() @ norm,
+)
+mistaken(
+    "epsilon",
+    "You add a small number to the norm, or raise it to one. Nothing is divided here: an input that was always 0 has norm 0 and score 0.",
+    lambda W, norm: W.float().abs() * (norm + 1e-8),
 )
 mistaken(
     "rounded to half precision",
