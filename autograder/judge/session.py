@@ -154,18 +154,10 @@ class Session:
     async def _keep(self, client: "_Client", exercise: Exercise) -> None:
         """Keep what the exercise's name stands for now."""
         cases = [case for stage in exercise.stages[:1] for case in exercise.cases(stage, PUBLIC_SEED)]
-<<<<<<< HEAD
-        trains = any(
-            isinstance(argument, Optimizer | Training) for case in cases for argument in (*case.args, *case.kwargs.values())
-        )
-        code = OFFER.format(
-            exercise.defines, COPIES, int(self.limits.exercise) + 2, trains
-        )  # later than the judge loses patience
-=======
-        trains = any(isinstance(argument, Optimizer) for case in cases for argument in (*case.args, *case.kwargs.values()))
+        given = [argument for case in cases for argument in (*case.args, *case.kwargs.values())]
+        trains = any(isinstance(argument, Optimizer | Training) for argument in given)
         lifetime = int(self.limits.exercise) + 2  # seconds: a snapshot outlives the judge's patience
         code = OFFER.format(exercise.defines, COPIES, lifetime, trains)
->>>>>>> origin/main
         request = client.kc.execute(code, silent=True, store_history=False)
         deadline = time.monotonic() + self.limits.cell
         reply = None
