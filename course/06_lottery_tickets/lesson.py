@@ -76,13 +76,14 @@ def drop_smallest(W: torch.Tensor, mask: torch.Tensor, p: float) -> torch.Tensor
     """Drop a fraction of the weights that are left.
 
     Args:
-        W: float weights of any shape. No two weights that are left are of equal magnitude, and one of them may be zero. Those that
-            are gone may have any finite value. Must not be changed.
+        W: float weights of any shape. No two weights that are left are of equal magnitude, and one
+            of them may be zero. Those that are gone may have any finite value. Must not be changed.
         mask: boolean, of W's shape, True = left; n of its entries are. Must not be changed.
         p: fraction of the n weights to drop, in [0, 1).
 
     Returns:
-        A new boolean mask: the old one without the int(p * n) weights of smallest magnitude among those that are left.
+        A new boolean mask: the old one without the int(p * n) weights of smallest magnitude among
+            those that are left.
     """
     ### BEGIN SOLUTION
     size = torch.where(mask, W.abs(), torch.inf).flatten()  # what is gone comes last
@@ -112,15 +113,16 @@ def drop_smallest_of_all(
     """Drop a fraction of the weights that are left, with one ranking for all layers.
 
     Args:
-        weights: float weights by layer name, any shapes. Among all that are left no two are of equal magnitude; those that are gone may
-            have any finite value. Must not be changed.
-        masks: boolean, True = left, by the same names, perhaps in another order. Must not be changed.
+        weights: float weights by layer name, any shapes. Among all that are left no two are of
+            equal magnitude; those that are gone may have any finite value. Must not be changed.
+        masks: boolean, True = left, by the same names, perhaps in another order. Must not be
+            changed.
         p: fraction to drop, in [0, 1).
         skip: names of layers that are left out. They lose nothing, do not compete and do not count.
 
     Returns:
-        New masks for all layers by name. With n weights left in the layers that are not skipped, exactly the int(p * n) smallest
-        of these are dropped. Skipped layers have the mask they had.
+        New masks for all layers by name. With n weights left in the layers that are not skipped,
+        exactly the int(p * n) smallest of these are dropped. Skipped layers have the mask they had.
     """
     ### BEGIN SOLUTION
     names = [name for name in weights if name not in skip]
@@ -185,14 +187,17 @@ class Training:
 def train_(training, masks: dict[str, torch.Tensor], steps: int) -> None:
     """Train on, with what is gone exactly zero in every forward pass and at the end.
 
-    A step draws training.batch(), minimises F.cross_entropy(model(inputs), labels) with training.optimizer, then steps
-    training.scheduler. The model is trained in training mode, in whatever mode it comes. Returns nothing.
+    A step draws training.batch(), minimises F.cross_entropy(model(inputs), labels) with
+    training.optimizer, then steps training.scheduler. The model is trained in training mode, in
+    whatever mode it comes. Returns nothing.
 
     Args:
-        training: a Training as above; changed in place, and its four objects stay the same objects. The optimiser may be any of
-            torch.optim's, and may have made steps before: gradients and momentum are still there.
-        masks: boolean mask of the weight's shape, True = kept, by layer name: the weight is training.model.get_submodule(name).weight.
-            Weights that are gone may be anything when you get them. Layers without a mask, and all biases, are trained as usual.
+        training: a Training as above; changed in place, and its four objects stay the same objects.
+            The optimiser may be any of torch.optim's, and may have made steps before: gradients and
+            momentum are still there.
+        masks: boolean mask of the weight's shape, True = kept, by layer name: the weight is
+            training.model.get_submodule(name).weight. Weights that are gone may be anything when
+            you get them. Layers without a mask, and all biases, are trained as usual.
         steps: how many, 1 or more.
     """
     ### BEGIN SOLUTION
@@ -242,7 +247,8 @@ class Snapshot:
         """Keep the state.
 
         Args:
-            training: a Training as above. Keep a copy of all that decides how it goes on; it must go on as if nothing had happened.
+            training: a Training as above. Keep a copy of all that decides how it goes on; it must
+                go on as if nothing had happened.
         """
         ### BEGIN SOLUTION
         self.training = training
@@ -252,10 +258,11 @@ class Snapshot:
         ### END SOLUTION
 
     def rewind_(self) -> None:
-        """Put the training back, in place: model, optimizer, scheduler and order stay the same objects.
+        """Put the training back, in place: model, optimizer, scheduler and order stay the same
+        objects.
 
-        Trained on from here, it makes the same steps as after the snapshot was taken: the same batches, learning rates, losses and
-        weights. May be called any number of times.
+        Trained on from here, it makes the same steps as after the snapshot was taken: the same
+        batches, learning rates, losses and weights. May be called any number of times.
         """
         ### BEGIN SOLUTION
         for part, state in zip(self.parts, copy.deepcopy(self.states)):
@@ -329,15 +336,17 @@ def find_tickets(
 ) -> list[dict[str, torch.Tensor]]:
     """Iterative magnitude pruning with rewinding.
 
-    First the dense network makes `rewind` steps. That is the start. Then there are levels + 1 trainings, each from the start and for the
-    `steps - rewind` steps that are left. Level 0 is the dense network. Each further level has masks in which, of the level
-    before, the fraction p was dropped that is smallest after the training of the level before, as in drop_smallest_of_all.
+    First the dense network makes `rewind` steps. That is the start. Then there are levels + 1
+    trainings, each from the start and for the `steps - rewind` steps that are left. Level 0 is the
+    dense network. Each further level has masks in which, of the level before, the fraction p was
+    dropped that is smallest after the training of the level before, as in drop_smallest_of_all.
 
     Args:
         training: a Training as above, at its beginning; its four objects stay the same objects.
-        train: call train(training, masks, n) to make n steps under masks. It sets to zero what is gone before it begins; what is gone
-            may be anything afterwards. It must see each training once, the last level's too (calls with n = 0 do not count), with
-            masks for all layers.
+        train: call train(training, masks, n) to make n steps under masks. It sets to zero what is
+            gone before it begins; what is gone may be anything afterwards. It must see each
+            training once, the last level's too (calls with n = 0 do not count), with masks for all
+            layers.
         steps: T, of one whole training.
         levels: how often to drop, 0 or more.
         p: fraction of what is left to drop at each level.
@@ -345,8 +354,9 @@ def find_tickets(
         skip: names of layers that keep all their weights.
 
     Returns:
-        levels + 1 dicts of masks by layer name, for all nn.Linear layers of the model at any depth, True = kept. The first ones are all True.
-        The training is left at the start, with the weights that the dense network had there.
+        levels + 1 dicts of masks by layer name, for all nn.Linear layers of the model at any depth,
+        True = kept. The first ones are all True. The training is left at the start, with the
+        weights that the dense network had there.
     """
     ### BEGIN SOLUTION
     layers = {n: m for n, m in training.model.named_modules() if isinstance(m, nn.Linear)}
@@ -391,26 +401,34 @@ def train_controls(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Train a ticket and three controls in the same way.
 
-    All four begin where `training` is now: the same optimiser state, learning rate, schedule and order of the data. They differ in this:
+    All four begin where `training` is now: the same optimiser state, learning rate, schedule and
+    order of the data. They differ in this:
 
         "ticket"             the weights that the model has now      under `masks`
         "other weights"      the state `fresh`                       under `masks`
         "other connections"  the weights that the model has now      under random masks
         "fine-tuned"         the state `trained`                     under `masks`
 
-    A random mask keeps as many weights as the ticket's in each layer: those where the layer's noise is largest.
+    A random mask keeps as many weights as the ticket's in each layer: those where the layer's noise
+    is largest.
 
     Args:
-        training: a Training as above; its four objects stay the same objects. Afterwards it is where it was before.
-        train: call train(training, masks, steps) once for each of the four; it sets to zero what is gone before it begins.
+        training: a Training as above; its four objects stay the same objects. Afterwards it is
+            where it was before.
+        train: call train(training, masks, steps) once for each of the four; it sets to zero what is
+            gone before it begins.
         masks: the ticket's, by layer name.
         steps: how many each of the four makes.
-        fresh: state dict of a network like training.model, initialised anew, with its buffers. Must not be changed.
-        trained: state dict of a trained network like training.model, with its buffers. Must not be changed.
-        noise: float tensor of the mask's shape by layer name, no two entries of one layer equal. Must not be changed.
+        fresh: state dict of a network like training.model, initialised anew, with its buffers. Must
+            not be changed.
+        trained: state dict of a trained network like training.model, with its buffers. Must not be
+            changed.
+        noise: float tensor of the mask's shape by layer name, no two entries of one layer equal.
+            Must not be changed.
 
     Returns:
-        For each of the four names the state dict of the model as train left it: copies, with parameters and buffers.
+        For each of the four names the state dict of the model as train left it: copies, with
+            parameters and buffers.
     """
     ### BEGIN SOLUTION
     shuffled = {}
@@ -484,7 +502,8 @@ def test_accuracy(model):
 
 
 class Diary:
-    """Your train_, which also writes down the accuracy: on validation data on the way, on test data at the end."""
+    """Your train_, which also writes down the accuracy: on validation data on the way, on test data
+    at the end."""
 
     def __init__(self, train_in_steps=train_):
         self.train_in_steps, self.curves, self.ends, self.states = train_in_steps, [], [], []
@@ -626,7 +645,8 @@ def first_step(curve):
 
 
 def reached(curves):
-    """Mean and standard deviation of the first step over the runs that reach the target, and how many do."""
+    """Mean and standard deviation of the first step over the runs that reach the target, and how
+    many do."""
     steps = [step for step in map(first_step, curves) if step is not None]
     if not steps:
         return float("nan"), float("nan"), 0

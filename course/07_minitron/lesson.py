@@ -81,8 +81,9 @@ plots.style()
 class ChannelScore:
     """The importance of each channel of an activation, collected batch by batch.
 
-    With a_sc the mean of |x_stc| over the tokens t of sequence s, the score of channel c is sqrt(sum of a_sc^2 over all sequences of
-    all batches). Every sequence adds one square, however long it is. Before the first batch the score is not asked for.
+    With a_sc the mean of |x_stc| over the tokens t of sequence s, the score of channel c is
+    sqrt(sum of a_sc^2 over all sequences of all batches). Every sequence adds one square, however
+    long it is. Before the first batch the score is not asked for.
     """
 
     def __init__(self, channels: int) -> None:
@@ -95,7 +96,8 @@ class ChannelScore:
         """Take in a batch; returns nothing.
 
         Args:
-            X: (sequences, tokens, channels), float32 or float16. Batches differ in both sequences and tokens. Must not be changed.
+            X: (sequences, tokens, channels), float32 or float16. Batches differ in both sequences
+                and tokens. Must not be changed.
         """
         ### BEGIN SOLUTION
         means = X.float().abs().mean(dim=1)  # (sequences, channels)
@@ -155,15 +157,17 @@ def best_heads(
     """Score the query heads of a block, and choose those that stay.
 
     Args:
-        channels: (heads * head_dim,) float32, at least 0: a score for each channel. Head h has the channels h * head_dim to
-            (h + 1) * head_dim - 1. Must not be changed.
+        channels: (heads * head_dim,) float32, at least 0: a score for each channel. Head h has the
+            channels h * head_dim to (h + 1) * head_dim - 1. Must not be changed.
         heads: number of query heads.
-        kv_heads: number of key-value heads; divides heads. The first heads // kv_heads query heads share the first one, and so on.
+        kv_heads: number of key-value heads; divides heads. The first heads // kv_heads query heads
+            share the first one, and so on.
         keep: how many query heads stay in the whole block.
 
     Returns:
-        (scores, kept): (heads,) float32, the l2 norm of each head's channels; and (keep,) int64, the indices of the heads that stay, in
-        ascending order: the keep // kv_heads with the largest scores of each group. (Equal scores never decide in the checks.)
+        (scores, kept): (heads,) float32, the l2 norm of each head's channels; and (keep,) int64,
+        the indices of the heads that stay, in ascending order: the keep // kv_heads with the
+        largest scores of each group. (Equal scores never decide in the checks.)
 
     Raises:
         ValueError: keep is not a multiple of kv_heads, or not from kv_heads to heads.
@@ -203,14 +207,16 @@ def block_influence(
     """Score the blocks of a network, and choose those that stay.
 
     Args:
-        batches: for each batch the list of hidden states, layers + 1 tensors (sequences, tokens, hidden): states[i] enters block i, and
-            states[i + 1] leaves it. float32, float16 or bfloat16. Batches differ in both sequences and tokens. Must not be changed.
+        batches: for each batch the list of hidden states, layers + 1 tensors (sequences, tokens,
+            hidden): states[i] enters block i, and states[i + 1] leaves it. float32, float16 or
+            bfloat16. Batches differ in both sequences and tokens. Must not be changed.
         keep: how many blocks stay, from 1 to layers.
 
     Returns:
-        (scores, kept): (layers,) float32, for each block the sum over batches of the batch's mean over tokens of 1 - cos, computed in
-        float32; and (keep,) int64, the indices of the `keep` blocks with the largest scores, in ascending order. (Equal scores never
-        decide in the checks, and no state is zero.)
+        (scores, kept): (layers,) float32, for each block the sum over batches of the batch's mean
+        over tokens of 1 - cos, computed in float32; and (keep,) int64, the indices of the `keep`
+        blocks with the largest scores, in ascending order. (Equal scores never decide in the
+        checks, and no state is zero.)
     """
     ### BEGIN SOLUTION
     scores = torch.zeros(len(batches[0]) - 1)
@@ -234,17 +240,20 @@ def block_influence(
 def trim_ffn(
     gate: nn.Linear, up: nn.Linear, down: nn.Linear, neurons: torch.Tensor
 ) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-    """A narrower feed-forward layer, down(act(gate(x)) * up(x)), made of some neurons of a wide one.
+    """A narrower feed-forward layer, down(act(gate(x)) * up(x)), made of some neurons of a wide
+    one.
 
     Args:
-        gate: nn.Linear(hidden, ffn), float32, as are the others; each of the three has a bias or has none. Must not be changed.
+        gate: nn.Linear(hidden, ffn), float32, as are the others; each of the three has a bias or
+            has none. Must not be changed.
         up: nn.Linear(hidden, ffn). Must not be changed.
         down: nn.Linear(ffn, hidden). Must not be changed.
-        neurons: (count,) int64, the neurons that stay, in any order: neuron k of the new layers is neuron neurons[k] of the old ones.
+        neurons: (count,) int64, the neurons that stay, in any order: neuron k of the new layers is
+            neuron neurons[k] of the old ones.
 
     Returns:
-        New layers gate, up and down, with weights of the shapes (count, hidden), (count, hidden) and (hidden, count). Each has a bias
-        where the old one has one.
+        New layers gate, up and down, with weights of the shapes (count, hidden), (count, hidden)
+        and (hidden, count). Each has a bias where the old one has one.
     """
     ### BEGIN SOLUTION
     hidden, count = gate.in_features, len(neurons)
@@ -345,7 +354,8 @@ def trim_hidden(
 
     Args:
         state: float32 tensors by name, for the names and shapes of the table above, such as
-            "model.layers.11.self_attn.q_proj.weight". It may hold only some of them. Must not be changed.
+            "model.layers.11.self_attn.q_proj.weight". It may hold only some of them. Must not be
+            changed.
         channels: (kept,) int64, the hidden channels that stay, ascending. Must not be changed.
         keep_scale: multiply the weights of the norms that are cut by sqrt(hidden / kept).
 
@@ -425,7 +435,8 @@ for name, shape in {
 
 # %% exercise="minitron.kd_loss"
 def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """The divergence of a student from its teacher, KL(teacher || student), times temperature squared.
+    """The divergence of a student from its teacher, KL(teacher || student), times temperature
+    squared.
 
     Args:
         student: (sequences, tokens, vocabulary) logits, float32 or bfloat16; must not be changed.
@@ -433,7 +444,8 @@ def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1
         temperature: T > 0; both logits are divided by it before the softmax over the vocabulary.
 
     Returns:
-        A float32 tensor without dimensions, computed in float32: T^2 times the mean over all tokens of the sum over the vocabulary of
+        A float32 tensor without dimensions, computed in float32: T^2 times the mean over all tokens
+            of the sum over the vocabulary of
         p (log p - log q), in nats. Finite also where logits are hundreds apart.
     """
     ### BEGIN SOLUTION
@@ -477,10 +489,12 @@ def distil_step_(
     """One training step of a student on what its teacher says, in place.
 
     Args:
-        student: a module from token ids (sequences, tokens) to logits (sequences, tokens, vocabulary); in training mode, and stays so.
-        teacher: another of the same vocabulary. It may be in training mode when it comes; it has to answer in eval mode. Its parameters must
-            not change (its mode may).
-        optimizer: any torch optimiser over the student's parameters; gradients of an earlier step may still be there.
+        student: a module from token ids (sequences, tokens) to logits (sequences, tokens,
+            vocabulary); in training mode, and stays so.
+        teacher: another of the same vocabulary. It may be in training mode when it comes; it has to
+            answer in eval mode. Its parameters must not change (its mode may).
+        optimizer: any torch optimiser over the student's parameters; gradients of an earlier step
+            may still be there.
         ids: (sequences, tokens) int64; must not be changed.
         temperature: of kd_loss.
 
