@@ -27,13 +27,11 @@ def shapes(full: minitron.Shape, groups: int) -> dict[str, minitron.Shape]:
     """Each part halved, and all of them cut a little."""
     heads = full.heads // 2 // groups * groups
     return {
-        "half of the neurons": replace(full, ffn=full.ffn // 2),
-        "fewer heads": replace(full, heads=heads or groups),
-        "half of the channels": replace(full, hidden=full.hidden // 2),
-        "half of the blocks": replace(full, layers=full.layers // 2),
-        "three quarters of each": replace(
-            full, layers=full.layers * 3 // 4, hidden=full.hidden * 3 // 4, ffn=full.ffn * 3 // 4
-        ),
+        "neurons / 2": replace(full, ffn=full.ffn // 2),
+        f"heads {full.heads} -> {heads or groups}": replace(full, heads=heads or groups),
+        "channels / 2": replace(full, hidden=full.hidden // 2),
+        "blocks / 2": replace(full, layers=full.layers // 2),
+        "all but heads * 3/4": replace(full, layers=full.layers * 3 // 4, hidden=full.hidden * 3 // 4, ffn=full.ffn * 3 // 4),
     }
 
 
@@ -81,27 +79,19 @@ def main(name: str, prompt: int, new: int, repeats: int) -> None:
         for title, model in models.items():
             times[title].append((prefill(model, ids), decode(model, ids[:, :16], new)))
 
-    columns = (
-        "parameters",
-        "share",
-        "MB",
-        "cache B/token",
-        f"prefill {prompt}, ms",
-        "of large",
-        "decode, ms/token",
-        "of large",
-    )
+    columns = ("parameters", "share", "MB", "cache B", "prefill ms", "of large", "decode ms", "of large")
     table = Table("", *(Column(column, justify="right") for column in columns), box=box.SIMPLE_HEAD)
     size = sum(p.numel() for p in large.parameters())
     for title, model in models.items():
         own = sum(p.numel() for p in model.parameters())
-        row = [f"{own:,}", f"{own / size:.2f}", f"{megabytes(model):.0f}", f"{cache_bytes(model):,}"]
+        row = [f"{own / 1e6:.1f} M", f"{own / size:.2f}", f"{megabytes(model):.0f}", f"{cache_bytes(model):,}"]
         for i in range(2):
             ratio = statistics.median(mine[i] / base[i] for mine, base in zip(times[title], times["large"], strict=True))
             row += [f"{1e3 * statistics.median(t[i] for t in times[title]):.1f}", f"{ratio:.2f}"]
         table.add_row(title, *row)
     console = Console(soft_wrap=True)
     console.print(f"{name}, {torch.get_num_threads()} threads, {next(large.parameters()).dtype}; medians of {repeats} turns")
+    console.print(f"cache: bytes per token; prefill: of {prompt} tokens; decode: per token, {new} of them after a prompt of 16")
     console.print(table)
     head = large.get_input_embeddings().weight.numel() / size
     console.print(
