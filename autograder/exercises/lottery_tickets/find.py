@@ -117,8 +117,8 @@ def _(g):
 
 
 def mistake(name: str, says: str, **changed):
-    def wrong(training, train, steps, levels, p=0.2, rewind=0, skip=()):
-        return search(training, train, steps, levels, p, rewind, skip, **changed)
+    def wrong(*args, **kwargs):
+        return search(*args, **kwargs, **changed)
 
     find.misconception(name, says)(wrong)
 
