@@ -3,6 +3,7 @@
 Objects of a student's own classes do not get through, so nothing that they overload (==, repr, len) has a say in a verdict.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
@@ -24,12 +25,12 @@ class Recorder:
             self.calls.append(observe(said))
 
 
-class Watched:
+class Watched(ABC):
     """An object of the judge's that student code works on; observed, it is what `seen` says."""
 
+    @abstractmethod
     def seen(self):
         """What is to be seen of it."""
-        raise NotImplementedError
 
 
 def observe(value):
