@@ -9,12 +9,13 @@ class Case:
     """One use of the learner's function or class, in plain values and recipes: this is all that student code ever receives.
 
     A function is called with `args` and `kwargs`; where something must hold from step to step, `times` times in a row, and the
-    answer is the list of what it returns. A class is constructed with them, then `calls` are made in order.
+    answer is the list of what it returns. A class is constructed with them, then `calls` are made in order: of its methods, or
+    of an argument that can be called, such as a training that goes on in between.
     """
 
     args: tuple = ()
     kwargs: dict = field(default_factory=dict)
-    calls: tuple[tuple, ...] = ()  # ("method", *arguments) each; the answer is the list of what they return
+    calls: tuple[tuple, ...] = ()  # ("method" or a position in `args`, *arguments) each; the answer is all they return
     changes: tuple[int, ...] = ()  # positions in `args` that the call is meant to change in place; all others must stay
     times: int = 1
     watched: tuple[int, ...] = ()  # positions in `args` of tensors of which Triton kernels must read each byte, and once
@@ -42,7 +43,7 @@ def script(*args, calls: Iterable[tuple], **kwargs) -> Case:
 
     Args:
         *args: arguments of the constructor.
-        calls: ("method", *arguments) each, made in order on the one object.
+        calls: ("method", *arguments) each, made in order on the one object; (i, *arguments) calls argument number i.
         **kwargs: keyword arguments of the constructor.
 
     Returns:

@@ -3,6 +3,7 @@
 Objects of a student's own classes do not get through, so nothing that they overload (==, repr, len) has a say in a verdict.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
@@ -13,14 +14,23 @@ from autograder.case import Opaque
 
 
 class Recorder:
-    """A callback that keeps what it says of each of its calls; observed, it is the list of that."""
+    """A callback that keeps what it says of each of its calls, None being nothing; observed, it is the list of that."""
 
     def __init__(self, callback: Callable) -> None:
         self.callback = callback
         self.calls: list = []
 
     def __call__(self, *args, **kwargs) -> None:
-        self.calls.append(observe(self.callback(*args, **kwargs)))
+        if (said := self.callback(*args, **kwargs)) is not None:
+            self.calls.append(observe(said))
+
+
+class Watched(ABC):
+    """An object of the judge's that student code works on; observed, it is what `seen` says."""
+
+    @abstractmethod
+    def seen(self):
+        """What is to be seen of it."""
 
 
 def observe(value):
@@ -58,6 +68,8 @@ def observe(value):
             return {name: observe(entry) for name, entry in value.state_dict().items()}
         case Recorder():
             return list(value.calls)
+        case Watched():
+            return observe(value.seen())
         case dict():
             return {_key(key): observe(entry) for key, entry in value.items()}
         case list() | tuple() | torch.Size():

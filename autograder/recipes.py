@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autograder.observe import Recorder, observe
+from autograder.observe import Recorder, Watched, observe
 
 
 @dataclass(frozen=True)
@@ -111,4 +112,122 @@ class Add:
         return "<training>"
 
 
-RECIPES = (Module, MLP, Optimizer, Add)
+@dataclass(frozen=True)
+class Training:
+    """A `RunningTraining` that has already made `done` steps: what the lesson on lottery tickets calls a training."""
+
+    model: Module | MLP
+    inputs: Tensor  # (samples, features)
+    labels: Tensor  # (samples,)
+    optimizer: str = "SGD"
+    options: dict = field(default_factory=lambda: {"lr": 0.1})
+    period: int = 100  # steps after which the learning rate is multiplied by `factor`, again and again
+    factor: float = 0.5
+    batch_size: int = 6
+    seed: int = 0
+    done: int = 0
+    evaluating: bool = False  # whether the model is left in evaluation mode
+
+    def build(self, built: list) -> "RunningTraining":
+        model = self.model.build(built)
+        optimizer = getattr(torch.optim, self.optimizer)(model.parameters(), **self.options)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, self.period, self.factor)
+        order = torch.Generator().manual_seed(self.seed)
+        training = RunningTraining(model, optimizer, scheduler, order, self.inputs, self.labels, self.batch_size)
+        training(self.done)
+        model.train(not self.evaluating)
+        return training
+
+    def __str__(self) -> str:
+        made = f", {self.done} steps made" if self.done else ""
+        return f"<training of {self.model} with {self.optimizer}{made}>"
+
+
+class RunningTraining(Watched):
+    """A model, its optimiser and schedule, and the generator that draws the batches.
+
+    Called with a number it makes so many ordinary steps, and says how they went. Only the objects it was made of count: those
+    that student code may put in their place are not the ones that others hold.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        order: torch.Generator,
+        inputs: Tensor,
+        labels: Tensor,
+        batch_size: int,
+    ) -> None:
+        self.model, self.optimizer, self.scheduler, self.order = self._parts = model, optimizer, scheduler, order
+        self.inputs, self.labels, self.batch_size = inputs, labels, batch_size
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """The next inputs and labels."""
+        chosen = torch.randint(len(self.inputs), (self.batch_size,), generator=self._parts[3])
+        return self.inputs[chosen], self.labels[chosen]
+
+    def __call__(self, steps: int) -> dict:
+        model, optimizer, scheduler, _ = self._parts
+        said: dict = {"replaced": self._replaced(), "learning rates": [], "next batches": [], "losses": []}
+        model.train()
+        for _ in range(steps):
+            said["learning rates"].append(optimizer.param_groups[0]["lr"])
+            said["next batches"].append(self._next())
+            inputs, labels = self.batch()
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            said["losses"].append(loss.item())
+        return said | {"weights": observe(model)}
+
+    def seen(self) -> dict:
+        """Which of its objects are others now, the learning rate, the indices of the next batch, and the model's state."""
+        model, optimizer, _, _ = self._parts
+        return {
+            "replaced": self._replaced(),
+            "learning rate": optimizer.param_groups[0]["lr"],
+            "next batch": self._next(),
+            "weights": observe(model),
+        }
+
+    def _replaced(self) -> list[str]:
+        names = ("model", "optimizer", "scheduler", "order")
+        return [name for name, part in zip(names, self._parts, strict=True) if getattr(self, name, None) is not part]
+
+    def _next(self) -> Tensor:
+        order = torch.Generator()
+        order.set_state(self._parts[3].get_state())
+        return torch.randint(len(self.inputs), (self.batch_size,), generator=order)
+
+
+@dataclass(frozen=True)
+class Train:
+    """A stand-in for training under masks: a callback that zeroes what is masked and then makes ordinary steps.
+
+    So masked weights move, as in careless training, and whoever calls it has to know what is gone. Observed, it is the list of
+    its calls: how many steps, the masks, the training as it was then, and the steps; a call for no steps is none.
+    """
+
+    label: ClassVar = "calls of {}"
+    recorded: bool = True
+
+    def build(self, built: list) -> Recorder:
+        def train(training: RunningTraining, masks: dict[str, Tensor], steps: int) -> dict:
+            with torch.no_grad():
+                for name, mask in masks.items():
+                    training.model.get_submodule(name).weight[~mask] = 0
+            given = observe({"number of steps": steps, "masks": masks, "training": training})
+            given["steps"] = training(steps)
+            return given if steps and self.recorded else None
+
+        return Recorder(train)
+
+    def __str__(self) -> str:
+        return "<training under masks>"
+
+
+RECIPES = (Module, MLP, Optimizer, Add, Training, Train)

@@ -119,11 +119,11 @@ def of_method(method: str) -> str:
     return f"of {method}()"
 
 
-def _use(case: Case, answer: Callable, args: list, kwargs: dict, steps: list[tuple[str, list]]):
+def _use(case: Case, answer: Callable, args: list, kwargs: dict, steps: list[tuple[str | int, list]]):
     """What the answer makes of a case; every value is observed at once, as a later call may change it."""
     if steps:
         thing = answer(*args, **kwargs)
-        return [observe(getattr(thing, method)(*given)) for method, given in steps]
+        return [observe(_callee(thing, args, name)(*given)) for name, given in steps]
     values = [observe(answer(*args, **kwargs)) for _ in range(case.times)]
     return values if case.times > 1 else values[0]
 
@@ -140,6 +140,10 @@ def _use_watched(case: Case, answer: Callable, args: list, kwargs: dict) -> tupl
     traffic["elsewhere"] = sum(memory.bytes_read for memory in own), sum(memory.bytes_loaded for memory in own)
     written = [memory.bytes_written for memory in seen.memories], [int(memory.writes.sum()) for memory in seen.memories]
     return value, traffic | {"written": (sum(written[0]), sum(written[1]))}
+
+
+def _callee(thing, args: list, name: str | int) -> Callable:
+    return args[name] if isinstance(name, int) else getattr(thing, name)
 
 
 def _build(case: Case) -> tuple[list, dict]:

@@ -174,7 +174,7 @@ def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outco
     if got.error:
         return Difference("the call", str(got.error), "no error", vague=got.error.without_values())
     wrong = None
-    for name, g, w in _results(case, got.value, want.value):
+    for name, g, w in _results(exercise, case, got.value, want.value):
         wrong = wrong or difference(g, w, exercise.rules, name)
     for i in case.changes:
         label = getattr(case.args[i], "label", "{} after the call").format(parameter(exercise, i))
@@ -239,9 +239,11 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
     return None
 
 
-def _results(case: Case, got, want) -> list[tuple]:
+def _results(exercise: Exercise, case: Case, got, want) -> list[tuple]:
     """(name, observed, wanted) of each result of a case, named as a learner thinks of it."""
-    names = [f"{method}()" for method, *_ in case.calls] or [f"result of call {i + 1}" for i in range(case.times)]
+    names = [f"{_callee(exercise, name)}()" for name, *_ in case.calls] or [
+        f"result of call {i + 1}" for i in range(case.times)
+    ]
     if (len(names) == 1 and not case.calls) or not (isinstance(got, list) and len(got) == len(names)):
         return [("result", got, want)]
     return list(zip(names, got, want, strict=True))
@@ -302,9 +304,14 @@ def describe(exercise: Exercise, case: Case) -> str:
     text = f"{exercise.defines}({', '.join(f'{name}={_brief(value)}' for name, value in arguments.items())})"
     if case.times > 1:
         text += f", {case.times} times in a row"
-    for method, *args in case.calls:
-        text += f".{method}({', '.join(map(_brief, args))})"
+    for name, *args in case.calls:
+        dot = ", " if isinstance(name, int) else "."
+        text += f"{dot}{_callee(exercise, name)}({', '.join(map(_brief, args))})"
     return text
+
+
+def _callee(exercise: Exercise, name: str | int) -> str:
+    return parameter(exercise, name) if isinstance(name, int) else name
 
 
 def _brief(value) -> str:
@@ -320,6 +327,8 @@ def _brief(value) -> str:
             return f"({', '.join(map(_brief, value))})"
         case list():
             return f"[{', '.join(map(_brief, value))}]"
+        case dict() if len(value) > 6:
+            return f"<{len(value)} entries, {', '.join(map(repr, list(value)[:3]))}, ...>"
         case dict():
             return "{" + ", ".join(f"{key!r}: {_brief(entry)}" for key, entry in value.items()) + "}"
         case torch.dtype() | None | bool() | int() | float() | str():

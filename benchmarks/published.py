@@ -1,9 +1,12 @@
-"""SparseGPT and Wanda as their authors published them, line by line: what tests compare with, and what benchmarks time.
+"""Algorithms as their authors published them, line by line: what tests compare with, and what benchmarks time.
 
 Nothing here shares code, Hessians or factorisations with the library. Counts are of zeros (`prunen` of `prunem` go), as there.
 
 Sources: github.com/IST-DASLab/sparsegpt (`sparsegpt.py`, `llama.py`; Apache-2.0), github.com/locuslab/wanda
-(`lib/layerwrapper.py`, `lib/prune.py`; MIT). GPU calls and printing are left out; `times` adds up the seconds of each part.
+(`lib/layerwrapper.py`, `lib/prune.py`; MIT), github.com/facebookresearch/open_lth (`pruning/sparse_global.py`; MIT),
+github.com/google-research/lottery-ticket-hypothesis (`foundations/pruning.py`; Apache-2.0), Minitron's hooks in
+github.com/NVIDIA/Model-Optimizer (`plugins/mcore_minitron.py`; Apache-2.0). GPU calls and printing are left out; `times` adds
+up the seconds of each part.
 """
 
 import math
@@ -12,8 +15,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class SparseGPT:
@@ -217,3 +222,61 @@ def prune_llama(model: nn.Module, wrapper: type, calibration: Tensor, *arguments
         inps[:] = [out[0] if isinstance(out := layer(inp, **attention_kwargs), tuple) else out for inp in inps]
         times["forward"] += time.perf_counter() - start
     return dict(times)
+
+
+def open_lth_sparse_global(
+    trained: dict[str, np.ndarray], current_mask: dict[str, np.ndarray], fraction: float, ignore: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """The masks of the next level, 1 = kept."""
+    number_of_remaining_weights = np.sum([np.sum(v) for v in current_mask.values()])
+    number_of_weights_to_prune = np.ceil(fraction * number_of_remaining_weights).astype(int)
+    prunable_tensors = set(trained) - set(ignore)
+    weights = {k: v for k, v in trained.items() if k in prunable_tensors}
+    weight_vector = np.concatenate([v[current_mask[k] == 1] for k, v in weights.items()])
+    threshold = np.sort(np.abs(weight_vector))[number_of_weights_to_prune]
+    new_mask = {k: np.where(np.abs(v) > threshold, current_mask[k], np.zeros_like(v)) for k, v in weights.items()}
+    for k in current_mask:
+        if k not in new_mask:
+            new_mask[k] = current_mask[k]
+    return new_mask
+
+
+def google_prune_by_percent(
+    percents: dict[str, float], masks: dict[str, np.ndarray], final_weights: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The masks of the next level, 1 = kept."""
+
+    def prune_by_percent_once(percent, mask, final_weight):
+        sorted_weights = np.sort(np.abs(final_weight[mask == 1]))
+        cutoff_index = np.round(percent * sorted_weights.size).astype(int)
+        cutoff = sorted_weights[cutoff_index]
+        return np.where(np.abs(final_weight) <= cutoff, np.zeros(mask.shape), mask)
+
+    return {k: prune_by_percent_once(percents[k], masks[k], final_weights[k]) for k in masks}
+
+
+class MinitronHooks:
+    """Scores of one block; activations are (sequence, batch, hidden), sequence first."""
+
+    def __init__(self) -> None:
+        self.activations: dict[str, Tensor] = {}
+        self.score = torch.tensor(0.0)
+
+    def activation_hook(self, name: str, activations: Tensor) -> None:
+        """Of the input of linear_fc2 (neurons), of linear_proj (heads), or the output of a layernorm (hidden channels)."""
+        activations = activations.to(torch.float32)
+        activations = activations.abs().mean(dim=0)
+        activations = activations.pow(2).sum(dim=0)
+        self.activations[name] = self.activations.get(name, 0) + activations
+
+    def neurons(self, name: str) -> Tensor:
+        """Scores of neurons or channels."""
+        return self.activations[name].pow(0.5)
+
+    def heads(self, name: str, num_heads: int, head_dim: int) -> Tensor:
+        """Scores of heads."""
+        return torch.linalg.vector_norm(self.neurons(name).view(num_heads, head_dim), ord=2, dim=1)
+
+    def layer_hook(self, hidden_in: Tensor, hidden_out: Tensor) -> None:
+        """Of a whole block."""
+        self.score = self.score + 1 - F.cosine_similarity(hidden_in, hidden_out, dim=2).mean()

@@ -1,10 +1,12 @@
-"""The command line `sparsity-edu`: fetch a model, measure its perplexity, prune it, compare ways to prune it."""
+"""The command line `sparsity-edu`: fetch a model, measure its perplexity, prune it, compare ways to prune it, shrink it."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -117,8 +119,7 @@ def prune(
         if (sparsity is None) == (pattern is None):
             raise ValueError("give either --sparsity or --pattern")
         parse_n_m(pattern) if sparsity is None else prune_count(1, sparsity)  # refuses at once what no layer would take
-        if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-            raise ValueError(f"--out must be a new or empty folder, got {out}")
+        _refuse_unless_new(out)
         language_model, read, validation = _prepared(model, calibration, windows, window)
         dense = perplexity(language_model.model, validation.flatten(), window)
         setting = sparsity if pattern is None else pattern
@@ -180,6 +181,88 @@ def compare(
     console.print(table)
     console.print(_what_was_read(calibration, windows, window))
     console.print(f"figure      {out}", soft_wrap=True)
+
+
+@app.command()
+def shrink(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the small checkpoint.")],
+    params: Annotated[str | None, typer.Option(help="The most parameters, such as 100M; a shape is searched for.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Blocks to keep; all if left out.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Hidden channels to keep; all if left out.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Query heads per block to keep; all if left out.")] = None,
+    ffn: Annotated[int | None, typer.Option(help="Neurons per block to keep; all if left out.")] = None,
+    distill: Annotated[int, typer.Option(min=0, help="Steps in which the large model teaches the small one.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Windows per step.")] = 4,
+    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 5e-4,
+    calibration: Calibration = "python_docs",
+    windows: Windows = 16,
+    window: Window = 512,
+) -> None:
+    """Cut a smaller dense model out of a large one, and have it taught by the large one."""
+    from sparsity_edu import models
+    from sparsity_edu.data import python_docs
+    from sparsity_edu.weights import minitron
+    from sparsity_edu.weights.distillation import distil_
+
+    with one_sentence_errors():
+        options = {"layers": layers, "hidden": hidden, "heads": heads, "ffn": ffn}
+        given = {name: value for name, value in options.items() if value is not None}
+        if (params is None) == (not given):
+            raise ValueError("give either --params or some of --layers, --hidden, --heads, --ffn")
+        budget = None if params is None else _count(params)
+        _refuse_unless_new(out)
+        large, read, validation = _prepared(model, calibration, windows, window)
+        full = minitron.shape_of(large.model)
+        rows = [("large", large.model, None)]
+        began = time.perf_counter()
+        found = minitron.importance(large.model, read)
+        if budget is None:
+            shape = replace(full, **given)
+        else:
+            shape = minitron.search(large.model, found, minitron.shapes_for(large.model, budget), read[:4])[0][0]
+        small = minitron.trim(large.model, shape, found)
+        rows.append(("cut", small, time.perf_counter() - began))
+        table = Table(
+            "", *_right("parameters", "layers", "hidden", "heads", "ffn", "perplexity", "seconds"), box=box.SIMPLE_HEAD
+        )
+        for name, measured, seconds in rows:
+            _add_shape(table, name, measured, models.perplexity(measured, validation.flatten(), window), seconds)
+        if distill:
+            text = models.tokens(large.tokenizer, python_docs("train"))
+            text = text[: len(text) // window * window].view(-1, window)
+            began = time.perf_counter()
+            distil_(small, large.model, text, distill, batch_size=batch, lr=lr)
+            seconds = time.perf_counter() - began
+            _add_shape(table, "taught", small, models.perplexity(small, validation.flatten(), window), seconds)
+        small.save_pretrained(out)
+        large.tokenizer.save_pretrained(out)
+    console = Console()
+    console.print(table)
+    console.print(_what_was_read(calibration, windows, window))
+    if distill:
+        console.print(f"taught      {distill} steps of {batch} x {window} tokens of python_docs('train')")
+    console.print(f"saved       {out}", soft_wrap=True)
+
+
+def _add_shape(table: Table, name: str, model, perplexity: float, seconds: float | None) -> None:
+    from sparsity_edu.weights.minitron import shape_of
+
+    size = sum(parameter.numel() for parameter in model.parameters())
+    shape = [str(value) for value in vars(shape_of(model)).values()]
+    table.add_row(name, f"{size:,}", *shape, f"{perplexity:.2f}", "" if seconds is None else f"{seconds:.1f}")
+
+
+def _count(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", text.upper())
+    if not match:
+        raise ValueError(f"--params must be a number such as 100000000 or 100M, got {text!r}")
+    return int(float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}[match[2]])
+
+
+def _refuse_unless_new(out: Path) -> None:
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise ValueError(f"--out must be a new or empty folder, got {out}")
 
 
 def _prepared(model: str, calibration: str, windows: int, window: int):

@@ -23,3 +23,8 @@ def sandbox():
         if os.environ.get("CI"):
             pytest.fail(str(error))
         pytest.skip(f"NOT TESTED, and this is the part that protects a class: {error}")
+
+
+def pytest_collection_modifyitems(items):
+    """The class of attackers first: it is the longest file by far, and would otherwise be graded last, by one worker alone."""
+    items.sort(key=lambda item: "grading" not in item.path.parts)

@@ -6,7 +6,16 @@ import importlib
 from autograder.exercise import Exercise
 
 # in lecture order; "02_magnitude" is declared in magnitude/
-UNITS = ("01_patterns", "02_magnitude", "03_optimal_brain", "04_sparsegpt", "05_wanda", "15_two_four")
+UNITS = (
+    "01_patterns",
+    "02_magnitude",
+    "03_optimal_brain",
+    "04_sparsegpt",
+    "05_wanda",
+    "06_lottery_tickets",
+    "07_minitron",
+    "15_two_four",
+)
 
 
 def exercises_of(unit: str) -> tuple[Exercise, ...]:

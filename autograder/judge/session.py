@@ -31,7 +31,7 @@ from autograder.judge.guard import Guard
 from autograder.judge.provisioner import SandboxSpecs, Submission
 from autograder.judge.sandbox import MB, Limits, SandboxError, environment
 from autograder.judge.wire import Refused, decode_outcome, encode, receive, send
-from autograder.recipes import Optimizer
+from autograder.recipes import Optimizer, Training
 from autograder.runner import Outcome, Raised, TimeUp
 from autograder.verdict import PUBLIC_SEED
 
@@ -154,7 +154,8 @@ class Session:
     async def _keep(self, client: "_Client", exercise: Exercise) -> None:
         """Keep what the exercise's name stands for now."""
         cases = [case for stage in exercise.stages[:1] for case in exercise.cases(stage, PUBLIC_SEED)]
-        trains = any(isinstance(argument, Optimizer) for case in cases for argument in (*case.args, *case.kwargs.values()))
+        given = [argument for case in cases for argument in (*case.args, *case.kwargs.values())]
+        trains = any(isinstance(argument, Optimizer | Training) for argument in given)
         lifetime = int(self.limits.exercise) + 2  # seconds: a snapshot outlives the judge's patience
         code = OFFER.format(exercise.defines, COPIES, lifetime, trains)
         request = client.kc.execute(code, silent=True, store_history=False)

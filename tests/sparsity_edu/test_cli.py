@@ -52,6 +52,10 @@ def test_perplexity_says_the_number_and_over_which_tokens():
         (["prune", "tiny", "--out", "new", "--pattern", "2:4", "--calibration", "nosuch"], "--calibration must be"),
         (["compare", "tiny", "--methods", "wanda,obs"], "--methods must be magnitude, wanda, sparsegpt"),
         (["compare", "tiny", "--sparsities", "half"], "--sparsities must be numbers"),
+        (["shrink", "tiny", "--out", "new"], "give either --params or some of --layers"),
+        (["shrink", "tiny", "--out", "new", "--params", "2M", "--ffn", "9"], "give either --params or some of --layers"),
+        (["shrink", "tiny", "--out", "new", "--params", "many"], "--params must be a number such as"),
+        (["shrink", "tiny", "--out", ".", "--ffn", "9"], "--out must be a new or empty folder, got ."),
     ],
 )
 def test_an_error_is_one_sentence_and_exit_code_1(arguments, sentence):
@@ -108,3 +112,21 @@ def test_compare_prints_a_table_and_draws(tmp_path):
     assert result.exit_code == 0, result.output
     assert len(re.findall(r"(?m)^ *(dense|magnitude|wanda) ", result.stdout)) == 5
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", [["--params", "1.9M"], ["--layers", "6", "--hidden", "96", "--heads", "2", "--ffn", "200"]])
+def test_shrink_saves_a_smaller_model_that_generates(tmp_path, option):
+    arguments = ["shrink", "tiny", *option, "--windows", "4", "--window", "64", "--distill", "3", "--batch", "2"]
+    result = runner.invoke(app, [*arguments, "--out", str(tmp_path / "small")])
+    assert result.exit_code == 0, result.output
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    size = sum(p.numel() for p in model.parameters())
+    rows = re.findall(r"(?m)^ *(large|cut|taught) +([\d,]+) .*\d *$", result.stdout)
+    assert [int(row[1].replace(",", "")) for row in rows] == [2_624_640, size, size]
+    assert size <= 1_900_000 if option[0] == "--params" else model.config.hidden_size == 96
+    _, tokenizer = models.load("tiny")
+    text = models.tokens(tokenizer, python_docs("validation"), 256)
+    measured = models.perplexity(model, text, 64, progress=False)
+    assert f"{measured:.2f}" in result.stdout
+    assert model.generate(text[None, :5], max_new_tokens=3, do_sample=False).shape == (1, 8)
+    assert "taught      3 steps of 2 x 64 tokens of python_docs('train')" in result.stdout

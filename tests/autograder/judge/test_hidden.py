@@ -31,7 +31,7 @@ DTYPE = "(?:bool|u?int(?:8|16|32|64)|b?float(?:16|32|64)|float8_e(?:4m3fn|5m2))"
 PLACE = r"(?:result(?: of call \d)?|\w+\(\)|calls of \w+|\w+ after the call)"  # no indices
 ALLOWED = re.compile(
     rf"the call: {ERROR}(?: where {ERROR} is expected)?|the call: no error where {ERROR} is expected"
-    rf"|the argument (?:\w+|of another name): changed by your code \(work on a copy: \.clone\(\)\)"
+    rf"|the argument (?:\w+|of another name|of \w+\(\)): changed by your code \(work on a copy: \.clone\(\)\)"
     rf"|{PLACE}: another value than expected"
     rf"|{PLACE}\.shape: another shape than expected"
     rf"|{PLACE}\.dtype: {DTYPE} instead of {DTYPE}"

@@ -16,7 +16,7 @@ from autograder.case import Case, Opaque, call, script
 from autograder.exercises import all_exercises
 from autograder.judge import wire
 from autograder.judge.wire import Refused, decode_case, decode_outcome, encode, printable, receive, send
-from autograder.recipes import MLP, Add, Module, Optimizer
+from autograder.recipes import MLP, RECIPES, Add, Module, Optimizer, Train, Training
 from autograder.runner import Outcome, Raised, run
 
 DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
@@ -36,7 +36,7 @@ def same(a, b, strides: bool = False) -> bool:
         return type(a) is type(b) and len(a) == len(b) and all(same(x, y, strides) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict):
         return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key], strides) for key in a)
-    if isinstance(a, Case | MLP | Module | Optimizer | Add | Outcome | Raised):
+    if isinstance(a, (Case, Outcome, Raised, *RECIPES)):
         return type(a) is type(b) and same(vars(a), vars(b), strides)
     return type(a) is type(b) and a == b
 
@@ -155,6 +155,8 @@ CASES = [
     call(Module("Sequential", (Module("Linear", (2, 3), {"weight": torch.ones(3, 2)}), Module("ReLU"))), [Module("Tanh")]),
     call(MLP((torch.ones(1, 1),), (torch.ones(1),)), Optimizer("AdamW", 0, {"lr": 0.1, "betas": (0.9, 0.99)}, 2, 0.5)),
     call(Add((torch.randn(2, 2), torch.randn(1, 2)))),
+    script(Training(MLP((torch.ones(2, 3),), (torch.ones(2),)), torch.ones(4, 3), torch.arange(4) % 2), calls=[(0, 2)]),
+    call(Train(recorded=False)),
 ]
 
 

@@ -1,0 +1,56 @@
+"""Weights, masks and trainings that the exercises of unit 06 work on."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from autograder.recipes import Module, Training
+
+FEATURES, CLASSES = 7, 4
+
+
+def some_mask(g: torch.Generator, *shape: int, density: float = 0.6) -> Tensor:
+    """A mask that keeps exactly int(density * n) entries, anywhere."""
+    n = int(torch.tensor(shape).prod())
+    mask = torch.zeros(n, dtype=torch.bool)
+    mask[torch.randperm(n, generator=g)[: int(density * n)]] = True
+    return mask.view(shape)
+
+
+def weights_left(g: torch.Generator, mask: Tensor, gone: str = "any") -> Tensor:
+    """Weights under a mask; what is gone holds zeros, larger values than all others, or whatever comes."""
+    W = torch.randn(mask.shape, generator=g)
+    return {"any": W, "zero": W * mask, "large": torch.where(mask, W, W.sign() * (5 + W.abs()))}[gone]
+
+
+def network(g: torch.Generator, *hidden: int, norm: bool = False) -> Module:
+    """Linear layers of unlike scale with ReLU, and BatchNorm, between; all but the first layer are one level deeper."""
+    sizes = (FEATURES, *hidden, CLASSES)
+    parts: list[list[Module]] = []
+    for i, (cols, rows) in enumerate(pairwise(sizes)):
+        W = torch.randn(rows, cols, generator=g) * 1.5 ** (1 - i) / cols**0.5
+        part = [Module("Linear", (cols, rows), {"weight": W, "bias": 0.1 * torch.randn(rows, generator=g)})]
+        if i < len(hidden):
+            part += [Module("BatchNorm1d", (rows,))] * norm + [Module("ReLU")]
+        parts.append(part)
+    return Module("Sequential", (*parts[0], Module("Sequential", tuple(module for part in parts[1:] for module in part))))
+
+
+def training(g: torch.Generator, *hidden: int, norm: bool = False, samples: int = 40, **settings) -> Training:
+    """Of a small network on noisy linear labels; `settings` are fields of the recipe."""
+    model = network(g, *hidden, norm=norm)
+    x = torch.randn(samples, FEATURES, generator=g) + 0.5
+    y = (x @ torch.randn(FEATURES, CLASSES, generator=g) + 0.5 * torch.randn(samples, CLASSES, generator=g)).argmax(dim=1)
+    return Training(model, x, y, seed=int(torch.randint(10**6, (), generator=g)), **settings)
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+
+
+def masks_for(g: torch.Generator, recipe: Training, *densities: float | None) -> dict[str, Tensor]:
+    """A mask for each linear layer of a training's network, None for a layer without."""
+    layers = linear_layers(recipe.model.build([]))
+    pairs = zip(layers.items(), densities, strict=True)
+    return {name: some_mask(g, *layer.weight.shape, density=p) for (name, layer), p in pairs if p is not None}

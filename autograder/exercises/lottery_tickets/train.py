@@ -1,0 +1,358 @@
+"""Exercise 6.3: train what is left."""
+
+import torch
+import torch.nn.functional as F
+
+from autograder.case import call
+from autograder.compare import Rules
+from autograder.exercise import Exercise
+from autograder.exercises.lottery_tickets.fixtures import linear_layers, masks_for, training
+from sparsity_edu.weights import magnitude
+
+
+def steps_(
+    training,
+    masks,
+    steps,
+    before=lambda training, masks: magnitude.apply_(training.model, masks),
+    between=lambda training, masks: None,
+    after=lambda training, masks: magnitude.apply_(training.model, masks),
+    optimizer=None,
+    batch=lambda training, first: training.batch(),
+    zero_grad=True,
+    schedule=True,
+    reduction="mean",
+    training_mode=True,
+):
+    """Right by default; `between` comes after backward and before the optimiser's step."""
+    optimizer = optimizer or training.optimizer
+    if training_mode:
+        training.model.train()
+    before(training, masks)
+    first = None
+    for _ in range(steps):
+        first = batch(training, first)
+        inputs, labels = first
+        if zero_grad:
+            optimizer.zero_grad()
+        F.cross_entropy(training.model(inputs), labels, reduction=reduction).backward()
+        between(training, masks)
+        optimizer.step()
+        after(training, masks)
+        if schedule:
+            training.scheduler.step()
+
+
+def train_(training, masks, steps):
+    steps_(training, masks, steps)
+
+
+train = Exercise(
+    "lottery_tickets.train",
+    defines="train_",
+    title="Train what is left",
+    minutes=15,
+    difficulty=2,
+    hint="`training.model.train()`; zeros where `~mask`, under `torch.no_grad()`; then the loop: `training.batch()`, `zero_grad`, "
+    "cross-entropy, `backward`, `optimizer.step()`, the zeros once more, `scheduler.step()`.",
+    reference=train_,
+    rules=Rules(tolerance=1e-5, exact_zeros=True),
+    forbids=("torch.nn.utils.prune",),
+)
+
+
+def train_case(g: torch.Generator, *hidden: int, steps: int, densities=(), times=1, **settings):
+    recipe = training(g, *hidden, **settings)
+    return call(recipe, masks_for(g, recipe, *densities) if densities else {}, steps, changes=(0,), times=times)
+
+
+MOMENTUM = {"lr": 0.1, "momentum": 0.9}
+
+
+@train.stage(
+    "makes ordinary steps where nothing is masked",
+    points=1,
+    exposes="Each step draws a batch with training.batch(), and makes zero_grad, cross-entropy, backward and optimizer.step().",
+)
+def _(g):
+    yield train_case(g, 6, steps=1)
+    yield train_case(g, 5, steps=4, options=MOMENTUM, done=3)
+    yield train_case(g, 6, 5, steps=3, optimizer="Adam", options={"lr": 0.02}, done=2)
+
+
+@train.stage(
+    "steps the schedule, in training mode",
+    points=1,
+    exposes="After every step of the optimiser comes one of the scheduler; and model.train() first, as whoever measured the accuracy has "
+    "left the model in evaluation mode, where BatchNorm does not learn.",
+)
+def _(g):
+    yield train_case(g, 6, steps=7, options=MOMENTUM, period=3)
+    yield train_case(g, 6, steps=5, period=2, factor=0.2, done=3, times=2)
+    yield train_case(g, 5, 6, steps=3, norm=True, evaluating=True, done=2)
+
+
+@train.stage(
+    "what is gone is zero, in every step and with any optimiser",
+    points=2,
+    exposes="Masked weights are exactly zero in every forward pass, from the first one on, and after the last step: momentum, Adam's moments "
+    "and weight decay move them all the same, so they are put back after each step.",
+)
+def _(g):
+    yield train_case(g, 6, steps=1, densities=(0.5, 0.6))
+    yield train_case(g, 8, steps=4, densities=(0.3, 0.5), options=MOMENTUM, done=4, period=5)
+    yield train_case(g, 6, 5, steps=3, densities=(0.4, 0.6, 0.7), optimizer="AdamW", options={"lr": 0.02}, done=3)
+    weight_decay = {"lr": 0.05, "momentum": 0.8, "weight_decay": 0.1}
+    yield train_case(g, 6, 5, steps=3, densities=(0.5, None, 0.5), options=weight_decay, done=2, times=2, norm=True)
+
+
+@train.stage(
+    "the masks say what is gone, and all else trains",
+    points=1,
+    exposes="Kept weights train whatever their value: negative ones, small ones, and those that are exactly zero. So do biases and "
+    "layers without a mask.",
+)
+def _(g):
+    yield train_case(g, 7, 6, steps=3, densities=(None, 0.5, None), options=MOMENTUM, done=2)
+    for kind, options in (("SGD", MOMENTUM), ("Adam", {"lr": 0.02})):
+        recipe = training(g, 8, optimizer=kind, options=options)
+        masks = masks_for(g, recipe, 0.5, 0.6)
+        first = recipe.model.arguments[0].state["weight"]
+        first[masks["0"] & (torch.rand(first.shape, generator=g) < 0.3)] = 0.0
+        first *= masks["0"]
+        yield call(recipe, masks, 4, changes=(0,))
+
+
+def mask_gradients(training, masks):
+    for name, mask in masks.items():
+        training.model.get_submodule(name).weight.grad.mul_(mask)
+
+
+def frozen_where(zero):
+    """The widely copied way to hold zeros: no gradient where the weight looks pruned."""
+
+    def between(training, masks):
+        for name, parameter in training.model.named_parameters():
+            if name.endswith("weight") and parameter.ndim > 1:
+                parameter.grad = torch.where(zero(parameter.detach()), 0.0, parameter.grad)
+
+    return between
+
+
+def nothing(training, masks):
+    pass
+
+
+def mistake(name: str, says: str, **changed):
+    train.misconception(name, says)(lambda training, masks, steps: steps_(training, masks, steps, **changed))
+
+
+mistake(
+    "negative weights frozen",
+    "You freeze whatever is below a small number, `weight < EPS`, and so every negative weight with what is gone. This line has been "
+    "copied from one implementation to the next. The mask says what is gone; no value does.",
+    between=frozen_where(lambda W: W < 1e-6),
+)
+mistake(
+    "zeros frozen",
+    "You freeze every weight that is (nearly) zero. A kept weight may be zero and has to train: ask the mask, not the value.",
+    between=frozen_where(lambda W: W.abs() < 1e-6),
+)
+mistake(
+    "masks forgotten",
+    "The masks are not used after the first step, or never: the network is dense again. Its accuracy looks fine, so count zeros.",
+    after=nothing,
+)
+mistake("masks never used", "You train the dense network: `masks` does nothing in your code.", before=nothing, after=nothing)
+mistake(
+    "gradient masked only",
+    "You masked the gradients only. Momentum and Adam's moments from earlier steps, and weight decay, move the weights all the same.",
+    between=mask_gradients,
+    after=nothing,
+)
+mistake(
+    "not zero in the first step",
+    "You put the zeros back after each step, but the first forward pass sees the weights as they came: set them to zero before the loop too.",
+    before=nothing,
+)
+mistake(
+    "masks inverted",
+    "You zero the weights where the mask is True. True = kept: zero where ~mask.",
+    before=lambda t, m: magnitude.apply_(t.model, {n: ~k for n, k in m.items()}),
+    after=lambda t, m: magnitude.apply_(t.model, {n: ~k for n, k in m.items()}),
+)
+mistake(
+    "first layer only",
+    "Only one layer is masked: apply every mask, not the first (a return inside the loop?).",
+    before=lambda t, m: magnitude.apply_(t.model, dict(list(m.items())[:1])),
+    after=lambda t, m: magnitude.apply_(t.model, dict(list(m.items())[:1])),
+)
+mistake(
+    "no schedule",
+    "The scheduler never steps, so that the learning rate stays as it is: training.scheduler.step() after each step.",
+    schedule=False,
+)
+mistake("no zero_grad", "The gradients of the step before are still there: call optimizer.zero_grad() first.", zero_grad=False)
+mistake(
+    "summed loss", "Your loss is a sum over the batch. F.cross_entropy averages by default; so should you.", reduction="sum"
+)
+mistake(
+    "evaluation mode",
+    "The model is still in the evaluation mode in which somebody measured its accuracy: BatchNorm neither uses the batch nor learns. "
+    "Call model.train().",
+    training_mode=False,
+)
+mistake(
+    "one batch for all steps",
+    "You draw one batch and use it in every step. Call training.batch() inside the loop.",
+    batch=lambda training, first: first or training.batch(),
+)
+
+
+def random_batch(training, first):
+    chosen = torch.randint(len(training.inputs), (training.batch_size,))
+    return training.inputs[chosen], training.labels[chosen]
+
+
+mistake(
+    "own batches",
+    "You draw the batches yourself. training.batch() draws them with the training's own generator, which is what makes a ticket and its "
+    "controls see the same data.",
+    batch=random_batch,
+)
+
+
+@train.misconception(
+    "masked at the end",
+    "You zero the weights once, after all steps. In between the network trains with weights that are gone, and leans on them.",
+)
+def _(training, masks, steps):
+    steps_(training, masks, steps, after=nothing)
+    magnitude.apply_(training.model, masks)
+
+
+@train.misconception(
+    "schedule once",
+    "The scheduler steps once per call. Its unit is a step of the optimiser: training.scheduler.step() inside the loop.",
+)
+def _(training, masks, steps):
+    steps_(training, masks, steps, schedule=False)
+    training.scheduler.step()
+
+
+@train.misconception(
+    "new optimiser",
+    "You make an optimiser of your own. Momentum and learning rate are part of the training: use training.optimizer.",
+)
+def _(training, masks, steps):
+    own = torch.optim.SGD(training.model.parameters(), lr=0.1)
+    steps_(training, masks, steps, optimizer=own)
+
+
+@train.misconception(
+    "others frozen",
+    "Only layers with a mask are trained. Those without one are not pruned, and train as always; so do all biases.",
+)
+def _(training, masks, steps):
+    names = {f"{name}.weight" for name in masks}
+
+    def between(training, masks):
+        for name, parameter in training.model.named_parameters():
+            if masks and name not in names:
+                parameter.grad = None
+
+    steps_(training, masks, steps, between=between)
+
+
+@train.misconception(
+    "new parameters",
+    "You put a new nn.Parameter in the layer's place, but the optimiser goes on training the old one: change the weight in place, under "
+    "torch.no_grad().",
+)
+def _(training, masks, steps):
+    def replace(training, masks):
+        for name, mask in masks.items():
+            layer = training.model.get_submodule(name)
+            layer.weight = torch.nn.Parameter(layer.weight.detach() * mask)
+
+    steps_(training, masks, steps, before=replace, after=replace)
+
+
+@train.misconception(
+    "chooses again",
+    "You choose the mask anew after every step, among the weights as they are then. A ticket's mask is fixed before its training begins.",
+)
+def _(training, masks, steps):
+    def again(training, masks):
+        for name, mask in masks.items():
+            W = training.model.get_submodule(name).weight.detach()
+            gone = W.abs().flatten().argsort()[: int((~mask).sum())]
+            W.view(-1)[gone] = 0
+
+    steps_(training, masks, steps, after=again)
+
+
+@train.accepts("the authors' code: multiplied before every forward pass")
+def _(training, masks, steps):
+    def apply_mask():
+        for name, param in training.model.named_parameters():
+            if name.removesuffix(".weight") in masks:
+                param.data *= masks[name.removesuffix(".weight")]
+
+    training.model.train()
+    apply_mask()
+    for _ in range(steps):
+        examples, labels = training.batch()
+        training.optimizer.zero_grad()
+        apply_mask()
+        loss = torch.nn.CrossEntropyLoss()(training.model(examples), labels)
+        loss.backward()
+        training.optimizer.step()
+        training.scheduler.step()
+    apply_mask()
+
+
+@train.accepts("gradients and weights, through the state dict")
+def _(training, masks, steps):
+    def zero():
+        state = training.model.state_dict()
+        training.model.load_state_dict(
+            state | {f"{n}.weight": state[f"{n}.weight"].masked_fill(~m, 0) for n, m in masks.items()}
+        )
+
+    for module in training.model.modules():
+        module.train()
+    zero()
+    for _ in range(steps):
+        x, y = training.batch()
+        loss = -F.log_softmax(training.model(x), dim=1).gather(1, y[:, None]).mean()
+        for parameter, gradient in zip(
+            training.model.parameters(), torch.autograd.grad(loss, list(training.model.parameters())), strict=True
+        ):
+            parameter.grad = gradient
+        for name, mask in masks.items():
+            training.model.get_submodule(name).weight.grad *= mask
+        training.optimizer.step()
+        zero()
+        training.scheduler.step()
+
+
+@train.accepts("a hook of the optimiser")
+def _(training, masks, steps):
+    layers = linear_layers(training.model)
+
+    @torch.no_grad()
+    def hold(*_):
+        for name, mask in masks.items():
+            layers[name].weight.copy_(torch.where(mask, layers[name].weight, 0.0))
+
+    training.model.train(True)
+    hold()
+    handle = training.optimizer.register_step_post_hook(hold)
+    for _ in range(steps):
+        inputs, labels = training.batch()
+        training.model.zero_grad()
+        F.nll_loss(F.log_softmax(training.model(inputs), dim=-1), labels).backward()
+        training.optimizer.step()
+        training.scheduler.step()
+    handle.remove()
