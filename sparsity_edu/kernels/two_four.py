@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsity_edu.kernels.devices import runs_kernels
 from sparsity_edu.kernels.packed24 import (
     Fragments,
     Packed24,
@@ -50,7 +51,7 @@ def gemv(W: Packed24 | Fragments, x: Tensor) -> Tensor:
     """
     _check(W, x)
     N, K = W.shape
-    if not _runs_kernels(x):
+    if not runs_kernels(x):
         return _dense(W, x)
     from sparsity_edu.kernels import two_four_kernels as kernels
 
@@ -105,7 +106,7 @@ def _ways(W: Packed24 | Fragments, x: Tensor) -> dict[str, Callable[[], Tensor]]
     """All ways to multiply by many tokens here."""
     N, K = W.shape
     ways = {"dense": lambda: _dense(W, x)}
-    if not _runs_kernels(x) or isinstance(W, Fragments):
+    if not runs_kernels(x) or isinstance(W, Fragments):
         return ways
     decompress = {"decompress": lambda: _decompress(W, x)}
     if not x.is_cuda:
@@ -167,16 +168,6 @@ def _split(pieces: int) -> tuple[int, int]:
     share = pieces & -pieces  # the largest power of two that divides it
     warps = min(8, share)
     return warps, min(4, share // warps)
-
-
-def _runs_kernels(x: Tensor) -> bool:
-    if x.is_cuda:
-        return True
-    try:
-        import triton
-    except ImportError:  # there is none for macOS
-        return False
-    return triton.knobs.runtime.interpret
 
 
 @functools.cache

@@ -58,6 +58,10 @@ class MachineCode:
         ]
         return min((loop for loop in loops if any(op.startswith("LDG") for op in loop)), key=len, default=[])
 
+    def guarded(self, opcode: str) -> int:
+        """How many of an instruction a thread may leave out: those with a predicate."""
+        return len(re.findall(rf"@!?P\d\s+{re.escape(opcode)}\s", self.sass))
+
     @staticmethod
     def _instructions(lines: list[str]) -> list[str]:
         return [match[1] for line in lines if (match := INSTRUCTION.match(line))]

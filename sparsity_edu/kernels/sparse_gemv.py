@@ -1,0 +1,355 @@
+"""Products that skip the weights of inputs and outputs that do not count: y = W x for one token, or a few.
+
+When a token is decoded every weight is read once, for one multiplication. A weight whose input is zero need not be read, nor
+one whose output nobody asks for. Whole rows of a stored matrix are skipped, so the matrix is stored such that these are rows:
+
+    gemv_threshold   W (K, N), input-major: only the rows of inputs with |x| > threshold (TEAL)
+    gemv_rows        W (N, K), output-major: only the outputs asked for (Deja Vu's gate and up, heads of Q)
+    gemv_columns     W (K, N), input-major: only the rows of inputs that are there (Deja Vu's down, heads of O)
+
+On a GPU, and in the interpreter, kernels do it (sparse_gemv_kernels.py); on a CPU torch does, in a way that saves time there.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparsity_edu.kernels.devices import processors, runs_kernels
+from sparsity_edu.models.layers import prunable_layers
+
+FEW_TOKENS = 8  # beyond that almost every row is wanted by some token, and a dense product is faster
+
+
+def gemv_threshold(
+    W: Tensor, x: Tensor, threshold: float | Sequence[float], sizes: Sequence[int] | None = None, atomic: bool = False
+) -> Tensor:
+    """y = W^T (x * 1[|x| > threshold]): rows of W whose input is too small for every token are not read.
+
+    The rows are split among programs, whose float32 sums are added by a second kernel in a fixed order: the result is the same
+    in every run. TEAL's kernel adds in float16 and in the order in which programs end.
+
+    Args:
+        W: (K, N), input-major: the transpose of a linear layer's weight, contiguous.
+        x: (..., K), contiguous, in the dtype of W; at most 8 tokens.
+        threshold: inputs must exceed it, compared in float32; one for each projection.
+        sizes: outputs of each projection, where W holds several side by side that share their input (Q, K and V); they sum
+            to N. Default: W is one.
+        atomic: add in float32 in the order in which programs end: one kernel less, but no two runs are the same. One token.
+
+    Returns:
+        (..., N), accumulated in float32 and rounded once. What is skipped counts as 0, also where W holds an infinity.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or the number of thresholds do not fit, a tensor is not contiguous, or there are
+            several tokens to add atomically.
+
+    Source: Liu et al. 2024, Training-free activation sparsity in large language models (TEAL), section 4.4.
+    """
+    K, N = W.shape
+    tokens = _tokens(x, W, K)
+    sizes = (N,) if sizes is None else tuple(sizes)
+    thresholds = tuple(threshold) if isinstance(threshold, Sequence) else (threshold,) * len(sizes)
+    if sum(sizes) != N or min(sizes) < 1:
+        raise ValueError(f"sizes must be positive and sum to {N}, the columns of W, got {sizes}")
+    if len(thresholds) != len(sizes):
+        raise ValueError(f"threshold must be one number or one for each of {len(sizes)} projections, got {len(thresholds)}")
+    if atomic and len(tokens) > 1:
+        raise ValueError(f"atomic sums are for one token, got {len(tokens)}")
+    if not runs_kernels(x):
+        parts = zip(W.split(sizes, dim=1), thresholds, strict=True)
+        return torch.cat([_threshold_on_cpu(part, tokens, t) for part, t in parts], dim=1).view(*x.shape[:-1], N)
+    from sparsity_edu.kernels import sparse_gemv_kernels as kernels
+
+    few = len(tokens)
+    tile = _tile(tokens)
+    blocks = _blocks(sizes, tile["COLS"], W.device)
+    splits, share = _splits(K, len(blocks), tile["ROWS"], W)
+    aligned = 16 if all(size % 16 == 0 for size in sizes) else 1
+    limits = _on_device(thresholds, W.device)
+    out = (torch.zeros if atomic else torch.empty)(few if atomic else splits * few, N, device=W.device)
+    kernels.threshold_partials[(len(blocks), splits)](
+        W, tokens, limits, blocks, out, few, K, N, share, **tile, ALIGNED=aligned, ATOMIC=atomic, num_warps=4
+    )
+    return (out.to(x.dtype) if atomic else _added(out, splits, tokens, N)).view(*x.shape[:-1], N)
+
+
+def gemv_columns(W: Tensor, idx: Tensor, x: Tensor, count: Tensor | None = None, group: int = 1) -> Tensor:
+    """y = sum over m of W[idx[m]] x[m]: a product with the chosen columns of a layer's weight, which are rows of W.
+
+    Args:
+        W: (K, N), input-major, contiguous: the down projection's weight transposed, say.
+        idx: (n,) int32 or int64: the inputs that are there, each once.
+        x: (..., n * group), contiguous, in the dtype of W: their values, in the order of `idx`; at most 8 tokens.
+        count: int32 (1,): how many of idx count, for what `compact` returns. Default: all. The rest of x is not read.
+        group: each of idx stands for so many neighbouring inputs: the dimension of a head, say.
+
+    Returns:
+        (..., N), accumulated in float32 and rounded once.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or a tensor is not contiguous.
+
+    Source: Liu et al. 2023, Deja Vu: Contextual sparsity for efficient LLMs at inference time, section 4.3 and appendix C.
+    """
+    N = W.shape[1]
+    tokens = _tokens(x, W, len(idx) * group)
+    _check_indices(W, idx, group)
+    if not runs_kernels(x):
+        rows = _rows(idx, count, group)
+        return _weighted_rows(W, rows, tokens[:, : len(rows)]).view(*x.shape[:-1], N)
+    from sparsity_edu.kernels import sparse_gemv_kernels as kernels
+
+    tile = _tile(tokens)
+    blocks = -(-N // tile["COLS"])
+    splits, share = _splits(tokens.shape[1], blocks, tile["ROWS"], W)
+    out = torch.empty(splits * len(tokens), N, device=W.device)
+    count = _all_of(idx) if count is None else count
+    kernels.column_partials[(blocks, splits)](
+        W, idx, count, tokens, out, *tokens.shape, N, share, GROUP=group, **tile, num_warps=4
+    )
+    return _added(out, splits, tokens, N).view(*x.shape[:-1], N)
+
+
+def gemv_rows(W: Tensor, idx: Tensor, x: Tensor, count: Tensor | None = None, group: int = 1) -> Tensor:
+    """y[m] = W[idx[m]] x: a product with the chosen rows of a layer's weight.
+
+    Args:
+        W: (N, K), as in a linear layer, contiguous.
+        idx: (n,) int32 or int64: the outputs that are asked for.
+        x: (..., K), contiguous, in the dtype of W; at most 8 tokens.
+        count: int32 (1,): how many of idx count, for what `compact` returns. Default: all. The rest of the result is 0.
+        group: each of idx stands for so many neighbouring outputs: the dimension of a head, say.
+
+    Returns:
+        (..., n * group), accumulated in float32 and rounded once.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or a tensor is not contiguous.
+
+    Source: Liu et al. 2023, Deja Vu, section 4.3 and appendix C.
+    """
+    K = W.shape[1]
+    tokens = _tokens(x, W, K)
+    _check_indices(W, idx, group)
+    M = len(idx) * group
+    if not runs_kernels(x):
+        return _rows_on_cpu(W, _rows(idx, count, group), tokens, M).view(*x.shape[:-1], M)
+    from sparsity_edu.kernels import sparse_gemv_kernels as kernels
+
+    y = tokens.new_empty(len(tokens), M)
+    tile = _tile(tokens)
+    if x.is_cuda:
+        tile |= dict(ROWS=8, COLS=512) if len(tokens) == 1 else dict(ROWS=16, COLS=128)
+    count = _all_of(idx) if count is None else count
+    if y.numel():
+        kernels.row_products[(-(-M // tile["ROWS"]),)](
+            W, idx, count, tokens, y, len(tokens), M, K, GROUP=group, **tile, num_warps=4
+        )
+    return y.view(*x.shape[:-1], M)
+
+
+def compact(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The places where a mask is True, without waiting for the device to say how many there are.
+
+    Args:
+        mask: (n,) bool, contiguous.
+
+    Returns:
+        idx int32 (n,), ascending, of which only the first `count` mean anything, and count int32 (1,), on the mask's device:
+        for `gemv_rows` and `gemv_columns`.
+
+    Raises:
+        ValueError: the mask is none.
+    """
+    if mask.ndim != 1 or mask.dtype != torch.bool or not mask.is_contiguous():
+        raise ValueError(f"mask must be contiguous, of shape (n,), and bool, got {tuple(mask.shape)} in {mask.dtype}")
+    idx, count = (torch.zeros(n, dtype=torch.int32, device=mask.device) for n in (len(mask), 1))
+    if not runs_kernels(mask):
+        chosen = mask.nonzero().squeeze(1)
+        idx[: len(chosen)], count[0] = chosen, len(chosen)
+    else:
+        from sparsity_edu.kernels import sparse_gemv_kernels as kernels
+
+        kernels.compact_mask[(1,)](mask.view(torch.int8), idx, count, len(mask), BLOCK=4096, num_warps=16)
+    return idx, count
+
+
+# In a model
+
+
+class ThresholdLinear(nn.Module):
+    """A linear layer that takes inputs with |x| <= threshold for zeros, and does not read their weights in decoding.
+
+    Args:
+        layer: the layer that it stands for. Its weight is copied, transposed.
+        threshold: as for `gemv_threshold`.
+    """
+
+    def __init__(self, layer: nn.Linear, threshold: float) -> None:
+        super().__init__()
+        self.register_buffer("W", layer.weight.detach().T.contiguous())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) to (..., N)."""
+        if x.numel() // x.shape[-1] <= FEW_TOKENS:
+            y = gemv_threshold(self.W, x.contiguous(), self.threshold)
+        else:
+            y = torch.where(x.abs().float() > self.threshold, x, 0) @ self.W
+        return y if self.bias is None else y + self.bias
+
+    def dense(self) -> nn.Linear:
+        """The linear layer that this one stands for."""
+        layer = nn.utils.skip_init(nn.Linear, *self.W.shape, self.bias is not None, device=self.W.device, dtype=self.W.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(self.W.T)
+            if self.bias is not None:
+                layer.bias.copy_(self.bias)
+        return layer
+
+    def extra_repr(self) -> str:
+        """What `print(model)` says of it."""
+        K, N = self.W.shape
+        return f"in_features={K}, out_features={N}, bias={self.bias is not None}, threshold={self.threshold:.3g}"
+
+
+def threshold_linear_(model: nn.Module, thresholds: dict[str, float] | float) -> None:
+    """Let the linear layers of a model's blocks skip small inputs, in place.
+
+    Args:
+        model: a Hugging Face decoder, or any module.
+        thresholds: by layer name, or one for all linear layers that pruning would touch.
+
+    Raises:
+        ValueError: a name is that of no linear layer.
+    """
+    layers = {name: layer for name, layer in prunable_layers(model).items() if isinstance(layer, nn.Linear)}
+    if not isinstance(thresholds, dict):
+        thresholds = dict.fromkeys(layers, thresholds)
+    if unknown := [name for name in thresholds if name not in layers]:
+        raise ValueError(f"thresholds must name linear layers of the model's blocks, got {unknown[0]!r}")
+    for name, threshold in thresholds.items():
+        model.set_submodule(name, ThresholdLinear(layers[name], threshold))
+
+
+def unthreshold_linear_(model: nn.Module) -> None:
+    """Undo `threshold_linear_`, in place."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, ThresholdLinear):
+            model.set_submodule(name, layer.dense())
+
+
+# On a CPU
+
+
+def _threshold_on_cpu(W: Tensor, tokens: Tensor, threshold: float) -> Tensor:
+    large = tokens.abs().float() > threshold
+    if len(tokens) == 1:
+        rows = large[0].nonzero().squeeze(1)
+        return _weighted_rows(W, rows, tokens[:, rows])
+    rows = large.any(dim=0).nonzero().squeeze(1)
+    return _weighted_rows(W, rows, torch.where(large, tokens, 0)[:, rows])
+
+
+def _weighted_rows(W: Tensor, rows: Tensor, x: Tensor) -> Tensor:
+    """x @ W[rows], without a copy of these rows: an embedding bag with weights reads each where it is.
+
+    A bag is summed by one thread, so each token has one for each thread.
+    """
+    tokens, n = x.shape
+    bags = min(torch.get_num_threads(), n)
+    if not bags:
+        return x.new_zeros(tokens, W.shape[1])
+    starts = torch.arange(bags) * n // bags
+    offsets = (torch.arange(tokens)[:, None] * n + starts).flatten()
+    sums = F.embedding_bag(rows.repeat(tokens), W, offsets, mode="sum", per_sample_weights=x.flatten())
+    return sums.view(tokens, bags, -1).sum(dim=1)
+
+
+def _rows_on_cpu(W: Tensor, rows: Tensor, tokens: Tensor, M: int) -> Tensor:
+    y = tokens.new_zeros(len(tokens), M)
+    if len(rows):
+        y[:, : len(rows)] = tokens @ W[rows].T
+    return y
+
+
+def _rows(idx: Tensor, count: Tensor | None, group: int) -> Tensor:
+    """The rows that indices of groups stand for."""
+    chosen = idx if count is None else idx[: int(count)]
+    return (chosen.long()[:, None] * group + torch.arange(group)).flatten()
+
+
+# How kernels are launched
+
+
+def _tile(tokens: Tensor) -> dict:
+    """A program's tile: 128 threads hold 64 sums each. In the interpreter a program costs much and its size little."""
+    import triton.language as tl
+
+    few = 1 if len(tokens) == 1 else 16  # a tensor core takes no fewer
+    if not tokens.is_cuda:
+        return dict(TOKENS=few, ROWS=64, COLS=128, MULTIPLY_IN=tl.float32)
+    kind = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(tokens.dtype, tl.float32)
+    return dict(TOKENS=few, ROWS=32, COLS=256, MULTIPLY_IN=kind)
+
+
+def _splits(rows: int, blocks: int, step: int, W: Tensor) -> tuple[int, int]:
+    """Into how many parts the rows are split, and the rows of a part: at least four programs for each processor."""
+    wanted = -(-4 * processors(W.device) // blocks)
+    share = max(128, -(-rows // wanted)) if W.is_cuda else max(step, -(-rows // 3))
+    share = -(-share // step) * step
+    return max(1, -(-rows // share)), share
+
+
+@functools.lru_cache(maxsize=256)
+def _blocks(sizes: tuple[int, ...], cols: int, device: torch.device) -> Tensor:
+    """(blocks, 3): first column, end, projection."""
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    firsts = [(first, end, i) for i, end in enumerate(ends) for first in range(end - sizes[i], end, cols)]
+    return torch.tensor(firsts, dtype=torch.int32, device=device)
+
+
+@functools.lru_cache(maxsize=4096)
+def _on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float32, device=device)
+
+
+def _all_of(idx: Tensor) -> Tensor:
+    return torch.full((1,), len(idx), dtype=torch.int32, device=idx.device)
+
+
+def _added(partials: Tensor, splits: int, tokens: Tensor, N: int) -> Tensor:
+    from sparsity_edu.kernels import sparse_gemv_kernels as kernels
+
+    y = tokens.new_empty(len(tokens), N)
+    rows, block = (16, 64) if y.is_cuda else (16, 1024)
+    if y.numel():
+        kernels.add_partials[(-(-y.numel() // block),)](partials, y, y.numel(), splits, SPLITS=rows, BLOCK=block, num_warps=4)
+    return y
+
+
+def _tokens(x: Tensor, W: Tensor, K: int) -> Tensor:
+    """x as (tokens, K), once it is known to fit."""
+    if x.ndim < 1 or x.shape[-1] != K or x.dtype != W.dtype or x.device != W.device:
+        wanted = f"(..., {K}) in {W.dtype} on {W.device}"
+        raise ValueError(f"x must be {wanted}, got {tuple(x.shape)} in {x.dtype} on {x.device}")
+    if not x.is_contiguous() or not W.is_contiguous():
+        name = "W" if x.is_contiguous() else "x"
+        raise ValueError(f"{name} must be contiguous: call {name}.contiguous() first")
+    tokens = x[None] if x.ndim == 1 else x.flatten(0, -2)
+    if len(tokens) > FEW_TOKENS:
+        raise ValueError(f"x must hold at most {FEW_TOKENS} tokens, got {len(tokens)}: a dense product is faster then")
+    return tokens
+
+
+def _check_indices(W: Tensor, idx: Tensor, group: int) -> None:
+    if idx.ndim != 1 or idx.dtype not in (torch.int32, torch.int64) or idx.device != W.device:
+        raise ValueError(
+            f"idx must be (n,) in int32 or int64 on {W.device}, got {tuple(idx.shape)} in {idx.dtype} on {idx.device}"
+        )
+    if group < 1 or len(W) % group:
+        raise ValueError(f"group must divide the {len(W)} rows of W, got {group}")
