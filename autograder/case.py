@@ -18,7 +18,9 @@ class Case:
     calls: tuple[tuple, ...] = ()  # ("method" or a position in `args`, *arguments) each; the answer is all they return
     changes: tuple[int, ...] = ()  # positions in `args` that the call is meant to change in place; all others must stay
     times: int = 1
-    watched: tuple[int, ...] = ()  # positions in `args` of tensors of which Triton kernels must read each byte, and once
+    watched: tuple[
+        int, ...
+    ] = ()  # positions in `args` of tensors of which Triton kernels must read each byte that counts, once
 
 
 def call(*args, changes: tuple[int, ...] = (), times: int = 1, watched: tuple[int, ...] = (), **kwargs) -> Case:
@@ -28,8 +30,8 @@ def call(*args, changes: tuple[int, ...] = (), times: int = 1, watched: tuple[in
         *args: positional arguments: tensors, numbers, strings, None, lists, dicts and recipes.
         changes: positions of arguments that the function is meant to change in place; they become part of the answer.
         times: how often it is called with these (the same) arguments.
-        watched: positions of tensors of which Triton kernels must read each byte, and once; the kernels run in the interpreter,
-            under `sanitizer.watch`.
+        watched: positions of tensors of which Triton kernels must read each byte once, of all rows or those that the exercise
+            `reads`; the kernels run in the interpreter, under `sanitizer.watch`.
         **kwargs: keyword arguments.
 
     Returns:

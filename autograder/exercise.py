@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from autograder.case import Case
 from autograder.compare import Rules
@@ -59,6 +60,7 @@ class Exercise:
     difficulty: int  # 1 to 3
     hint: str  # markdown; unfolds in the notebook
     reference: Callable
+    reads: Callable[..., dict[int, Tensor]] | None = None  # which rows of each watched argument kernels must read; None: all
     rules: Rules = field(default_factory=Rules)
     forbids: tuple[str, ...] = ()  # dotted names whose use is flagged for a person, such as "torch.nn.utils.prune"
     stages: list[Stage] = field(default_factory=list)

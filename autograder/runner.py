@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,9 +70,9 @@ class Outcome:
     touched: tuple[int | str, ...] = ()  # arguments that were changed though they must not be
     error: Raised | None = None
     printed: str = ""
-    # what kernels did with bytes, of a watched case: (different ones, all) read of each watched argument by its position, read
-    # "elsewhere", that is of tensors that are no arguments, and "written" anywhere
-    traffic: dict[int | str, tuple[int, int]] = field(default_factory=dict)
+    # what kernels did with bytes, of a watched case: of each watched argument, by its position, how many (different ones, all)
+    # of each row they read; then of those read "elsewhere", that is of tensors that are no arguments, and "written" anywhere
+    traffic: dict[int | str, tuple[Tensor, Tensor] | tuple[int, int]] = field(default_factory=dict)
 
 
 class TimeUp(BaseException):
@@ -132,14 +132,25 @@ def _use_watched(case: Case, answer: Callable, args: list, kwargs: dict) -> tupl
     """What the answer makes of a case, and what its kernels read and write for that."""
     from autograder.sanitizer import watch  # imports triton, which takes a second
 
-    with watch() as seen:
+    with watch() as seen, _nothing_is_zero_by_chance():
         value = _use(case, answer, args, kwargs, [])
     given = {argument.untyped_storage().data_ptr() for argument in args if isinstance(argument, Tensor)}
-    traffic = {i: (seen.of(args[i]).bytes_read, seen.of(args[i]).bytes_loaded) for i in case.watched}
+    traffic = {i: seen.of(args[i]).by_row(len(args[i])) for i in case.watched}
     own = [memory for memory in seen.memories if memory.start not in given]
     traffic["elsewhere"] = sum(memory.bytes_read for memory in own), sum(memory.bytes_loaded for memory in own)
     written = [memory.bytes_written for memory in seen.memories], [int(memory.writes.sum()) for memory in seen.memories]
     return value, traffic | {"written": (sum(written[0]), sum(written[1]))}
+
+
+@contextlib.contextmanager
+def _nothing_is_zero_by_chance() -> Iterator[None]:
+    """Fill new tensors that nobody has filled with NaN: on a GPU they hold what was there before."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def _callee(thing, args: list, name: str | int) -> Callable:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from torch import Tensor
 
 NOBODY = -1
@@ -56,6 +57,11 @@ class Memory:
     def bytes_written(self) -> int:
         """Different bytes that were written."""
         return int((self.writes > 0).sum())
+
+    def by_row(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Different bytes and all bytes that were read of each of so many rows: int64 (rows,) each."""
+        reads = torch.from_numpy(self.reads).view(rows, -1)
+        return (reads > 0).sum(dim=1), reads.sum(dim=1)
 
 
 @dataclass

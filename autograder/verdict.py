@@ -193,12 +193,13 @@ def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outco
 def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Difference | None:
     """What is wrong with the bytes that an answer's kernels read and write, or None.
 
-    Of each watched argument every byte must be read, and once. What an answer made of them beforehand, a dense matrix or wider
-    numbers, may not take their place: at most as many bytes as they have may be read elsewhere, for partial sums, and twice the
-    other arguments, for inputs in another layout. And a result must have been written.
+    Of each watched argument the rows that are needed must be read, every byte of them once, and no others. What an answer made
+    of them beforehand, a dense matrix or wider numbers, may not take their place: at most as many bytes as they have may be
+    read elsewhere, for partial sums, and twice the other arguments, for inputs in another layout. And a result must have been
+    written.
 
     Args:
-        exercise: for the names of its parameters.
+        exercise: for the names of its parameters, and which rows are needed.
         case: the case.
         got: the answer's outcome.
 
@@ -211,20 +212,32 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
 
     own, _ = got.traffic.get("elsewhere", (0, 0))
     of_own = f"; they read {own} bytes of tensors that your own code made" if own else ""
+    needed = exercise.reads(*case.args) if exercise.reads and case.watched else {}
     for i in case.watched:
-        name, size = parameter(exercise, i), case.args[i].nbytes
-        different, everything = got.traffic.get(i, (0, 0))
-        if not different:
+        name, tensor = parameter(exercise, i), case.args[i]
+        none = torch.zeros(len(tensor), dtype=torch.int64)
+        different, everything = got.traffic.get(i, (none, none))
+        rows = needed.get(i, torch.ones(len(tensor), dtype=torch.bool))
+        size = int(rows.sum()) * tensor[0].nbytes
+        needs = f"{size} bytes of `{name}`" + ("" if rows.all() else " that are needed")
+        if different.shape != none.shape or not different.any():
+            if not size:
+                continue
             vague = "no kernel reads them" + (", but another tensor in their place" if own else "")
-            return found(f"bytes of {name}", vague, f"your kernels read none of the {size} bytes of `{name}`{of_own}")
-        if different < size:
-            sentence = f"your kernels read only {different} of the {size} bytes of `{name}`{of_own}"
+            return found(f"bytes of {name}", vague, f"your kernels read none of the {needs}{of_own}")
+        if different[~rows].any():
+            many = int((different[~rows] > 0).sum())
+            sentence = f"your kernels read {many} of the {int((~rows).sum())} rows of `{name}` that need not be read"
+            return found(f"bytes of {name}", "kernels read rows that need not be read", sentence)
+        if different.sum() < size:
+            sentence = f"your kernels read only {int(different.sum())} of the {needs}{of_own}"
             return found(f"bytes of {name}", "kernels do not read all of them", sentence)
-        if everything > size:
+        if everything.sum() > size:
+            times = f"{int(everything.sum()) / size:.3g} times"
             sentence = (
-                f"your kernels read {everything} bytes of `{name}`; {size} suffice: each was read {everything / size:.3g} times"
+                f"your kernels read {int(everything.sum())} bytes of `{name}`; {size} suffice: each was read {times} on average"
             )
-            return found(f"bytes of {name}", "kernels read some of them more than once", f"{sentence} on average")
+            return found(f"bytes of {name}", "kernels read some of them more than once", sentence)
     stored = sum(case.args[i].nbytes for i in case.watched)
     given = sum(argument.nbytes for argument in case.args if isinstance(argument, Tensor))
     if case.watched and own > stored + 2 * (given - stored):

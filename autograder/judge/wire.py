@@ -207,9 +207,19 @@ def _outcome(value, after, touched, error, printed, traffic) -> Outcome:
     if not all(isinstance(part, kind) for part, kind in shapes) or not all(isinstance(key, int | str) for key in touched):
         raise Refused("an outcome that is none")
     for counts in traffic.values():
-        if not (isinstance(counts, tuple) and len(counts) == 2 and all(type(count) is int for count in counts)):
+        if not (
+            isinstance(counts, tuple) and len(counts) == 2 and (all(map(_is_count, counts)) or all(map(_are_counts, counts)))
+        ):
             raise Refused("counts of bytes that are none")
     return Outcome(value, after, touched, error, printable(printed), traffic)
+
+
+def _is_count(count) -> bool:
+    return type(count) is int
+
+
+def _are_counts(counts) -> bool:
+    return isinstance(counts, Tensor) and counts.dtype == torch.int64 and counts.ndim == 1
 
 
 _CONTROL = re.compile(

@@ -36,11 +36,27 @@ def exercise() -> Exercise:
 
 
 def test_what_kernels_read_is_counted():
-    outcome = run(CASE, watched.right)
-    assert outcome.traffic == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148)}
-    assert run(CASE, watched.reads_again).traffic[0] == (148, 296)
-    assert run(CASE, watched.reads_a_copy).traffic == {0: (0, 0), "elsewhere": (148, 148), "written": (148, 148)}
+    assert counted(run(CASE, watched.right)) == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148)}
+    assert counted(run(CASE, watched.reads_again))[0] == (148, 296)
+    assert counted(run(CASE, watched.reads_a_copy)) == {0: (0, 0), "elsewhere": (148, 148), "written": (148, 148)}
     assert run(call(torch.arange(37.0)), watched.right).traffic == {}
+
+
+def counted(outcome):
+    """All rows together."""
+    return {key: tuple(int(torch.as_tensor(count).sum()) for count in counts) for key, counts in outcome.traffic.items()}
+
+
+def rows_of(outcome):
+    return [counts.tolist() for counts in outcome.traffic[0]]
+
+
+def test_what_kernels_read_is_counted_by_row():
+    first = [4] * 16 + [0] * 21
+    assert rows_of(run(CASE, watched.reads_a_part)) == [first, first]
+    assert rows_of(run(CASE, watched.reads_again)) == [[4] * 37, [8] * 37]
+    pairs = call(torch.arange(36.0).view(9, 4), watched=(0,))
+    assert rows_of(run(pairs, lambda w: watched.right(w.view(-1)[:22]))) == [[16] * 5 + [8] + [0] * 3] * 2
 
 
 SENTENCES = {
@@ -64,6 +80,51 @@ def test_the_learner_reads_a_sentence(answer):
     assert not any(digit.isdigit() for digit in hidden)
 
 
+def some_rows() -> Exercise:
+    """Twice the rows of w that are marked, 0 for the others."""
+    double = Exercise(
+        "unit.some",
+        "some",
+        "some",
+        1,
+        1,
+        "",
+        reference=lambda w, marked: 2 * w * marked[:, None],
+        reads=lambda w, marked: {0: marked},
+    )
+
+    @double.stage("doubles", points=1, exposes="It doubles.")
+    def _(g):
+        yield call(torch.arange(1.0, 28).view(9, 3), torch.tensor([1, 0, 0, 1, 1, 0, 0, 0, 1]).bool(), watched=(0,))
+
+    return double
+
+
+ROWS = {
+    watched.some_rows: "",
+    watched.all_rows: "your kernels read 5 of the 5 rows of `w` that need not be read",
+    watched.three_rows: "your kernels read only 36 of the 48 bytes of `w` that are needed; "
+    "they read 8 bytes of tensors that your own code made",
+    watched.rows_twice: "your kernels read 96 bytes of `w`; 48 suffice: each was read 2 times on average",
+    watched.rows_on_the_host: "your kernels read none of the 48 bytes of `w` that are needed; "
+    "they read 52 bytes of tensors that your own code made",
+}
+
+
+@pytest.mark.parametrize("answer", ROWS, ids=lambda answer: answer.__name__)
+def test_rows_that_are_not_needed_must_not_be_read(answer):
+    verdict = score_object(some_rows(), answer)
+    assert verdict.passed == (answer is watched.some_rows)
+    if not verdict.passed:
+        assert verdict.first_failure.problem.difference == ROWS[answer]
+
+
+def test_what_nobody_has_filled_is_not_zero_by_chance():
+    outcome = run(CASE, watched.into_what_was_there)
+    assert outcome.value.isnan().all()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_a_right_answer_passes():
     assert score_object(exercise(), watched.right).passed
 
@@ -80,8 +141,12 @@ def test_a_fault_is_its_own_sentence():
 def test_both_sides_of_the_wall_say_the_same():
     assert decode_case(encode(CASE)).watched == (0,)
     outcome = run(CASE, watched.right)
-    assert decode_outcome(encode(outcome)).traffic == outcome.traffic
-    for nonsense in ({0: 3}, {0: (1, 2, 3)}, {0: ("1", 2)}, {0: (True, 1)}, {0: (0.5, 1)}, [1]):
+    told = decode_outcome(encode(outcome))
+    assert counted(told) == counted(outcome)
+    assert rows_of(told) == rows_of(outcome)
+    counts = torch.ones(2, dtype=torch.int64)
+    wrong = [{0: parts} for parts in ((counts, 1), (counts, counts.float()), (counts[None], counts[None]), (1, 2, 3))]
+    for nonsense in (*wrong, {0: 3}, {0: ("1", 2)}, {0: (True, 1)}, {0: (0.5, 1)}, [1]):
         with pytest.raises(Refused):
             decode_outcome(encode(Outcome(traffic=nonsense)))
 
@@ -101,9 +166,9 @@ def test_in_the_sandbox_kernels_are_watched_too():
         session.run(new_notebook(cells=cells), {f"{name}-check": each for name, each in of.items()})
         outcomes = {name: session.outcome_of(each, 0)(CASE) for name, each in of.items()}
     assert torch.equal(outcomes["right"].value, 2 * CASE.args[0])
-    assert outcomes["right"].traffic == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148)}
-    assert outcomes["reads_again"].traffic[0] == (148, 296)
-    assert outcomes["on_the_host"].traffic[0] == (0, 0)
+    assert counted(outcomes["right"]) == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148)}
+    assert counted(outcomes["reads_again"])[0] == (148, 296)
+    assert counted(outcomes["on_the_host"])[0] == (0, 0)
     assert outcomes["faulty"].error.message.startswith("the kernel reads 11 elements outside")
 
 

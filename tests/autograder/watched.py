@@ -54,3 +54,52 @@ def faulty(w):
     y = torch.empty_like(w)
     without_mask[(triton.cdiv(len(w), 16),)](w, y, len(w), BLOCK=16)
     return y
+
+
+@triton.jit
+def rows_twice_as_large(w, marked, y, n, width, TIMES: tl.constexpr, ALL: tl.constexpr, BLOCK: tl.constexpr):
+    row, col = tl.program_id(0), tl.arange(0, BLOCK)
+    wanted = tl.load(marked + row).to(tl.int32)
+    inside = (col < width) & (col * 0 + wanted + ALL > 0)
+    for _ in range(TIMES):
+        value = tl.load(w + row * width + col, mask=inside, other=0.0)
+    tl.store(y + row * width + col, 2 * value * wanted, mask=col < width)
+
+
+def some_rows(w, marked, times=1, everything=False, programs=None):
+    y = torch.zeros_like(w)
+    at = (programs or len(w),)
+    rows_twice_as_large[at](w, marked.to(torch.int8), y, *w.shape, TIMES=times, ALL=everything, BLOCK=4)
+    return y
+
+
+def all_rows(w, marked):
+    return some_rows(w, marked, everything=True)
+
+
+def three_rows(w, marked):
+    y = some_rows(w, marked, programs=8)
+    y[8] = 2 * w[8]
+    return y
+
+
+def rows_twice(w, marked):
+    return some_rows(w, marked, times=2)
+
+
+def rows_on_the_host(w, marked):
+    y = torch.zeros_like(w)
+    y[marked] = some_rows(w[marked], torch.ones(int(marked.sum())))
+    return y
+
+
+@triton.jit
+def add(w, y, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.atomic_add(y + at, 2 * tl.load(w + at, mask=at < n, other=0.0), mask=at < n)
+
+
+def into_what_was_there(w):
+    y = torch.empty_like(w)
+    add[(triton.cdiv(len(w), 16),)](w, y, len(w), BLOCK=16)
+    return y
