@@ -50,22 +50,23 @@ def layer_of(W: Tensor, bias: Tensor | None = None) -> Module:
 @linear.stage(
     "y = x W^T, with and without a bias",
     points=1,
-    exposes="forward(x) is (tokens, N) for x (tokens, K), what the dense layer gives; the bias is added where there is one.",
+    exposes="forward(x) is (tokens, N) for x (tokens, K), what the dense layer gives; the bias is added where there is one. The layer "
+    "has become smaller: nbytes() says so.",
 )
 def _(g):
     yield script(layer_of(two_four(g, 16, 32)), calls=[("forward", inputs(g, 3, 32))])
-    yield script(layer_of(two_four(g, 8, 48), inputs(g, 8)), calls=[("forward", inputs(g, 2, 48))])
+    yield script(layer_of(two_four(g, 8, 48), inputs(g, 8)), calls=[("forward", inputs(g, 2, 48)), ("nbytes",)])
 
 
 @linear.stage(
     "any leading dimensions, any number of tokens",
     points=1,
     exposes="x may be (K,), (tokens, K) or (batch, tokens, K): the last dimension becomes N, the others stay. More tokens than your kernel takes at once come in several "
-    "launches. x need not be contiguous.",
+    "launches. x need not be contiguous. The layer holds no more than before.",
 )
 def _(g):
     layer = layer_of(two_four(g, 12, 64, least=0), inputs(g, 12))
-    yield script(layer, calls=[("forward", inputs(g, 64)), ("forward", inputs(g, 2, 3, 64))])
+    yield script(layer, calls=[("forward", inputs(g, 64)), ("forward", inputs(g, 2, 3, 64)), ("nbytes",)])
     yield script(layer, calls=[("forward", inputs(g, 3, 7, 64)), ("forward", inputs(g, 64, 5, 2).permute(2, 1, 0))])
 
 
