@@ -137,8 +137,8 @@ def run_cells(notebook: nbformat.NotebookNode) -> dict:
     for cell in notebook.cells:
         is_check = cell.metadata.get("nbgrader", {}).get("grade")
         if cell.cell_type == "code" and not is_check and EXPERIMENT not in cell.metadata.get("tags", []):
-            name = f"<{cell.id}>"
-            linecache.cache[name] = len(cell.source), None, cell.source.splitlines(keepends=True), name  # triton reads kernels
+            name = f"<{cell.id} {hash(cell.source):x}>"  # triton reads a kernel's source when it runs, by this name
+            linecache.cache[name] = len(cell.source), None, cell.source.splitlines(keepends=True), name
             try:
                 exec(compile(cell.source, name, "exec"), namespace)
             except Exception as error:

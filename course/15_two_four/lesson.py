@@ -29,13 +29,6 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
-import inspect
-import linecache
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
@@ -551,6 +544,11 @@ print(
 # The interpreter is on in this process, so a second one compiles.
 
 # %% tags=["experiment"]
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 COMPILE = r"""
 import collections, re, subprocess, sys, tempfile
 from pathlib import Path
@@ -697,6 +695,9 @@ print(repr(tokenizer.decode(texts[1])))
 # With a GPU, the next cell times your kernel there, next to torch's dense product, on more weights than the cache holds.
 
 # %% tags=["experiment"]
+import inspect
+import linecache
+
 TIMING = r"""
 import torch, triton, triton.language as tl
 {cell}
