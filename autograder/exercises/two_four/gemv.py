@@ -7,6 +7,8 @@ from autograder.case import call
 from autograder.compare import Rules
 from autograder.exercise import Exercise
 from autograder.exercises.two_four.fixtures import packed, two_four, unpacked
+from sparsity_edu.kernels import two_four as two_four_kernels
+from sparsity_edu.kernels.packed24 import Packed24
 
 
 def kernels():
@@ -190,10 +192,7 @@ mistaken(
 
 @gemv.accepts("the library's, which selects inputs")
 def _(values, codes, x):
-    from sparsity_edu.kernels.two_four import Packed24
-    from sparsity_edu.kernels.two_four import gemv as library
-
-    return library(Packed24(values, codes), x)
+    return two_four_kernels.gemv(Packed24(values, codes), x)
 
 
 @gemv.accepts("parts of rows that meet in atomic sums")
