@@ -18,21 +18,23 @@ class Case:
     calls: tuple[tuple, ...] = ()  # ("method" or a position in `args`, *arguments) each; the answer is all they return
     changes: tuple[int, ...] = ()  # positions in `args` that the call is meant to change in place; all others must stay
     times: int = 1
+    fresh: bool = False  # whether what is returned may share no memory with `args`: overwriting it would change them
 
 
-def call(*args, changes: tuple[int, ...] = (), times: int = 1, **kwargs) -> Case:
+def call(*args, changes: tuple[int, ...] = (), times: int = 1, fresh: bool = False, **kwargs) -> Case:
     """A case for a function.
 
     Args:
         *args: positional arguments: tensors, numbers, strings, None, lists, dicts and recipes.
         changes: positions of arguments that the function is meant to change in place; they become part of the answer.
         times: how often it is called with these (the same) arguments.
+        fresh: overwrite what it returns, once that is observed; in a `pure` stage an argument that shares its memory shows.
         **kwargs: keyword arguments.
 
     Returns:
         The case.
     """
-    return Case(args, kwargs, changes=changes, times=times)
+    return Case(args, kwargs, changes=changes, times=times, fresh=fresh)
 
 
 def script(*args, calls: Iterable[tuple], **kwargs) -> Case:
@@ -47,6 +49,9 @@ def script(*args, calls: Iterable[tuple], **kwargs) -> Case:
         The case.
     """
     return Case(args, kwargs, calls=tuple(calls))
+
+
+MODULE = "a module"  # the key that tells an observed module from a dict of the same tensors
 
 
 @dataclass(frozen=True, repr=False)
