@@ -247,6 +247,17 @@ class _(Snapshot):
 
 
 @mistaken(
+    "empty state left full",
+    "The snapshot was taken before the first step, when the optimiser had no momentum yet. You put back what you kept, which is nothing, and "
+    "the momentum of the end stays: rewinding has to empty the optimiser then.",
+)
+class _(Snapshot):
+    def put_optimizer(self, optimizer, kept):
+        now = optimizer.state_dict()
+        optimizer.load_state_dict(copy.deepcopy(kept | {"state": now["state"] | kept["state"]}))
+
+
+@mistaken(
     "learning rate forgotten",
     "Momentum is put back, but the optimiser's learning rate is the one that the schedule had at the end: it is in its param_groups.",
 )
@@ -276,6 +287,19 @@ class _(Snapshot):
 
     def put_model(self, model, kept):
         self.training.model = copy.deepcopy(kept)
+
+
+@mistaken(
+    "all other objects",
+    "rewind_ puts a copy of everything in the training's place. Whoever holds the objects before sees nothing of it: load into the "
+    "objects that are there.",
+)
+class _:
+    def __init__(self, training):
+        self.training, self.kept = training, copy.deepcopy(training)
+
+    def rewind_(self):
+        vars(self.training).update(vars(copy.deepcopy(self.kept)))
 
 
 @mistaken(
