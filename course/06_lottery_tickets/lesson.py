@@ -419,7 +419,7 @@ def train_controls(
             where it was before.
         train: call train(training, masks, steps) once for each of the four; it sets to zero what is
             gone before it begins.
-        masks: the ticket's, by layer name.
+        masks: the ticket's, by layer name. Must not be changed.
         steps: how many each of the four makes.
         fresh: state dict of a network like training.model, initialised anew, with its buffers. Must
             not be changed.

@@ -79,7 +79,8 @@ def _(g):
 def _(g):
     yield loss_case(g, 2, 3, 6, spread=150.0)
     yield loss_case(g, 3, 2, 7, temperature=2.0, spread=400.0)
-    yield loss_case(g, 2, 4, 9, temperature=1.5, dtype=torch.bfloat16)
+    for temperature in (1.5, 3.0, 0.7):
+        yield loss_case(g, 2, 4, 9, temperature=temperature, dtype=torch.bfloat16)
 
 
 def mistaken(name: str, says: str, of):
