@@ -290,7 +290,8 @@ def aliased(model, state):
 
 mistake(
     "trains what it was given",
-    "`parameter.data = fresh[name]` makes the model train the tensors of `fresh` themselves. Copy the values: load_state_dict.",
+    "`fresh` or `trained` is changed: `parameter.data = fresh[name]` makes the model train these very tensors, and a mask applied to them "
+    "stays in them. Copy the values: load_state_dict.",
     load=aliased,
 )
 

@@ -208,7 +208,7 @@ def _(W, mask, p):
 
 @drop.misconception(
     "quantile",
-    "torch.quantile interpolates between two weights, so that the number below it is not always int(p * n). Sort, or use kthvalue.",
+    "torch.quantile goes to position p * (n - 1) and interpolates there, so that not always int(p * n) are below it. Sort, or use kthvalue.",
 )
 def _(W, mask, p):
     return mask & (W.abs() > torch.quantile(W.abs()[mask], p))

@@ -71,7 +71,7 @@ def rewound(recipe, *steps: int):
     "puts the weights back",
     points=1,
     exposes="rewind_ puts every parameter back to its value at the snapshot: weights and biases, in place, as the training holds the same "
-    "model still; and the snapshot changes nothing.",
+    "model still, and the same optimizer, scheduler and order; and the snapshot changes nothing.",
 )
 def _(g):
     yield rewound(training(g, 6), 3)
@@ -287,6 +287,26 @@ class _(Snapshot):
 
     def put_model(self, model, kept):
         self.training.model = copy.deepcopy(kept)
+
+
+@mistaken(
+    "another generator in its place",
+    "rewind_ gives the training another generator. Whoever holds the one before draws from it still: set the state of the one that is there.",
+)
+class _(Snapshot):
+    def put_order(self, order, kept):
+        self.training.order = torch.Generator()
+        self.training.order.set_state(kept)
+
+
+@mistaken(
+    "another optimiser in its place",
+    "rewind_ gives the training another optimiser. The scheduler goes on changing the learning rate of the one before: load the state into the "
+    "one that is there.",
+)
+class _(Snapshot):
+    def put_optimizer(self, optimizer, kept):
+        self.training.optimizer = copy.deepcopy(optimizer)
 
 
 @mistaken(

@@ -77,7 +77,7 @@ def _(g):
 def _(g):
     yield script(
         5,
-        calls=[("add", activations(g, n, t, 5, scale=3.0**i)) for i, (n, t) in enumerate(((2, 6), (1, 9), (3, 4)))]
+        calls=[("add", activations(g, n, t, 5, scale=3.0 ** (i % 2))) for i, (n, t) in enumerate(((2, 6), (1, 9), (3, 4)))]
         + [("score",)],
     )
     yield script(

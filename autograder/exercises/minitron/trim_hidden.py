@@ -366,7 +366,8 @@ def _(state, channels, keep_scale):
 
 @trim_hidden.misconception(
     "inside the state",
-    "You put the cut tensors into the state that you were given. It belongs to the large model: make a new dict.",
+    "You changed the state that you were given: put the cut tensors into it, or multiplied in place. It belongs to the large model: make a new "
+    "dict of new tensors.",
 )
 def _(state, channels, keep_scale):
     state.update(trim(state, channels, keep_scale))
