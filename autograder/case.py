@@ -18,18 +18,20 @@ class Case:
     calls: tuple[tuple, ...] = ()  # ("method" or a position in `args`, *arguments) each; the answer is all they return
     changes: tuple[int, ...] = ()  # positions in `args` that the call is meant to change in place; all others must stay
     times: int = 1
-    watched: tuple[
-        int, ...
-    ] = ()  # positions in `args` of tensors of which Triton kernels must read each byte that counts, once
+    fresh: bool = False  # whether what is returned may share no memory with `args`: overwriting it would change them
+    watched: tuple[int, ...] = ()  # positions in `args` of tensors of which kernels must read each byte that counts, once
 
 
-def call(*args, changes: tuple[int, ...] = (), times: int = 1, watched: tuple[int, ...] = (), **kwargs) -> Case:
+def call(
+    *args, changes: tuple[int, ...] = (), times: int = 1, fresh: bool = False, watched: tuple[int, ...] = (), **kwargs
+) -> Case:
     """A case for a function.
 
     Args:
         *args: positional arguments: tensors, numbers, strings, None, lists, dicts and recipes.
         changes: positions of arguments that the function is meant to change in place; they become part of the answer.
         times: how often it is called with these (the same) arguments.
+        fresh: overwrite what it returns, once that is observed; in a `pure` stage an argument that shares its memory shows.
         watched: positions of tensors of which Triton kernels must read each byte once, of all rows or those that the exercise
             `reads`; the kernels run in the interpreter, under `sanitizer.watch`.
         **kwargs: keyword arguments.
@@ -37,7 +39,7 @@ def call(*args, changes: tuple[int, ...] = (), times: int = 1, watched: tuple[in
     Returns:
         The case.
     """
-    return Case(args, kwargs, changes=changes, times=times, watched=watched)
+    return Case(args, kwargs, changes=changes, times=times, fresh=fresh, watched=watched)
 
 
 def script(*args, calls: Iterable[tuple], **kwargs) -> Case:
@@ -52,6 +54,9 @@ def script(*args, calls: Iterable[tuple], **kwargs) -> Case:
         The case.
     """
     return Case(args, kwargs, calls=tuple(calls))
+
+
+MODULE = "a module"  # the key that tells an observed module from a dict of the same tensors
 
 
 @dataclass(frozen=True, repr=False)

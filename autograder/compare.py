@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import Opaque
+from autograder.case import MODULE, Opaque
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def difference(got, want, rules: Rules, where: str = "result") -> Difference | N
             return Difference(where, _values(got), _values(want), vague=f"{_values(want)} expected")
         parts = ((g, w, f"{where}[{i}]") for i, (g, w) in enumerate(zip(got, want, strict=True)))
     elif isinstance(want, dict):
-        if not isinstance(got, dict):
+        if not isinstance(got, dict) or (MODULE in got) != (MODULE in want):
             return _other_kind(got, want, where)
         if got.keys() != want.keys():
             return Difference(f"{where}'s keys", _keys(got), _keys(want), vague="other keys than expected")
@@ -134,6 +134,8 @@ def kind(value) -> str:
             return f"a numpy array of shape {value.shape} (torch.from_numpy makes a tensor of it)"
         case list():
             return f"{_values(value)} (a tuple or list)"
+        case dict() if MODULE in value:
+            return MODULE
         case dict():
             return f"a dict with {len(value)} entries"
         case None | Opaque():
@@ -147,6 +149,8 @@ def kind(value) -> str:
 
 def _word(value) -> str:
     """The kind of a value in one word of ours."""
+    if isinstance(value, dict) and MODULE in value:
+        return MODULE
     words = ((Tensor, "a tensor"), (np.ndarray, "a numpy array"), (list, "a tuple or list"), (dict, "a dict"), (bool, "a bool"))
     words += ((str, "a str"), ((int, float, complex), "a number"), (type(None), "None"))
     return next((word for kind, word in words if isinstance(value, kind)), "another object")

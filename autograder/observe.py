@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autograder.case import Opaque
+from autograder.case import MODULE, Opaque
 
 
 class Recorder:
@@ -34,7 +34,7 @@ class Watched(ABC):
 
 
 def observe(value):
-    """Plain copy of a value: tensors detached, dense and on the CPU, modules as their state, the unknown by its type's name.
+    """Plain copy of a value: tensors detached, dense and on the CPU, modules as marked states, the unknown by its type's name.
 
     Args:
         value: anything.
@@ -64,8 +64,11 @@ def observe(value):
             return complex.__complex__(value)
         case str():
             return str.__str__(value)
+        case nn.Linear():
+            sizes = {name: observe(getattr(value, name, None)) for name in ("in_features", "out_features")}
+            return {MODULE: True} | sizes | observe(value.state_dict())
         case nn.Module():
-            return {name: observe(entry) for name, entry in value.state_dict().items()}
+            return {MODULE: True} | observe(value.state_dict())
         case Recorder():
             return list(value.calls)
         case Watched():

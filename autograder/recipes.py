@@ -150,6 +150,8 @@ class RunningTraining(Watched):
     that student code may put in their place are not the ones that others hold.
     """
 
+    __slots__ = ("_parts",)  # beside the attributes, which may all be replaced at once through `__dict__`
+
     def __init__(
         self,
         model: nn.Module,
@@ -182,7 +184,7 @@ class RunningTraining(Watched):
             optimizer.step()
             scheduler.step()
             said["losses"].append(loss.item())
-        return said | {"weights": observe(model)}
+        return said | {"weights": observe(model.state_dict())}
 
     def seen(self) -> dict:
         """Which of its objects are others now, the learning rate, the indices of the next batch, and the model's state."""
@@ -191,12 +193,13 @@ class RunningTraining(Watched):
             "replaced": self._replaced(),
             "learning rate": optimizer.param_groups[0]["lr"],
             "next batch": self._next(),
-            "weights": observe(model),
+            "weights": observe(model.state_dict()),
         }
 
-    def _replaced(self) -> list[str]:
+    def _replaced(self) -> str:
         names = ("model", "optimizer", "scheduler", "order")
-        return [name for name, part in zip(names, self._parts, strict=True) if getattr(self, name, None) is not part]
+        replaced = [name for name, part in zip(names, self._parts, strict=True) if getattr(self, name, None) is not part]
+        return ", ".join(replaced) or "nothing"
 
     def _next(self) -> Tensor:
         order = torch.Generator()
@@ -209,11 +212,11 @@ class Train:
     """A stand-in for training under masks: a callback that zeroes what is masked and then makes ordinary steps.
 
     So masked weights move, as in careless training, and whoever calls it has to know what is gone. Observed, it is the list of
-    its calls: how many steps, the masks, the training as it was then, and the steps; a call for no steps is none.
+    its calls: how many steps, and in detail the masks, the training as it was then, and the steps; a call for no steps is none.
     """
 
     label: ClassVar = "calls of {}"
-    recorded: bool = True
+    detailed: bool = True
 
     def build(self, built: list) -> Recorder:
         def train(training: RunningTraining, masks: dict[str, Tensor], steps: int) -> dict:
@@ -222,7 +225,9 @@ class Train:
                     training.model.get_submodule(name).weight[~mask] = 0
             given = observe({"number of steps": steps, "masks": masks, "training": training})
             given["steps"] = training(steps)
-            return given if steps and self.recorded else None
+            if not self.detailed:
+                given = {"number of steps": given["number of steps"]}
+            return given if steps else None
 
         return Recorder(train)
 

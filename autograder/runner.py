@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autograder.case import Case
 from autograder.observe import observe
@@ -124,8 +124,28 @@ def _use(case: Case, answer: Callable, args: list, kwargs: dict, steps: list[tup
     if steps:
         thing = answer(*args, **kwargs)
         return [observe(_callee(thing, args, name)(*given)) for name, given in steps]
-    values = [observe(answer(*args, **kwargs)) for _ in range(case.times)]
+    values = []
+    for _ in range(case.times):
+        result = answer(*args, **kwargs)
+        values.append(observe(result))
+        if case.fresh:
+            _overwrite(result)
     return values if case.times > 1 else values[0]
+
+
+def _overwrite(result) -> None:
+    """Zeros in all tensors of a result: what shares their memory changes too."""
+    match result:
+        case Tensor():
+            with contextlib.suppress(RuntimeError):  # some cannot be written to, and so do no harm
+                result.detach().zero_()
+        case nn.Module():
+            _overwrite(result.state_dict())
+        case dict():
+            _overwrite(list(result.values()))
+        case list() | tuple():
+            for entry in result:
+                _overwrite(entry)
 
 
 def _use_watched(case: Case, answer: Callable, args: list, kwargs: dict) -> tuple:

@@ -189,15 +189,17 @@ def train_(training, masks: dict[str, torch.Tensor], steps: int) -> None:
 
     A step draws training.batch(), minimises F.cross_entropy(model(inputs), labels) with
     training.optimizer, then steps training.scheduler. The model is trained in training mode, in
-    whatever mode it comes. Returns nothing.
+    whatever mode it comes. Returns nothing, and leaves nothing behind (such as a hook) that would
+    hold the zeros in a later training.
 
     Args:
         training: a Training as above; changed in place, and its four objects stay the same objects.
             The optimiser may be any of torch.optim's, and may have made steps before: gradients and
             momentum are still there.
         masks: boolean mask of the weight's shape, True = kept, by layer name: the weight is
-            training.model.get_submodule(name).weight. Weights that are gone may be anything when
-            you get them. Layers without a mask, and all biases, are trained as usual.
+            training.model.get_submodule(name).weight. Weights that are gone may have any finite
+            value when you get them. Layers without a mask, and all biases, are trained as usual.
+            Must not be changed.
         steps: how many, 1 or more.
     """
     ### BEGIN SOLUTION
@@ -259,7 +261,7 @@ class Snapshot:
 
     def rewind_(self) -> None:
         """Put the training back, in place: model, optimizer, scheduler and order stay the same
-        objects.
+        objects. Returns nothing.
 
         Trained on from here, it makes the same steps as after the snapshot was taken: the same
         batches, learning rates, losses and weights. May be called any number of times.
@@ -417,7 +419,7 @@ def train_controls(
             where it was before.
         train: call train(training, masks, steps) once for each of the four; it sets to zero what is
             gone before it begins.
-        masks: the ticket's, by layer name.
+        masks: the ticket's, by layer name. Must not be changed.
         steps: how many each of the four makes.
         fresh: state dict of a network like training.model, initialised anew, with its buffers. Must
             not be changed.

@@ -249,11 +249,12 @@ def trim_ffn(
         up: nn.Linear(hidden, ffn). Must not be changed.
         down: nn.Linear(ffn, hidden). Must not be changed.
         neurons: (count,) int64, the neurons that stay, in any order: neuron k of the new layers is
-            neuron neurons[k] of the old ones.
+            neuron neurons[k] of the old ones. Must not be changed.
 
     Returns:
-        New layers gate, up and down, with weights of the shapes (count, hidden), (count, hidden)
-        and (hidden, count). Each has a bias where the old one has one.
+        Three new nn.Linear, gate, up and down, with weights of the shapes (count, hidden),
+        (count, hidden) and (hidden, count), and in_features and out_features to match. Each has a
+        bias where the old one has one. They share no tensor with the old ones.
     """
     ### BEGIN SOLUTION
     hidden, count = gate.in_features, len(neurons)
@@ -445,8 +446,9 @@ def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1
 
     Returns:
         A float32 tensor without dimensions, computed in float32: T^2 times the mean over all tokens
-            of the sum over the vocabulary of
-        p (log p - log q), in nats. Finite also where logits are hundreds apart.
+        of the sum over the vocabulary of p (log p - log q), in nats. Finite also where logits are
+        hundreds apart. (You will train on it: make it of torch operations, so that its gradient
+        reaches the student's logits.)
     """
     ### BEGIN SOLUTION
     log_q = F.log_softmax(student.float() / temperature, dim=-1)

@@ -173,6 +173,14 @@ def test_any_value_against_any_other_gives_a_short_sentence(value, want):
         assert 10 < len(str(difference(got, expected, Rules()))) < 2000
 
 
+def test_a_module_is_no_dict_of_its_tensors():
+    layer = observe(torch.nn.Linear(2, 1))
+    tensors = {name: layer[name] for name in ("weight", "bias")}
+    assert str(difference(tensors, layer, Rules())) == "result: expected a module, got a dict with 2 entries"
+    assert difference(layer, tensors, Rules()).without_values() == "result: a module instead of a dict"
+    assert difference(layer, layer, Rules()) is None
+
+
 @pytest.mark.parametrize("value", [T([1.0]), np.zeros(3), [1], {"a": 1}, None, Opaque("set"), True, "a", 1, 0.5, 1j, NAN])
 def test_kind_describes_everything(value):
     assert isinstance(kind(value), str)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from autograder.case import Opaque
+from autograder.case import MODULE, Opaque
 from autograder.observe import Recorder, observe
 
 
@@ -138,8 +138,16 @@ def test_keys_become_plain_too():
 def test_a_module_is_its_state():
     layer = nn.Linear(2, 1)
     seen = observe(nn.Sequential(layer))
-    assert seen.keys() == {"0.weight", "0.bias"}
+    assert seen.keys() == {MODULE, "0.weight", "0.bias"}  # a state dict is another thing
     assert torch.equal(seen["0.weight"], layer.weight)
+
+
+def test_a_linear_layer_has_its_sizes_too():
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight = nn.Parameter(torch.ones(3, 2))
+    seen = observe(layer)
+    assert (seen["in_features"], seen["out_features"]) == (2, 1)
+    assert seen["weight"].shape == (3, 2)
 
 
 def test_an_array_is_copied():

@@ -1,5 +1,7 @@
 """Recipes make the same objects every time."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -63,7 +65,7 @@ def test_a_training_is_the_same_each_time_and_goes_on_when_called():
     one, other = training().build([]), training().build([])
     first = one(3)
     assert first["learning rates"] == [0.1, 0.1, 0.05]  # two steps were made before
-    assert first["replaced"] == []
+    assert first["replaced"] == "nothing"
     assert str(observe(other(3))) == str(observe(first))
     assert observe(one)["weights"].keys() == one.model.state_dict().keys()
     upcoming = observe(one)["next batch"]
@@ -75,8 +77,11 @@ def test_a_training_sees_what_is_put_in_its_parts_places():
     one = training().build([])
     before = observe(one)["weights"]["0.0.weight"]
     one.model, one.order = nn.Linear(2, 3), torch.Generator()
-    assert observe(one)["replaced"] == ["model", "order"]
+    assert observe(one)["replaced"] == "model, order"
     assert torch.equal(observe(one)["weights"]["0.0.weight"], before)
+    two = training().build([])
+    two.__dict__ = copy.deepcopy(two.__dict__)
+    assert observe(two)["replaced"] == "model, optimizer, scheduler, order"
 
 
 def test_the_stand_in_for_training_under_masks_tells_its_calls():
@@ -90,9 +95,9 @@ def test_the_stand_in_for_training_under_masks_tells_its_calls():
     assert not seen["training"]["weights"]["0.0.weight"][:, 1].any()
     assert len(seen["steps"]["losses"]) == 2
     assert one.model[0][0].weight[:, 1].all()  # it is careless on purpose
-    quiet = Train(recorded=False).build([])
+    quiet = Train(detailed=False).build([])
     quiet(one, masks, 1)
-    assert observe(quiet) == []
+    assert observe(quiet) == [{"number of steps": 1}]
 
 
 def test_a_script_can_let_a_training_go_on():

@@ -88,6 +88,25 @@ def test_changed_arguments_of_methods_are_seen():
     assert run(script(X, calls=calls[2:]), Greedy).touched == (0,)
 
 
+def shared(model, W):
+    new = nn.Linear(3, 2)
+    new.weight = model[0].weight
+    return {"layers": [new], "rows": W[1:]}
+
+
+def copied(model, W):
+    return {"layers": (nn.Linear(3, 2),), "rows": W[1:].clone(), "expanded": W.new_ones(1).expand(3), "name": "x"}
+
+
+@pytest.mark.parametrize(("answer", "touched"), [(shared, (0, 1)), (copied, ())])
+def test_what_shares_memory_with_a_fresh_result_shows(answer, touched):
+    W = torch.ones(2, 3)
+    outcome = run(call(MODEL, W, fresh=True), answer)
+    assert outcome.touched == touched
+    assert outcome.value["rows"].tolist() == [[1, 1, 1]]  # observed before
+    assert run(call(MODEL, W), answer).touched == ()
+
+
 def test_arguments_meant_to_change_are_part_of_the_outcome():
     outcome = run(call(torch.ones(2), torch.ones(2), changes=(1,)), lambda a, b: (a.add_(1), b.add_(1)))
     assert outcome.touched == (0,)
@@ -326,5 +345,5 @@ def test_an_answer_that_holds_itself_is_an_error():
 
 
 def test_a_case_is_plain_data():
-    assert call(1, times=2, changes=(0,), a=2) == Case((1,), {"a": 2}, changes=(0,), times=2)
+    assert call(1, times=2, changes=(0,), fresh=True, a=2) == Case((1,), {"a": 2}, changes=(0,), times=2, fresh=True)
     assert script(1, calls=[("add", 1)]) == Case((1,), calls=(("add", 1),))

@@ -88,7 +88,7 @@ def control_case(g: torch.Generator, *hidden: int, steps: int, densities, norm=F
             model[1].running_mean.copy_(torch.randn(hidden[0], generator=g))
     states = ({name: value.clone() for name, value in model.state_dict().items()} for model in (fresh, trained))
     noise = {name: torch.rand(mask.shape, generator=g) for name, mask in masks.items()}
-    return call(recipe, Train(recorded=False), masks, steps, *states, noise, changes=(0,))
+    return call(recipe, Train(detailed=False), masks, steps, *states, noise, changes=(0, 1))
 
 
 @controls.stage(
@@ -290,9 +290,36 @@ def aliased(model, state):
 
 mistake(
     "trains what it was given",
-    "`parameter.data = fresh[name]` makes the model train the tensors of `fresh` themselves. Copy the values: load_state_dict.",
+    "`fresh` or `trained` is changed: `parameter.data = fresh[name]` makes the model train these very tensors, and a mask applied to them "
+    "stays in them. Copy the values: load_state_dict.",
     load=aliased,
 )
+
+
+@controls.misconception(
+    "models instead of states",
+    "You return copies of the model. Return their state dicts, copied: `copy.deepcopy(training.model.state_dict())`.",
+)
+def _(training, train, *arguments):
+    ends = []
+
+    def train_and_keep(*given):
+        train(*given)
+        ends.append(copy.deepcopy(training.model))
+
+    compare(training, train_and_keep, *arguments)
+    return dict(zip(KINDS, ends, strict=True))
+
+
+@controls.misconception(
+    "trained once more",
+    "You call `train` more often than four times. Each of the four is one training; whatever keeps a diary of them counts on it.",
+)
+def _(training, train, masks, steps, *arguments):
+    start = Snapshot(training)
+    train(training, masks, steps)
+    start.rewind_()
+    return compare(training, train, masks, steps, *arguments)
 
 
 @controls.accepts("one by one, by hand")

@@ -48,12 +48,14 @@ def _(g):
     "counts and ranks only what is left",
     points=1,
     exposes="n is the number of weights that the mask keeps, not that of all; and weights that are gone are not candidates, though they are "
-    "zeros and so the smallest of all.",
+    "zeros and so the smallest of all. Weights may be of any size and all of one sign.",
 )
 def _(g):
     yield left(g, 4, 6, density=0.5, p=0.5, gone="zero")
     yield left(g, 6, 9, density=0.7, p=0.33, gone="zero")
     yield left(g, 8, 5, density=0.3, p=0.4, gone="zero")
+    mask = some_mask(g, 6, 8, density=0.6)
+    yield call(-1e4 * weights_left(g, mask, "zero").abs(), mask, 0.6)
 
 
 @drop.stage(
@@ -170,8 +172,43 @@ def _(W, mask, p):
 
 
 @drop.misconception(
+    "mask never read",
+    "Your code never looks at `mask`. What is gone may hold any value, and what is left may be zero: only the mask tells the two apart.",
+)
+def _(W, mask, p):
+    return by_rank(W, W != 0, int(p * (W != 0).sum()))
+
+
+@drop.misconception(
+    "a large number instead of inf",
+    "You give what is gone a large number, or the largest weight, so that it comes last. Some weight that is left may be larger still: use "
+    "torch.inf.",
+)
+def _(W, mask, p):
+    size = torch.where(mask, W.abs(), 100.0)
+    return mask & by_rank(size, torch.ones_like(mask), int(p * mask.sum()))
+
+
+@drop.misconception(
+    "argsort taken for ranks",
+    "argsort says which weight comes first, second, ...; not which rank the first weight has. Use its first int(p * n) entries as indices.",
+)
+def _(W, mask, p):
+    order = torch.where(mask, W.abs(), torch.inf).flatten().argsort(stable=True).view(mask.shape)
+    return mask & (order >= int(p * mask.sum()))
+
+
+@drop.misconception(
+    "index of -1",
+    "You compare with the last weight that goes, number int(p * n) - 1. Where int(p * n) is 0 that is index -1, the largest, and all go.",
+)
+def _(W, mask, p):
+    return mask & (W.abs() > W.abs()[mask].sort().values[int(p * mask.sum()) - 1])
+
+
+@drop.misconception(
     "quantile",
-    "torch.quantile interpolates between two weights, so that the number below it is not always int(p * n). Sort, or use kthvalue.",
+    "torch.quantile goes to position p * (n - 1) and interpolates there, so that not always int(p * n) are below it. Sort, or use kthvalue.",
 )
 def _(W, mask, p):
     return mask & (W.abs() > torch.quantile(W.abs()[mask], p))

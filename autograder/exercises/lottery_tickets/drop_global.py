@@ -1,5 +1,7 @@
 """Exercise 6.2: one ranking for all layers, some left out."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -55,6 +57,7 @@ def _(g):
     yield layers_left(g, (5, 7), (4, 5), (3, 4), densities=(0.5, 0.9, 0.7), p=0.45, gone="zero")
     yield layers_left(g, (6, 5), (7, 6), (2, 7), densities=(0.8, 0.4, 0.6), p=0.37, gone="large")
     yield layers_left(g, (4, 9), (8, 4), densities=(0.3, 0.8), p=0.2, reorder=True)
+    yield layers_left(g, (6, 5), (6, 5), densities=(0.4, 0.9), p=0.3, reorder=True)
 
 
 @drop_global.stage(
@@ -187,6 +190,29 @@ def _(weights, masks, p, skip=()):
 @drop_global.misconception("rounded", "You rounded p * n to the nearest integer. Here it is rounded down: int(p * n).")
 def _(weights, masks, p, skip=()):
     return joint(weights, masks, round(p * left_in(masks, skip)), skip)
+
+
+@drop_global.misconception("rounded up", "You rounded p * n up. Here it is rounded down: int(p * n).")
+def _(weights, masks, p, skip=()):
+    return joint(weights, masks, math.ceil(p * left_in(masks, skip)), skip)
+
+
+@drop_global.misconception(
+    "thresholds without the old masks",
+    "The threshold is right, but you compare all weights with it: what is gone comes back if its value is above. And each with its old mask.",
+)
+def _(weights, masks, p, skip=()):
+    left = torch.cat([W.abs()[masks[name]] for name, W in weights.items() if name not in skip]).sort().values
+    return {**masks, **{name: W.abs() >= left[int(p * len(left))] for name, W in weights.items() if name not in skip}}
+
+
+@drop_global.misconception(
+    "paired by position",
+    "You pair weights and masks by position, `zip(weights.values(), masks.values())`. The dicts may be in other orders: take both by name.",
+)
+def _(weights, masks, p, skip=()):
+    paired = dict(zip(weights, masks.values(), strict=True))
+    return joint(weights, paired, int(p * left_in(paired, skip)), skip)
 
 
 @drop_global.misconception(

@@ -90,7 +90,7 @@ def _(g):
     "ticket is trained from the start, the last one too.",
 )
 def _(g):
-    yield find_case(g, 8, steps=5, levels=3, p=0.4)
+    yield find_case(g, 7, steps=5, levels=3, p=0.4)
     yield find_case(g, 7, 6, steps=4, levels=2, settings={"options": MOMENTUM, "done": 3, "period": 3, "norm": True})
 
 
@@ -237,7 +237,7 @@ mistake(
 @find.misconception(
     "rewinds before choosing",
     "You rewind first and choose the masks then: from the weights of the start, not from the trained ones. Which weights matter is what the "
-    "training was for.",
+    "training was for. (`weight.detach()` is no copy: taken before, it is rewound with the model.)",
 )
 def _(training, train, steps, levels, p=0.2, rewind=0, skip=()):
     layers = linear_layers(training.model)
@@ -266,6 +266,21 @@ def _(training, train, steps, levels, p=0.2, rewind=0, skip=()):
         return dense[0]
 
     return search(training, train, steps, levels, p, rewind, skip, weights_of=weights_of)
+
+
+@find.misconception(
+    "one count for all levels so far",
+    "You count what level i has dropped in all, 1 - (1 - p)^i of the original, and round once. Each level drops int(p * n) of the n that the "
+    "level before left, which is not always the same number.",
+)
+def _(training, train, steps, levels, p=0.2, rewind=0, skip=()):
+    level = iter(range(1, levels + 1))
+
+    def choose(weights, masks, p, skip):
+        n = sum(W.numel() for name, W in weights.items() if name not in skip)
+        return joint(weights, masks, int((1 - (1 - p) ** next(level)) * n + 1e-9) - (n - left_in(masks, skip)), skip)
+
+    return search(training, train, steps, levels, p, rewind, skip, choose=choose)
 
 
 @find.misconception(

@@ -71,7 +71,7 @@ def rewound(recipe, *steps: int):
     "puts the weights back",
     points=1,
     exposes="rewind_ puts every parameter back to its value at the snapshot: weights and biases, in place, as the training holds the same "
-    "model still; and the snapshot changes nothing.",
+    "model still, and the same optimizer, scheduler and order; and the snapshot changes nothing.",
 )
 def _(g):
     yield rewound(training(g, 6), 3)
@@ -247,6 +247,17 @@ class _(Snapshot):
 
 
 @mistaken(
+    "empty state left full",
+    "The snapshot was taken before the first step, when the optimiser had no momentum yet. You put back what you kept, which is nothing, and "
+    "the momentum of the end stays: rewinding has to empty the optimiser then.",
+)
+class _(Snapshot):
+    def put_optimizer(self, optimizer, kept):
+        now = optimizer.state_dict()
+        optimizer.load_state_dict(copy.deepcopy(kept | {"state": now["state"] | kept["state"]}))
+
+
+@mistaken(
     "learning rate forgotten",
     "Momentum is put back, but the optimiser's learning rate is the one that the schedule had at the end: it is in its param_groups.",
 )
@@ -276,6 +287,39 @@ class _(Snapshot):
 
     def put_model(self, model, kept):
         self.training.model = copy.deepcopy(kept)
+
+
+@mistaken(
+    "another generator in its place",
+    "rewind_ gives the training another generator. Whoever holds the one before draws from it still: set the state of the one that is there.",
+)
+class _(Snapshot):
+    def put_order(self, order, kept):
+        self.training.order = torch.Generator()
+        self.training.order.set_state(kept)
+
+
+@mistaken(
+    "another optimiser in its place",
+    "rewind_ gives the training another optimiser. The scheduler goes on changing the learning rate of the one before: load the state into the "
+    "one that is there.",
+)
+class _(Snapshot):
+    def put_optimizer(self, optimizer, kept):
+        self.training.optimizer = copy.deepcopy(optimizer)
+
+
+@mistaken(
+    "all other objects",
+    "rewind_ puts a copy of everything in the training's place. Whoever holds the objects before sees nothing of it: load into the "
+    "objects that are there.",
+)
+class _:
+    def __init__(self, training):
+        self.training, self.kept = training, copy.deepcopy(training)
+
+    def rewind_(self):
+        vars(self.training).update(vars(copy.deepcopy(self.kept)))
 
 
 @mistaken(

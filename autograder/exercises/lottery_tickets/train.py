@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from autograder.case import call
+from autograder.case import call, script
 from autograder.compare import Rules
 from autograder.exercise import Exercise
 from autograder.exercises.lottery_tickets.fixtures import linear_layers, masks_for, training
@@ -21,7 +21,7 @@ def steps_(
     batch=lambda training, first: training.batch(),
     zero_grad=True,
     schedule=True,
-    reduction="mean",
+    loss=F.cross_entropy,
     training_mode=True,
 ):
     """Right by default; `between` comes after backward and before the optimiser's step."""
@@ -35,7 +35,7 @@ def steps_(
         inputs, labels = first
         if zero_grad:
             optimizer.zero_grad()
-        F.cross_entropy(training.model(inputs), labels, reduction=reduction).backward()
+        loss(training.model(inputs), labels).backward()
         between(training, masks)
         optimizer.step()
         after(training, masks)
@@ -96,7 +96,8 @@ def _(g):
     "what is gone is zero, in every step and with any optimiser",
     points=2,
     exposes="Masked weights are exactly zero in every forward pass, from the first one on, and after the last step: momentum, Adam's moments "
-    "and weight decay move them all the same, so they are put back after each step.",
+    "and weight decay move them all the same, so they are put back after each step. The masks stay as they are.",
+    pure=True,
 )
 def _(g):
     yield train_case(g, 6, steps=1, densities=(0.5, 0.6))
@@ -110,7 +111,7 @@ def _(g):
     "the masks say what is gone, and all else trains",
     points=1,
     exposes="Kept weights train whatever their value: negative ones, small ones, and those that are exactly zero. So do biases and "
-    "layers without a mask.",
+    "layers without a mask; and if the training goes on without masks later, all weights do: nothing of yours, such as a hook, is left.",
 )
 def _(g):
     yield train_case(g, 7, 6, steps=3, densities=(None, 0.5, None), options=MOMENTUM, done=2)
@@ -121,6 +122,8 @@ def _(g):
         first[masks["0"] & (torch.rand(first.shape, generator=g) < 0.3)] = 0.0
         first *= masks["0"]
         yield call(recipe, masks, 4, changes=(0,))
+    recipe = training(g, 6, 5)
+    yield script(recipe, masks_for(g, recipe, 0.5, 0.4, 0.6), 2, calls=[(0, 2)])
 
 
 def mask_gradients(training, masks):
@@ -183,7 +186,7 @@ mistake(
 )
 mistake(
     "first layer only",
-    "Only one layer is masked: apply every mask, not the first (a return inside the loop?).",
+    "Only the first layer is masked: apply every mask. (A return inside the loop? named_children, which does not find nested layers?)",
     before=lambda t, m: magnitude.apply_(t.model, dict(list(m.items())[:1])),
     after=lambda t, m: magnitude.apply_(t.model, dict(list(m.items())[:1])),
 )
@@ -194,7 +197,31 @@ mistake(
 )
 mistake("no zero_grad", "The gradients of the step before are still there: call optimizer.zero_grad() first.", zero_grad=False)
 mistake(
-    "summed loss", "Your loss is a sum over the batch. F.cross_entropy averages by default; so should you.", reduction="sum"
+    "gradients deleted before the step",
+    "You call zero_grad between backward and optimizer.step(), which then has nothing to step with. It comes before backward.",
+    between=lambda training, masks: training.optimizer.zero_grad(),
+)
+mistake(
+    "scheduler before the optimiser",
+    "The scheduler steps before the optimiser does, so that every step has the learning rate of the next: optimizer.step() first.",
+    between=lambda training, masks: training.scheduler.step(),
+    schedule=False,
+)
+mistake(
+    "zeros put back before the step",
+    "You zero before optimizer.step(), which then moves what is gone once more: zero after it.",
+    between=lambda training, masks: magnitude.apply_(training.model, masks),
+    after=nothing,
+)
+mistake(
+    "summed loss",
+    "Your loss is a sum over the batch. F.cross_entropy averages by default; so should you.",
+    loss=lambda outputs, labels: F.cross_entropy(outputs, labels, reduction="sum"),
+)
+mistake(
+    "softmax before cross-entropy",
+    "You take a softmax before F.cross_entropy, which takes one itself: give it the model's outputs as they are.",
+    loss=lambda outputs, labels: F.cross_entropy(outputs.softmax(dim=1), labels),
 )
 mistake(
     "evaluation mode",
@@ -206,6 +233,11 @@ mistake(
     "one batch for all steps",
     "You draw one batch and use it in every step. Call training.batch() inside the loop.",
     batch=lambda training, first: first or training.batch(),
+)
+mistake(
+    "inputs and labels of two batches",
+    "You call training.batch() twice in a step, for the inputs and for the labels: they belong to different samples. It returns both.",
+    batch=lambda training, first: (training.batch()[0], training.batch()[1]),
 )
 
 
@@ -229,6 +261,41 @@ mistake(
 def _(training, masks, steps):
     steps_(training, masks, steps, after=nothing)
     magnitude.apply_(training.model, masks)
+
+
+@train.misconception(
+    "zero_grad at the end of a step",
+    "You call zero_grad after each step. When you are called, the gradients of an earlier training may still be there: call it before backward.",
+)
+def _(training, masks, steps):
+    def after(training, masks):
+        magnitude.apply_(training.model, masks)
+        training.optimizer.zero_grad()
+
+    steps_(training, masks, steps, zero_grad=False, after=after)
+
+
+@train.misconception(
+    "not zero after the last step",
+    "You zero before each forward pass, and not after the last step: the optimiser has moved what is gone once more.",
+)
+def _(training, masks, steps):
+    def batch(training, first):
+        magnitude.apply_(training.model, masks)
+        return training.batch()
+
+    steps_(training, masks, steps, batch=batch, after=nothing)
+
+
+@train.misconception(
+    "hooks left",
+    "A hook of yours is still on the model or the optimiser when you have returned, and holds these zeros in every later training, of other "
+    "connections too. Keep the handle, and handle.remove() it.",
+)
+def _(training, masks, steps):
+    for name, mask in masks.items():
+        training.model.get_submodule(name).weight.register_hook(lambda gradient, mask=mask: gradient * mask)
+    steps_(training, masks, steps)
 
 
 @train.misconception(

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from autograder.case import script
+from autograder.compare import Rules
 from autograder.exercise import Exercise
 from autograder.exercises.minitron.fixtures import activations
 
@@ -44,6 +45,7 @@ aggregate = Exercise(
     hint="Keep one running sum, `torch.zeros(channels)`. In `add`, `X.float().abs().mean(dim=1)` is (sequences, channels); add the sum "
     "of its squares over the sequences. In `score`, take the root without changing what you keep.",
     reference=ChannelScore,
+    rules=Rules(exact_zeros=True),
 )
 
 
@@ -75,7 +77,7 @@ def _(g):
 def _(g):
     yield script(
         5,
-        calls=[("add", activations(g, n, t, 5, scale=3.0**i)) for i, (n, t) in enumerate(((2, 6), (1, 9), (3, 4)))]
+        calls=[("add", activations(g, n, t, 5, scale=3.0 ** (i % 2))) for i, (n, t) in enumerate(((2, 6), (1, 9), (3, 4)))]
         + [("score",)],
     )
     yield script(
@@ -87,7 +89,8 @@ def _(g):
     "asked at any time, and in half precision too",
     points=1,
     exposes="score() changes nothing and may be called between batches; means and squares of float16 activations are taken in float32; a "
-    "channel that is always 0 has score 0.",
+    "channel that is always 0 has score 0. The activations stay as they are: a hook gets the very tensor that the model goes on with.",
+    pure=True,
 )
 def _(g):
     batches = [("add", activations(g, n, 4, 5, scale=2.0**i)) for i, n in enumerate((1, 3, 2))]
@@ -215,6 +218,34 @@ class _(ChannelScore):
     def score(self):
         squares = sum(X.abs().mean(dim=1).square().sum(dim=0).float() for X in self.batches)
         return squares.sqrt()
+
+
+@aggregate.misconception(
+    "mean in half precision",
+    "You averaged in float16 and converted the mean. A float16 has three decimal digits: call `X.float()` first.",
+)
+class _(ChannelScore):
+    def score(self):
+        return sum(X.abs().mean(dim=1).float().square().sum(dim=0) for X in self.batches).sqrt()
+
+
+@aggregate.misconception(
+    "activations changed",
+    "You changed X in place, as `X.abs_()` does, also behind `X.float()`, which is X itself where X is float32 already. The model is still "
+    "computing with this tensor: use X.abs().",
+)
+class _(ChannelScore):
+    def add(self, X):
+        super().add(X.float().abs_())
+
+
+@aggregate.misconception(
+    "a constant under the root",
+    "You added a small constant under the root. There is nothing to divide by here; a channel that is always 0 has score 0.",
+)
+class _(ChannelScore):
+    def score(self):
+        return (super().score().square() + 1e-12).sqrt()
 
 
 @aggregate.misconception(

@@ -222,6 +222,48 @@ def _(student, teacher, optimizer, ids, temperature):
 
 
 @distil_step.misconception(
+    "zero_grad at the end",
+    "You call zero_grad after the step. When you are called, gradients of an earlier step may still be there: call it before backward.",
+)
+def _(student, teacher, optimizer, ids, temperature):
+    loss = step(student, teacher, optimizer, ids, temperature, zero_grad=False)
+    optimizer.zero_grad()
+    return loss
+
+
+@distil_step.misconception(
+    "teacher quiet too late",
+    "You call teacher.eval() after the teacher has answered: its first answer is partly random. Call it before.",
+)
+def _(student, teacher, optimizer, ids, temperature):
+    loss = step(student, teacher, optimizer, ids, temperature, quiet=False)
+    teacher.eval()
+    return loss
+
+
+@distil_step.misconception(
+    "loss of another pass",
+    "You run the student twice, once for the loss that you return and once for the step. With dropout these are two different losses: return "
+    "the one whose gradient you took.",
+)
+def _(student, teacher, optimizer, ids, temperature):
+    teacher.eval()
+    with torch.no_grad():
+        loss = kl(student(ids), teacher(ids), temperature).item()
+    step(student, teacher, optimizer, ids, temperature)
+    return loss
+
+
+@distil_step.misconception(
+    "a step for each sequence",
+    "You make a step for each sequence of the batch. Make one step, on the mean over all tokens.",
+)
+def _(student, teacher, optimizer, ids, temperature):
+    losses = [step(student, teacher, optimizer, sequence, temperature) for sequence in ids.split(1)]
+    return sum(losses) / len(losses)
+
+
+@distil_step.misconception(
     "plain gradient descent",
     "You moved the parameters yourself. Leave that to optimizer.step(), which knows the learning rate, momentum and moments.",
 )

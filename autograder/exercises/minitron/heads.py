@@ -103,6 +103,7 @@ def _(g):
     yield heads_case(g, 6, 3, 4, 4)
     yield heads_case(g, 6, 3, 2, 9)
     yield heads_case(g, 6, 3, 2, 0)
+    yield heads_case(g, 6, 3, 4, -3)
     yield heads_case(g, 6, 3, 5, 3)
 
 
@@ -226,6 +227,20 @@ mistaken(
     choose=lambda scores, heads, kv_heads, keep: (torch.arange(keep // kv_heads) + offsets(heads, kv_heads)).flatten(),
 )
 mistaken(
+    "argsort taken for ranks",
+    "argsort says which head comes first, second, ...; not which rank the first head has. Its first columns are the indices that stay.",
+    choose=lambda scores, heads, kv_heads, keep: (
+        (scores.view(kv_heads, -1).argsort(dim=1, descending=True) < keep // kv_heads).flatten().nonzero().flatten()
+    ),
+)
+mistaken(
+    "one choice for all groups",
+    "You chose the places once, in the first group, and took the same places from every group. Each group has its own best heads.",
+    choose=lambda scores, heads, kv_heads, keep: (
+        (grouped(scores, kv_heads, keep // kv_heads)[:1] + offsets(heads, kv_heads)).flatten().sort().values
+    ),
+)
+mistaken(
     "keep in each group",
     "You took `keep` heads from each group. It is the number that the whole block keeps: keep // kv_heads from each.",
     choose=lambda scores, heads, kv_heads, keep: chosen(scores, heads, kv_heads, min(keep, heads // kv_heads) * kv_heads),
@@ -248,6 +263,18 @@ mistaken(
 
 @heads.misconception("no error", "Where keep cannot be shared among the groups, or is too large or 0, raise ValueError.")
 def _(channels, heads, kv_heads, keep):
+    scores = channels.view(heads, -1).norm(dim=1)
+    kept = grouped(scores, kv_heads, keep // kv_heads) + offsets(heads, kv_heads)
+    return scores, kept.flatten().sort().values
+
+
+@heads.misconception(
+    "zero refused, negative numbers not",
+    "You refuse keep = 0, but not a negative multiple of kv_heads: keep is at least kv_heads.",
+)
+def _(channels, heads, kv_heads, keep):
+    if keep % kv_heads or keep == 0 or keep > heads:
+        raise ValueError("keep")
     scores = channels.view(heads, -1).norm(dim=1)
     kept = grouped(scores, kv_heads, keep // kv_heads) + offsets(heads, kv_heads)
     return scores, kept.flatten().sort().values

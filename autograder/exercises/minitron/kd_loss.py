@@ -79,7 +79,8 @@ def _(g):
 def _(g):
     yield loss_case(g, 2, 3, 6, spread=150.0)
     yield loss_case(g, 3, 2, 7, temperature=2.0, spread=400.0)
-    yield loss_case(g, 2, 4, 9, temperature=1.5, dtype=torch.bfloat16)
+    for temperature in (1.5, 3.0, 0.7):
+        yield loss_case(g, 2, 4, 9, temperature=temperature, dtype=torch.bfloat16)
 
 
 def mistaken(name: str, says: str, of):
@@ -215,6 +216,44 @@ mistaken(
 def _(student, teacher, temperature):
     q, p = (student.float() / temperature).softmax(-1), (teacher.float() / temperature).softmax(-1)
     return temperature**2 * (p * (p.log() - q.log())).sum(dim=-1).mean()
+
+
+@kd_loss.misconception(
+    "infinite by torch.distributions",
+    "torch.distributions.kl_divergence gives inf as soon as one of the student's probabilities underflows to 0, though its logarithm is finite. "
+    "Sum p (log p - log q) yourself, with log_softmax.",
+)
+def _(student, teacher, temperature):
+    p, q = (torch.distributions.Categorical(logits=logits.float() / temperature) for logits in (teacher, student))
+    return temperature**2 * torch.distributions.kl_divergence(p, q).mean()
+
+
+@kd_loss.misconception(
+    "probabilities clamped",
+    "You clamped the probabilities from below. That changes the loss wherever the student is very wrong: use log_softmax, which needs no help.",
+)
+def _(student, teacher, temperature):
+    q, p = ((logits.float() / temperature).softmax(-1).clamp_min(1e-8) for logits in (student, teacher))
+    return temperature**2 * (p * (p.log() - q.log())).sum(dim=-1).mean()
+
+
+@kd_loss.misconception(
+    "divided in half precision",
+    "You divided by the temperature in bfloat16 and converted then. Call `.float()` first, on the logits as they come.",
+)
+def _(student, teacher, temperature):
+    return temperature**2 * divergence((student / temperature).float(), (teacher / temperature).float()).mean()
+
+
+@kd_loss.misconception(
+    "logits changed",
+    "You changed the logits in place. `.float()` is no copy where they are float32 already: write `z = z / temperature`, not `z /= temperature`.",
+)
+def _(student, teacher, temperature):
+    student, teacher = student.float(), teacher.float()
+    student /= temperature
+    teacher /= temperature
+    return temperature**2 * divergence(student, teacher).mean()
 
 
 @kd_loss.misconception(

@@ -41,10 +41,11 @@ trim_ffn = Exercise(
 
 
 def ffn_case(
-    g: torch.Generator, hidden: int, ffn: int, count: int, biases: tuple[bool, bool, bool] = (False, False, False)
+    g: torch.Generator, hidden: int, ffn: int, count: int, biases: tuple[bool, bool, bool] = (False, False, False), **options
 ) -> Case:
     shapes = ((ffn, hidden), (ffn, hidden), (hidden, ffn))
-    return call(*(linear(g, *shape, bias) for shape, bias in zip(shapes, biases, strict=True)), some(g, ffn, count))
+    parts = (linear(g, *shape, bias) for shape, bias in zip(shapes, biases, strict=True))
+    return call(*parts, some(g, ffn, count), **options)
 
 
 @trim_ffn.stage(
@@ -86,12 +87,13 @@ def _(g):
 @trim_ffn.stage(
     "leaves the large layers as they are",
     points=1,
-    exposes="The large model becomes the teacher: build new layers, and change none of the old ones.",
+    exposes="The large model becomes the teacher: build new layers, change none of the old ones, and share no tensor with them, not even "
+    "down's bias, or the student's training trains the teacher.",
     pure=True,
 )
 def _(g):
-    yield ffn_case(g, 5, 8, 6, (True, True, True))
-    yield ffn_case(g, 4, 6, 2)
+    yield ffn_case(g, 5, 8, 6, (True, True, True), fresh=True)
+    yield ffn_case(g, 4, 6, 2, fresh=True)
 
 
 def mistaken(name: str, says: str, gate=None, up=None, down=None):
@@ -242,6 +244,37 @@ def _(gate, up, down, neurons):
         return part if part.bias is not None else layer(part.weight.detach(), torch.zeros(len(part.weight)))
 
     return tuple(map(with_bias, trim_(gate, up, down, neurons)))
+
+
+@trim_ffn.misconception(
+    "down's bias shared",
+    "The new down has the very bias of the old one (`new.bias = down.bias`, or nn.Parameter of it, makes no copy): where the small model is "
+    "trained, the large one changes. Copy the values.",
+)
+def _(gate, up, down, neurons):
+    gate, up, small = trim_(gate, up, down, neurons)
+    small.bias = down.bias
+    return gate, up, small
+
+
+@trim_ffn.misconception(
+    "sizes not updated",
+    "Your layers have smaller weights, but in_features and out_features of the large ones, and whoever asks for them is misled. Make new "
+    "nn.Linear of the right sizes.",
+)
+def _(gate, up, down, neurons):
+    small = copy.deepcopy((gate, up, down))
+    for part, new in zip(small, trim_(gate, up, down, neurons), strict=True):
+        part.weight, part.bias = new.weight, new.bias
+    return small
+
+
+@trim_ffn.misconception(
+    "states instead of layers",
+    "You return dicts of weights and biases. Return three nn.Linear, which can be called.",
+)
+def _(gate, up, down, neurons):
+    return tuple(part.state_dict() for part in trim_(gate, up, down, neurons))
 
 
 @trim_ffn.misconception(

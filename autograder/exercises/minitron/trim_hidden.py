@@ -148,6 +148,7 @@ def _(g):
     yield hidden_case(g, (7, 10, 4, 9), 4)
     yield hidden_case(g, (6, 8, 2, 11), 5, True, layers=(0, 1))
     yield hidden_case(g, (12, 5, 4, 9), 3, True, layers=(0, 2, 11), tied=False)
+    yield call(decoder(g, (9, 6, 4, 11), only=("down_proj", *NORMS)), some(g, 8, 5).sort().values, True)  # the last one goes
 
 
 @trim_hidden.stage(
@@ -163,13 +164,13 @@ def _(g):
 @trim_hidden.stage(
     "biases, and norms inside a head",
     points=1,
-    exposes="The bias of a matrix has an entry for each output: it is cut where the matrix writes to the stream, and stays where it reads. q_norm "
+    exposes="The bias of a matrix has an entry for each output: it is cut where the matrix writes to the stream, and stays where it reads, lm_head's too. q_norm "
     "and k_norm act inside a head, which keeps its width. The large model's state stays as it is.",
     pure=True,
 )
 def _(g):
     yield hidden_case(g, (8, 10, 8, 14), 5, True, biases=("q_proj", "k_proj", "v_proj"))
-    yield hidden_case(g, (6, 6, 6, 6), 4, True, biases=(*READERS, *WRITERS), tied=False)
+    yield hidden_case(g, (6, 6, 6, 6), 4, True, biases=(*READERS, *WRITERS, "lm_head"), tied=False)
     yield hidden_case(g, (7, 12, 14, 9), 5, True, head_norms=True, layers=(0, 1))
 
 
@@ -280,6 +281,11 @@ mistaken(
     **everywhere([f"{part}_bias" for part in READERS], "entries"),
 )
 mistaken(
+    "bias of the output head cut",
+    "You cut lm_head's bias. It has an entry for each token of the vocabulary: it stays.",
+    lm_head_bias="entries",
+)
+mistaken(
     "norms inside a head scaled",
     "You multiplied q_norm and k_norm. They act inside a head, whose width has not changed: leave them as they are.",
     **everywhere(("q_norm", "k_norm"), lambda tensor: tensor * 1.1),
@@ -289,6 +295,16 @@ mistaken(
     "You cut q_norm and k_norm. They act inside a head, whose width has not changed: leave them as they are.",
     **everywhere(("q_norm", "k_norm"), "norm"),
 )
+
+
+@trim_hidden.misconception(
+    "width of the embedding",
+    "You take the hidden width from the embedding, which is not in every state. A norm's own length says it.",
+)
+def _(state, channels, keep_scale):
+    return trim(
+        state, channels, keep_scale, factor=lambda many, few: (state["model.embed_tokens.weight"].shape[1] / few) ** 0.5
+    )
 
 
 @trim_hidden.misconception("always scaled", "You multiply the norms also where keep_scale is False.")
@@ -350,7 +366,8 @@ def _(state, channels, keep_scale):
 
 @trim_hidden.misconception(
     "inside the state",
-    "You put the cut tensors into the state that you were given. It belongs to the large model: make a new dict.",
+    "You changed the state that you were given: put the cut tensors into it, or multiplied in place. It belongs to the large model: make a new "
+    "dict of new tensors.",
 )
 def _(state, channels, keep_scale):
     state.update(trim(state, channels, keep_scale))

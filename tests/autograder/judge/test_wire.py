@@ -156,7 +156,7 @@ CASES = [
     call(MLP((torch.ones(1, 1),), (torch.ones(1),)), Optimizer("AdamW", 0, {"lr": 0.1, "betas": (0.9, 0.99)}, 2, 0.5)),
     call(Add((torch.randn(2, 2), torch.randn(1, 2)))),
     script(Training(MLP((torch.ones(2, 3),), (torch.ones(2),)), torch.ones(4, 3), torch.arange(4) % 2), calls=[(0, 2)]),
-    call(Train(recorded=False)),
+    call(Train(detailed=False)),
 ]
 
 
