@@ -213,14 +213,15 @@ def shrink(
         budget = None if params is None else _count(params)
         _refuse_unless_new(out)
         large, read, validation = _prepared(model, calibration, windows, window)
-        full = minitron.shape_of(large.model)
+        if budget is None:
+            shapes = [replace(minitron.shape_of(large.model), **given)]
+            minitron.check_shape(large.model, shapes[0])  # before importance is measured, which takes a while
+        else:
+            shapes = minitron.shapes_for(large.model, budget)
         rows = [("large", large.model, None)]
         began = time.perf_counter()
         found = minitron.importance(large.model, read)
-        if budget is None:
-            shape = replace(full, **given)
-        else:
-            shape = minitron.search(large.model, found, minitron.shapes_for(large.model, budget), read[:4])[0][0]
+        shape = shapes[0] if budget is None else minitron.search(large.model, found, shapes, read[:4])[0][0]
         small = minitron.trim(large.model, shape, found)
         rows.append(("cut", small, time.perf_counter() - began))
         table = Table(

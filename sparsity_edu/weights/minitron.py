@@ -168,7 +168,7 @@ def trim(model: nn.Module, shape: Shape, importance: Importance, keep_scale: boo
 
     Source: Muralidharan et al. 2024, sec. 2.3.
     """
-    _check_shape(model, shape)
+    check_shape(model, shape)
     full, config = shape_of(model), model.config
     layers = _best(importance.layers, shape.layers)
     hidden = _best(importance.hidden, shape.hidden)
@@ -251,7 +251,8 @@ def _blocks(model: nn.Module) -> nn.ModuleList:
     return blocks
 
 
-def _check_shape(model: nn.Module, shape: Shape) -> None:
+def check_shape(model: nn.Module, shape: Shape) -> None:
+    """Raise a ValueError that says why `trim` cannot cut a model to a shape, if it cannot."""
     _blocks(model)
     full, groups = shape_of(model), model.config.num_key_value_heads
     for name, most in vars(full).items():
@@ -318,7 +319,7 @@ def shapes_for(
     for depth in layers:
         for width in hidden:
             shape = Shape(depth, width, heads, divisor)
-            _check_shape(model, shape)
+            check_shape(model, shape)
             least = parameters(model, shape)
             per_neuron = (parameters(model, replace(shape, ffn=2 * divisor)) - least) // divisor
             fits = min(full.ffn, divisor + (budget - least) // per_neuron) // divisor * divisor

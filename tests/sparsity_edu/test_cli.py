@@ -130,3 +130,13 @@ def test_shrink_saves_a_smaller_model_that_generates(tmp_path, option):
     assert f"{measured:.2f}" in result.stdout
     assert model.generate(text[None, :5], max_new_tokens=3, do_sample=False).shape == (1, 8)
     assert "taught      3 steps of 2 x 64 tokens of python_docs('train')" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [(["--heads", "5"], "heads must be"), (["--params", "1K"], "no shape of at most")]
+)
+def test_a_shape_that_cannot_be_is_refused_before_anything_is_measured(tmp_path, monkeypatch, option, message):
+    monkeypatch.setattr("sparsity_edu.weights.minitron.importance", lambda *_, **__: pytest.fail("measured"))
+    result = runner.invoke(app, ["shrink", "tiny", *option, "--out", str(tmp_path / "small")])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith(f"error: {message}")
