@@ -1,6 +1,9 @@
 """Kernels that turn sparsity into time, in Triton; each has a torch path that gives the same result on any machine.
 
-    two_four     2:4 weights: 0.5625 of the bytes, read once per token
+    two_four           2:4 weights: 0.5625 of the bytes, read once per token
+    sparse_gemv        weights of small inputs, and of outputs that nobody asked for, are not read
+    sparse_attention   of a long cache only the pages that matter
+    roofline           how fast a call can be at best, and a picture of it
 
 Without a GPU the kernels themselves run in Triton's interpreter: set TRITON_INTERPRET=1 before anything imports triton.
 """
