@@ -289,8 +289,8 @@ def bounds(console: Console) -> None:
 def main(parts: list[str], copies_mb: int, out: Path) -> None:
     """Measure, or say what there is to measure."""
     if not torch.cuda.is_available():
-        return bounds(Console(soft_wrap=True))
-    console = Console(soft_wrap=True, record=True)
+        return bounds(Console(width=100, soft_wrap=True))
+    console = Console(width=100, soft_wrap=True, record=True)
     copies_bytes = copies_mb * 2**20
     bandwidth = read_bandwidth(copies_bytes)
     console.print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, read bandwidth {bandwidth / 1e12:.2f} TB/s")

@@ -166,7 +166,7 @@ def per_token(model: nn.Module, prompt: Tensor, length: int, rounds: int = 3) ->
 
 def main(out: Path) -> None:
     """Measure, print, and write down."""
-    console = Console(soft_wrap=True, record=True)
+    console = Console(width=100, soft_wrap=True, record=True)
     console.print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     for dtype in (torch.float32, torch.bfloat16):
         console.print(products(dtype))

@@ -89,7 +89,7 @@ def main(name: str, prompt: int, new: int, repeats: int) -> None:
             ratio = statistics.median(mine[i] / base[i] for mine, base in zip(times[title], times["large"], strict=True))
             row += [f"{1e3 * statistics.median(t[i] for t in times[title]):.1f}", f"{ratio:.2f}"]
         table.add_row(title, *row)
-    console = Console(soft_wrap=True)
+    console = Console(width=100, soft_wrap=True)
     console.print(f"{name}, {torch.get_num_threads()} threads, {next(large.parameters()).dtype}; medians of {repeats} turns")
     console.print(f"cache: bytes per token; prefill: of {prompt} tokens; decode: per token, {new} of them after a prompt of 16")
     console.print(table)
