@@ -206,10 +206,9 @@ def _outcome(value, after, touched, error, printed, traffic) -> Outcome:
     shapes = ((after, dict), (touched, tuple), (traffic, dict), (error, Raised | NoneType), (printed, str))
     if not all(isinstance(part, kind) for part, kind in shapes) or not all(isinstance(key, int | str) for key in touched):
         raise Refused("an outcome that is none")
-    for counts in traffic.values():
-        if not (
-            isinstance(counts, tuple) and len(counts) == 2 and (all(map(_is_count, counts)) or all(map(_are_counts, counts)))
-        ):
+    for key, counts in traffic.items():
+        kind = _is_count if isinstance(key, str) else _are_counts  # of all rows together, or of each row of an argument
+        if not (isinstance(counts, tuple) and len(counts) == 2 and all(map(kind, counts))):
             raise Refused("counts of bytes that are none")
     return Outcome(value, after, touched, error, printable(printed), traffic)
 

@@ -146,6 +146,7 @@ def test_both_sides_of_the_wall_say_the_same():
     assert rows_of(told) == rows_of(outcome)
     counts = torch.ones(2, dtype=torch.int64)
     wrong = [{0: parts} for parts in ((counts, 1), (counts, counts.float()), (counts[None], counts[None]), (1, 2, 3))]
+    wrong += [{"written": (counts, counts)}, {0: (1, 2)}]
     for nonsense in (*wrong, {0: 3}, {0: ("1", 2)}, {0: (True, 1)}, {0: (0.5, 1)}, [1]):
         with pytest.raises(Refused):
             decode_outcome(encode(Outcome(traffic=nonsense)))
@@ -188,3 +189,12 @@ def test_without_the_interpreter_nothing_passes(monkeypatch):
         RuntimeError, match=r"unit.double cannot be checked here: Triton's interpreter is off: set TRITON_INTERPRET=1"
     ):
         score_object(exercise(), watched.right)
+
+
+@pytest.mark.parametrize("rows", [[], [148], [4] * 36, [-4] * 37, [2**62] * 37], ids=str)
+def test_counts_that_student_code_has_made_up_end_in_a_verdict(rows):
+    forged = torch.tensor(rows, dtype=torch.int64)
+    outcome = Outcome(2 * CASE.args[0], traffic={0: (forged, forged), "elsewhere": (-1, 10**300), "written": (10**300, 0)})
+    for hidden in (True, False):
+        verdict = score(exercise(), lambda case: decode_outcome(encode(outcome)), hidden=hidden)
+        assert not verdict.passed

@@ -27,8 +27,10 @@ def file(text: str | bytes, header: dict | None = None, data: bytes = b"") -> by
     return struct.pack("<Q", len(head)) + head + data
 
 
-def outcome(value="null", after='{"dict":[]}', touched='{"tuple":[]}', error="null", printed='""') -> str:
-    return f'{{"Outcome":[{value},{after},{touched},{error},{printed}]}}'
+def outcome(
+    value="null", after='{"dict":[]}', touched='{"tuple":[]}', error="null", printed='""', traffic='{"dict":[]}'
+) -> str:
+    return f'{{"Outcome":[{value},{after},{touched},{error},{printed},{traffic}]}}'
 
 
 def tensor(dtype="F32", shape=(2,), offsets=(0, 8)) -> dict:
@@ -93,8 +95,12 @@ HOSTILE = {
     "an unknown tensor type": file(USES, {"0": tensor("P64")}, bytes(8)),
     "half a byte": file(USES, {"0": tensor("F4", (2,), (0, 1))}, bytes(1)),
     "bytes left over": file(outcome(), {"0": tensor()}, bytes(9)),
+    "counts of bytes that are none": file(outcome("0", traffic='{"dict":[[0,{"tuple":[1,"2"]}]]}')),
+    "counts of bytes in a float": file(
+        outcome("0", traffic='{"dict":[[0,{"tuple":[{"tensor":["0",[1]]},{"tensor":["0",[1]]}]}]]}'), {"0": tensor()}, bytes(8)
+    ),
     "an outcome too short": file('{"Outcome":[null]}'),
-    "an outcome too long": file('{"Outcome":[1,2,3,4,5,6]}'),
+    "an outcome too long": file('{"Outcome":[1,2,3,4,5,6,7]}'),
     "after: a list": file(outcome(after="[]")),
     "touched: a list": file(outcome(touched="[1]")),
     "touched: floats": file(outcome(touched='{"tuple":[1.5]}')),
@@ -177,7 +183,16 @@ def test_random_bytes(data):
     check_any(struct.pack("<Q", len(data)) + data)
 
 
-GOOD = encode(Outcome([torch.arange(6.0), {"a": (1, None)}, 1j], {0: torch.ones(2)}, (1,), Raised(("E",), "m"), "text"))
+GOOD = encode(
+    Outcome(
+        [torch.arange(6.0), {"a": (1, None)}, 1j],
+        {0: torch.ones(2)},
+        (1,),
+        Raised(("E",), "m"),
+        "text",
+        {0: (torch.ones(3).long(),) * 2},
+    )
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -205,6 +220,6 @@ def test_forged_values(seed):
     random = Random(seed)
     for _ in range(100):
         value = forged(random)
-        pair = {"Outcome": [value, {"dict": [[forged(random), value]]}, {"tuple": []}, None, ""]}
-        for made in (value, pair, {"Outcome": [forged(random) for _ in range(5)]}):
+        pair = {"Outcome": [value, {"dict": [[forged(random), value]]}, {"tuple": []}, None, "", {"dict": []}]}
+        for made in (value, pair, {"Outcome": [forged(random) for _ in range(6)]}):
             check_any(file(json.dumps(made), {"0": tensor()}, bytes(8)))
