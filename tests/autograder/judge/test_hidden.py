@@ -26,7 +26,7 @@ SEED = "ann's"
 
 ERRORS = [name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)]
 ERROR = f"(?:{'|'.join(ERRORS)}|an exception|it took too long|an earlier case took too long)"
-WORD = "(?:a tensor|a numpy array|a tuple or list|a dict|a bool|a str|a number|None|another object)"
+WORD = "(?:a tensor|a numpy array|a tuple or list|a dict|a module|a bool|a str|a number|None|another object)"
 DTYPE = "(?:bool|u?int(?:8|16|32|64)|b?float(?:16|32|64)|float8_e(?:4m3fn|5m2))"
 PLACE = r"(?:result(?: of call \d)?|\w+\(\)|calls of \w+|\w+ after the call)"  # no indices
 TRAFFIC = (
