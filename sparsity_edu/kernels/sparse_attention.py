@@ -51,8 +51,9 @@ def page_scores(q: Tensor, low: Tensor, high: Tensor) -> Tensor:
     Source: Tang et al. 2024, algorithm 1.
     """
     queries = _grouped(q, low, "low")
-    if high.shape != low.shape or high.dtype != low.dtype:
-        raise ValueError(f"high must be like low, {tuple(low.shape)} in {low.dtype}, got {tuple(high.shape)} in {high.dtype}")
+    if (high.shape, high.dtype, high.device) != (low.shape, low.dtype, low.device):
+        wanted, got = (f"{tuple(x.shape)} in {x.dtype} on {x.device}" for x in (low, high))
+        raise ValueError(f"high must be like low, {wanted}, got {got}")
     batch, kv_heads, pages, dim = low.shape
     if not runs_kernels(q):
         least, most, queries = low.float(), high.float(), queries.float()
@@ -96,14 +97,15 @@ def sparse_decode(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: 
     Source: Tang et al. 2024, section 3.3; the splits are those of Dao et al. 2023, Flash-Decoding.
     """
     queries = _grouped(q, keys, "keys")
-    if values.shape != keys.shape or values.dtype != keys.dtype:
-        wanted = f"{tuple(keys.shape)} in {keys.dtype}"
-        raise ValueError(f"values must be like keys, {wanted}, got {tuple(values.shape)} in {values.dtype}")
+    if (values.shape, values.dtype, values.device) != (keys.shape, keys.dtype, keys.device):
+        wanted, got = (f"{tuple(x.shape)} in {x.dtype} on {x.device}" for x in (keys, values))
+        raise ValueError(f"values must be like keys, {wanted}, got {got}")
     batch, kv_heads, tokens, dim = keys.shape
     heads, n = q.shape[1], pages.shape[-1]
-    if pages.ndim != 3 or pages.shape[0] != batch or pages.shape[1] not in (heads, kv_heads) or pages.is_floating_point():
-        wanted = f"({batch}, {heads} or {kv_heads}, n) of whole numbers"
-        raise ValueError(f"pages must be {wanted}, got {tuple(pages.shape)} in {pages.dtype}")
+    fits = pages.ndim == 3 and pages.shape[0] == batch and pages.shape[1] in (heads, kv_heads) and pages.device == q.device
+    if not fits or pages.is_floating_point():
+        wanted = f"({batch}, {heads} or {kv_heads}, n) of whole numbers on {q.device}"
+        raise ValueError(f"pages must be {wanted}, got {tuple(pages.shape)} in {pages.dtype} on {pages.device}")
     scale = dim**-0.5 if scale is None else scale
     queries = q.view(batch, pages.shape[1], heads // pages.shape[1], dim)  # those of a list
     if not runs_kernels(q):
