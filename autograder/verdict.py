@@ -195,8 +195,8 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
 
     Of each watched argument the rows that are needed must be read, every byte of them once, and no others. What an answer made
     of them beforehand, a dense matrix or wider numbers, may not take their place: at most as many bytes as they have may be
-    read elsewhere, for partial sums, and twice the other arguments, for inputs in another layout. And a result must have been
-    written.
+    read elsewhere, for partial sums (none where the exercise allows no `scratch`), and twice the other arguments, for inputs in
+    another layout. And a result must have been written.
 
     Args:
         exercise: for the names of its parameters, and which rows are needed.
@@ -240,15 +240,18 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
             return found(f"bytes of {name}", "kernels read some of them more than once", sentence)
     stored = sum(case.args[i].nbytes for i in case.watched)
     given = sum(argument.nbytes for argument in case.args if isinstance(argument, Tensor))
-    if case.watched and own > stored + 2 * (given - stored):
-        sentence = f"beside the {stored} bytes of the packed weights, your kernels read {own} bytes of tensors of your own"
-        return found("bytes of other tensors", "kernels read more of them than of the packed weights", sentence)
+    allowed = 2 * (given - stored) + (stored if exercise.scratch else 0)
+    if case.watched and own > allowed:
+        sentence = f"beside the {stored} bytes of the weights, your kernels read {own} bytes of tensors of your own"
+        most = "of the weights" if exercise.scratch else "copies of the inputs would take"
+        vague = f"kernels read more of them than {most}"
+        return found("bytes of other tensors", vague, sentence)
     written, _ = got.traffic.get("written", (0, 0))
-    if case.watched and isinstance(got.value, Tensor) and written < got.value.nbytes:
-        sentence = (
-            f"your kernels write {written} bytes, but the result has {got.value.nbytes}: it was not they that worked it out"
-        )
-        return found("bytes of the result", "no kernel has written it", sentence)
+    if case.watched and isinstance(got.value, Tensor):
+        size = int((got.value != 0).sum()) * got.value.element_size()  # zeros may have been there from the beginning
+        if written < size:
+            sentence = f"your kernels write {written} bytes, but the result has {size}: it was not they that worked it out"
+            return found("bytes of the result", "no kernel has written it", sentence)
     return None
 
 
