@@ -6,7 +6,17 @@ from torch import Tensor
 from autograder.case import call
 from autograder.compare import Rules
 from autograder.exercise import Exercise
-from autograder.exercises.sparse_gemv.fixtures import THRESHOLD, edges, inputs, poisoned, product, wanted, weights
+from autograder.exercises.sparse_gemv.fixtures import (
+    ROUNDED,
+    THRESHOLD,
+    edges,
+    eighths,
+    inputs,
+    poisoned,
+    product,
+    wanted,
+    weights,
+)
 from autograder.exercises.sparse_gemv.partials import kernels
 
 
@@ -39,8 +49,8 @@ def case(W: Tensor, x: Tensor, threshold: float = THRESHOLD):
     exposes="float16 (N,): every program adds what it has to the result, atomically, and nothing is left in between for a second kernel to read.",
 )
 def _(g):
-    yield call(weights(g, 64, 128), inputs(g, 64), THRESHOLD, watched=(0,))
-    yield case(weights(g, 96, 192), inputs(g, 96))
+    yield call(weights(g, 256, 32), 1 + inputs(g, 256).abs(), THRESHOLD, watched=(0,))
+    yield call(weights(g, 64, 160), inputs(g, 64), THRESHOLD, watched=(0,))
 
 
 @atomic.stage(
@@ -51,7 +61,7 @@ def _(g):
 )
 def _(g):
     yield case(weights(g, 70, 150), edges(inputs(g, 70)))
-    yield case(weights(g, 37, 75), inputs(g, 37))
+    yield case(weights(g, 37, 75), edges(inputs(g, 37)), ROUNDED)
     yield case(weights(g, 500, 7), inputs(g, 500))
     yield case(weights(g, 17, 33), inputs(g, 17, live=0.0).clamp(-THRESHOLD, THRESHOLD) / 2)
 
@@ -62,10 +72,11 @@ def _(g):
     exposes="The place where programs meet is float32. In float16 every addition rounds, and the sum of a part can be larger than any float16.",
 )
 def _(g):
-    W, x = weights(g, 64, 140), inputs(g, 64)
-    W[:8], W[-8:] = 300.0, -300.0
-    x[:8] = x[-8:] = 300.0
+    W, x = eighths(weights(g, 64, 140)), eighths(inputs(g, 64))
+    W[0], W[1] = 300.0, -300.0
+    x[:2] = 300.0
     yield case(W, x)
+    yield case(W.roll(-1, 0), x.roll(-1))  # the two in different parts
 
 
 def mistaken(name: str, says: str, wrong=None, kernel: str = "", **how):

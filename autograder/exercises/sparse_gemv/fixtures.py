@@ -21,7 +21,7 @@ def wanted(x: Tensor, threshold: float) -> Tensor:
 def inputs(g: torch.Generator, *shape: int, threshold: float = THRESHOLD, live: float = 0.5) -> Tensor:
     """float16, of either sign; a share `live` is clearly above the threshold, the others are clearly below."""
     above = torch.rand(*shape, generator=g) < live
-    above[..., 0], above[..., -1] = True, False  # at least one of each in every row
+    above[..., 0], above[..., 2], above[..., -1] = True, False, True  # some of each; the last row is not lost unseen
     sign = torch.randint(0, 2, shape, generator=g) * 2 - 1
     u = torch.rand(*shape, generator=g)
     return (sign * threshold * torch.where(above, 1.25 + 2 * u, 0.8 * u)).half()
@@ -53,3 +53,8 @@ def product(W: Tensor, x: Tensor, threshold: float) -> Tensor:
     """W^T x for the inputs that count, float64 (tokens, N) or (N,); rows that are skipped may hold anything."""
     kept = wanted(x, threshold)
     return torch.where(large(x, threshold), x, 0).double() @ torch.where(kept[:, None], W, 0).double()
+
+
+def eighths(x: Tensor) -> Tensor:
+    """Rounded to multiples of 1/8: sums of products that stay below 2^18 are exact in float32, in any order."""
+    return (8 * x).round() / 8

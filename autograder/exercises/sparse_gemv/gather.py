@@ -6,7 +6,7 @@ from torch import Tensor
 from autograder.case import call
 from autograder.compare import Rules
 from autograder.exercise import Exercise
-from autograder.exercises.sparse_gemv.fixtures import poisoned, weights
+from autograder.exercises.sparse_gemv.fixtures import eighths, poisoned, weights
 from autograder.exercises.sparse_gemv.partials import kernels
 
 
@@ -83,7 +83,7 @@ def _(g):
     exposes="Products and sums in float32, rounded to float16 once. A product of two float16 may be larger than any float16.",
 )
 def _(g):
-    W, x = weights(g, 30, 70), torch.randn(70, generator=g).half()
+    W, x = eighths(weights(g, 30, 70)), eighths(torch.randn(70, generator=g).half())
     W[:, 0], W[:, 1] = 300.0, -300.0
     x[:2] = 300.0
     yield case(g, 30, 70, 9, 9, 0, W, x)

@@ -10,6 +10,7 @@ from autograder.exercises.sparse_gemv.fixtures import (
     ROUNDED,
     THRESHOLD,
     edges,
+    eighths,
     inputs,
     poisoned,
     product,
@@ -49,8 +50,7 @@ def case(W: Tensor, x: Tensor, threshold: float = THRESHOLD):
     exposes="y = W^T x over the inputs above the threshold, float16 (1, N). Kernels read the rows of large inputs once, and no others.",
 )
 def _(g):
-    yield call(weights(g, 64, 128), inputs(g, 1, 64), THRESHOLD, watched=(0,))
-    yield case(weights(g, 128, 48), inputs(g, 1, 128))
+    yield call(weights(g, 64, 96), inputs(g, 1, 64), THRESHOLD, watched=(0,))
 
 
 @gemv.stage(
@@ -59,8 +59,8 @@ def _(g):
     exposes="A row that any token needs is read once for all. Each token counts its own large inputs only: what it gets does not depend on who is decoded beside it.",
 )
 def _(g):
-    yield case(weights(g, 64, 128), inputs(g, 4, 64, live=0.3))
-    yield case(weights(g, 96, 32), inputs(g, 2, 96, live=0.4))
+    yield case(weights(g, 160, 80), inputs(g, 4, 160, live=0.2))
+    yield case(weights(g, 96, 32), inputs(g, 2, 96, live=0.3))
 
 
 @gemv.stage(
@@ -70,11 +70,11 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield case(weights(g, 500, 9), inputs(g, 2, 500, live=0.2))
-    yield case(weights(g, 70, 75), edges(inputs(g, 5, 70, live=0.2)))
-    yield case(weights(g, 37, 150), edges(inputs(g, 3, 37, live=0.3)), ROUNDED)
-    yield case(weights(g, 50, 50), inputs(g, 8, 50, live=0.1))
-    yield case(weights(g, 33, 17), inputs(g, 2, 33, live=0.0).clamp(-THRESHOLD, THRESHOLD) / 2)
+    yield case(weights(g, 500, 9), inputs(g, 1, 500, live=0.2))
+    yield case(weights(g, 170, 75), edges(inputs(g, 5, 170, live=0.1)))
+    yield case(weights(g, 101, 150), edges(inputs(g, 3, 101, live=0.2)), ROUNDED)
+    yield case(weights(g, 260, 20), inputs(g, 8, 260, live=0.1))
+    yield case(weights(g, 65, 65), inputs(g, 2, 65, live=0.0).clamp(-THRESHOLD, THRESHOLD) / 2)
 
 
 @gemv.stage(
@@ -83,10 +83,11 @@ def _(g):
     exposes="Products and partial sums in float32, rounded to float16 once. A product, or the sum of a part, may be larger than any float16.",
 )
 def _(g):
-    W, x = weights(g, 64, 40), inputs(g, 2, 64)
-    W[:8], W[-8:] = 300.0, -300.0
-    x[:, :8] = x[:, -8:] = 300.0
+    W, x = eighths(weights(g, 96, 40)), eighths(inputs(g, 2, 96))
+    W[0], W[1] = 300.0, -300.0
+    x[:, :2] = 300.0
     yield case(W, x)
+    yield case(W.roll(-1, 0), x.roll(-1, 1))  # the two in different parts
     yield case(weights(g, 256, 24).abs() * 8, inputs(g, 1, 256).abs() * 8)
 
 

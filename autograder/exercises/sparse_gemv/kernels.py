@@ -70,10 +70,7 @@ def part_of_rows(
         inside = live[:, None] & (cols[None, :] < N)
         if MISTAKE == "no column mask":
             inside = live[:, None] & (cols[None, :] >= 0)
-        if MISTAKE == "no other":
-            w = tl.load(W + at, mask=inside)
-        else:
-            w = tl.load(W + at, mask=inside, other=0.0)
+        w = tl.load(W + at, mask=inside) if MISTAKE == "no other" else tl.load(W + at, mask=inside, other=0.0)
         products = tl.sum(counted.to(exact)[:, :, None] * w.to(exact)[None, :, :], axis=1)  # (TOKENS, COLS)
         if MISTAKE == "tokens in one sum":
             products = tl.zeros((TOKENS, COLS), exact) + tl.sum(products, axis=0)[None, :]
@@ -175,10 +172,7 @@ def chosen_rows(
     known = chosen
     if MISTAKE == "padded with 0":
         chosen = m < n
-    if MISTAKE == "no bound of the list":
-        row = tl.load(idx + m)
-    else:
-        row = tl.load(idx + m, mask=known, other=0)
+    row = tl.load(idx + m) if MISTAKE == "no bound of the list" else tl.load(idx + m, mask=known, other=0)
     if MISTAKE == "row m":
         row = m
     exact: tl.constexpr = tl.float16 if MISTAKE == "float16" else tl.float32
@@ -195,10 +189,7 @@ def chosen_rows(
         at = row[:, None] * K + cols[None, :]
         if MISTAKE == "input-major":
             at = cols[None, :] * N + row[:, None]
-        if MISTAKE == "no other":
-            w = tl.load(W + at, mask=inside)
-        else:
-            w = tl.load(W + at, mask=inside, other=0.0)
+        w = tl.load(W + at, mask=inside) if MISTAKE == "no other" else tl.load(W + at, mask=inside, other=0.0)
         products = w.to(exact) * v[None, :]
         if MISTAKE == "last block only":
             total = tl.sum(products, axis=1)
@@ -213,7 +204,7 @@ def chosen_rows(
         tl.store(y + m, total.to(y.dtype.element_ty), mask=m < n)
 
 
-def parts(W, x, threshold, splits, mistake="", rows=32, cols=64, kind=torch.float32, share=None) -> Tensor:
+def parts(W, x, threshold, splits, mistake="", rows=32, cols=128, kind=torch.float32, share=None) -> Tensor:
     """(splits, tokens, N) for x (tokens, K)."""
     (K, N), tokens = W.shape, len(x)
     out = torch.empty(splits, tokens, N, dtype=kind)
@@ -245,7 +236,7 @@ def added_by_many(partials, add="atomic", kind=torch.float32) -> Tensor:
     return y.half()
 
 
-def two_stages(W, x, threshold, mistake="", splits=3, rows=32, cols=64, kind=torch.float16) -> Tensor:
+def two_stages(W, x, threshold, mistake="", splits=2, rows=32, cols=128, kind=torch.float16) -> Tensor:
     """(tokens, N) for x (tokens, K)."""
     partials = parts(W, x, threshold, splits, mistake, rows, cols)
     if mistake == "parts in float16":
@@ -254,7 +245,7 @@ def two_stages(W, x, threshold, mistake="", splits=3, rows=32, cols=64, kind=tor
 
 
 def in_one(
-    W, x, threshold, mistake="", splits=3, add="atomic", buffer=torch.zeros, kind=torch.float32, rows=32, cols=64
+    W, x, threshold, mistake="", splits=2, add="atomic", buffer=torch.zeros, kind=torch.float32, rows=32, cols=128
 ) -> Tensor:
     """(N,) for x (K,): one kernel, whose programs add to the result."""
     K, N = W.shape
