@@ -15,7 +15,7 @@ from torch import Tensor
 from autograder.case import Case
 from autograder.compare import Difference, difference
 from autograder.exercise import Exercise, Misconception, Stage
-from autograder.runner import FAULT, Outcome, Raised, TimeUp, equal, of_method, run
+from autograder.runner import FAULT, SECONDS_PER_CASE, Outcome, Raised, TimeUp, equal, of_method, run
 
 PUBLIC_SEED = "public"
 NOT_HERE = ("InterpreterOff", "ModuleNotFoundError")  # what a reference raises where kernels cannot run at all
@@ -113,7 +113,8 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
     """
     cases = {stage.name: exercise.cases(stage, seed) for stage in exercise.stages}
     # first of all, so that nothing which the answer does to this process reaches the reference
-    wanted = {name: [run(case, exercise.reference) for case in cases[name]] for name in cases}
+    patience = 6 * SECONDS_PER_CASE  # it is not the reference that may be an endless loop; its first case may import triton
+    wanted = {name: [run(case, exercise.reference, patience) for case in cases[name]] for name in cases}
     for want in (want for of_stage in wanted.values() for want in of_stage):
         if want.error and want.error.types[0] in NOT_HERE:
             raise RuntimeError(f"{exercise.id} cannot be checked here: {want.error.message}")
