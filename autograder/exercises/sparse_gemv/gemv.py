@@ -71,8 +71,9 @@ def _(g):
 )
 def _(g):
     yield case(weights(g, 500, 9), inputs(g, 1, 500, live=0.2))
-    yield case(weights(g, 170, 75), edges(inputs(g, 5, 170, live=0.1)))
-    yield case(weights(g, 101, 150), edges(inputs(g, 3, 101, live=0.2)), ROUNDED)
+    yield case(weights(g, 170, 35), edges(inputs(g, 5, 170, live=0.1)))
+    yield case(weights(g, 50, 150), edges(inputs(g, 1, 50)), ROUNDED)
+    yield case(weights(g, 101, 21), edges(inputs(g, 3, 101, live=0.2)))
     yield case(weights(g, 260, 20), inputs(g, 8, 260, live=0.1))
     yield case(weights(g, 65, 65), inputs(g, 2, 65, live=0.0).clamp(-THRESHOLD, THRESHOLD) / 2)
 

@@ -44,7 +44,7 @@ def part_of_rows(
         if MISTAKE == "at the threshold":
             above = size >= threshold
         if MISTAKE == "threshold in float16":
-            above = size > threshold.to(tl.float16).to(tl.float32)
+            above = tl.abs(v) > threshold
         if MISTAKE == "not below":
             above = (size <= threshold) == 0
         if MISTAKE == "small ones":

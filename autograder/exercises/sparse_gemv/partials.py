@@ -144,8 +144,7 @@ mistaken(
 )
 mistaken(
     "threshold rounded",
-    "The threshold is rounded to float16 before you compare, and 0.3 becomes 0.30004883. Convert the input to float32 first, and pass the threshold as a number, not "
-    "as a `tl.constexpr`.",
+    "You compare float16 inputs with the threshold, and it is rounded to float16 first: 0.3 becomes 0.30004883. Convert the inputs to float32, then compare.",
     kernel="threshold in float16",
 )
 mistaken(
