@@ -126,7 +126,7 @@ mistaken(
 )
 mistaken(
     "threshold rounded",
-    "The threshold is rounded to float16 before you compare. Convert the inputs to float32 first.",
+    "The threshold was rounded to float16 before it was compared. It is a number, or a float32 tensor, and is compared in float32.",
     kernel="threshold in float16",
 )
 mistaken("weights alone", "You add up the rows as they are. Each is multiplied by its input.", kernel="weights alone")
@@ -153,9 +153,7 @@ mistaken("keeps float32", "Your result is float32. Convert it to the dtype of x 
 
 @atomic.accepts("the library's")
 def _(W, x, threshold):
-    from sparsity_edu.kernels.sparse_gemv import gemv_threshold
-
-    return gemv_threshold(W, x, threshold, atomic=True)
+    return kernels().by_the_library(W, x, threshold, atomic=True)
 
 
 @atomic.accepts("more parts, other blocks")

@@ -196,9 +196,7 @@ mistaken("keeps float32", "Your result is float32. Give y the dtype of x.", kind
 
 @gather.accepts("the library's")
 def _(W, idx, count, x):
-    from sparsity_edu.kernels.sparse_gemv import gemv_rows
-
-    return gemv_rows(W, idx, x, count=count)
+    return kernels().rows_by_the_library(W, idx, count, x)
 
 
 @gather.accepts("an entry for each program")

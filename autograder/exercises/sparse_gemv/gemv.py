@@ -128,7 +128,7 @@ mistaken(
 )
 mistaken(
     "threshold rounded",
-    "The threshold is rounded to float16 before you compare. Convert the inputs to float32 first.",
+    "The threshold was rounded to float16 before it was compared. Pass it as a number, and compare in float32.",
     kernel="threshold in float16",
 )
 mistaken("not below", "You read what is not below the threshold, and that is true of NaN. Ask for `>`.", kernel="not below")
@@ -208,8 +208,4 @@ def _(W, x, threshold):
 
 @gemv.accepts("the library's, atomic for one token")
 def _(W, x, threshold):
-    from sparsity_edu.kernels.sparse_gemv import gemv_threshold
-
-    if len(x) > 1:
-        return gemv_threshold(W, x, threshold)
-    return gemv_threshold(W, x, threshold, atomic=True)
+    return kernels().by_the_library(W, x, threshold, atomic=len(x) == 1)

@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsity_edu.kernels import sparse_gemv as library
+
 
 @triton.jit
 def part_of_rows(
@@ -43,8 +45,6 @@ def part_of_rows(
         above = size > threshold
         if MISTAKE == "at the threshold":
             above = size >= threshold
-        if MISTAKE == "threshold in float16":
-            above = tl.abs(v) > threshold
         if MISTAKE == "not below":
             above = (size <= threshold) == 0
         if MISTAKE == "small ones":
@@ -208,6 +208,8 @@ def parts(W, x, threshold, splits, mistake="", rows=32, cols=128, kind=torch.flo
     """(splits, tokens, N) for x (tokens, K)."""
     (K, N), tokens = W.shape, len(x)
     out = torch.empty(splits, tokens, N, dtype=kind)
+    if mistake == "threshold in float16":
+        threshold = torch.tensor(threshold).half().item()
     share = share or triton.cdiv(K, splits)
     blocks = N // cols if mistake == "left-over columns" else triton.cdiv(N, cols)
     if mistake == "no split in the index":
@@ -250,6 +252,8 @@ def in_one(
     """(N,) for x (K,): one kernel, whose programs add to the result."""
     K, N = W.shape
     y = buffer(N, dtype=kind)
+    if mistake == "threshold in float16":
+        threshold = torch.tensor(threshold).half().item()
     blocks = N // cols if mistake == "left-over columns" else triton.cdiv(N, cols)
     share = K // splits if mistake == "left-over rows" else triton.cdiv(K, splits)
     part_of_rows[(blocks, splits)](W, x, y, threshold, 1, K, N, share, TOKENS=1, ROWS=rows, COLS=cols, ADD=add, MISTAKE=mistake)
@@ -273,3 +277,13 @@ def gathered(W, idx, count, x, mistake="", rows=16, cols=64, kind=torch.float16)
     blocks = n // rows if mistake == "left-over rows" else triton.cdiv(n, rows)
     chosen_rows[(blocks,)](W, idx, count, x, y, n, N, K, ROWS=rows, COLS=cols, MISTAKE=mistake)
     return y
+
+
+def by_the_library(W, x, threshold, atomic) -> Tensor:
+    """(tokens, N) for x (tokens, K), or (N,) for (K,)."""
+    return library.gemv_threshold(W, x, threshold, atomic=atomic)
+
+
+def rows_by_the_library(W, idx, count, x) -> Tensor:
+    """(n,) for idx (n,)."""
+    return library.gemv_rows(W, idx, x, count=count)

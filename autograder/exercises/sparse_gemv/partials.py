@@ -144,7 +144,7 @@ mistaken(
 )
 mistaken(
     "threshold rounded",
-    "You compare float16 inputs with the threshold, and it is rounded to float16 first: 0.3 becomes 0.30004883. Convert the inputs to float32, then compare.",
+    "The threshold was rounded to float16 before it was compared. 0.3 becomes 0.30004883. Pass it as a number, or in a float32 tensor, and compare in float32.",
     kernel="threshold in float16",
 )
 mistaken(
