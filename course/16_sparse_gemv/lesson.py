@@ -30,11 +30,6 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
-import inspect
-import linecache
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -659,7 +654,8 @@ plt.show()
 # All products for one token sit at the left, where bytes decide: skipping moves them neither right nor up. It saves operations *and* bytes, so their
 # ratio
 # stays. What gets smaller is the time. A batch of tokens sits on the flat part of the roof: there the weights are used many times, and skipping a row
-# that *all* tokens leave out would be rare.
+# that *all* tokens leave out would be rare. A point above the roof says that part of its matrices was still in a
+# cache, or that the machine was busy when the roof was measured.
 #
 # ## Experiment 4: what the compiler makes of it
 #
@@ -668,6 +664,10 @@ plt.show()
 # an H100 (sm_90), which need not be there.
 
 # %% tags=["experiment"]
+import subprocess
+import sys
+import tempfile
+
 COMPILE = r"""
 import re, subprocess, tempfile
 from pathlib import Path
@@ -914,6 +914,9 @@ plt.show()
 # With a GPU, the next cell times *your* kernels there, next to torch's dense product, on more weights than the cache holds.
 
 # %% tags=["experiment"]
+import inspect
+import linecache
+
 TIMING = r"""
 import torch, triton, triton.language as tl
 {cells}
