@@ -10,15 +10,13 @@
 # - measure the gain on your own CPU, and place every technique of the course on one plot of bytes saved against time saved.
 #
 # About 100 minutes of exercises, then seven experiments. No GPU is needed: kernels run in Triton's interpreter. Triton is made for Linux; on macOS
-# the
-# exercises from the kernel on cannot be done.
+# the exercises from the kernel on cannot be done.
 
 # %% [markdown]
 # ## The question
 #
 # Unit 15 skipped weights that are zero. This unit skips weights that are *not*. In decoding, weight $W_{kn}$ is multiplied by input $x_k$, and by
-# nothing
-# else. If $x_k$ is zero, none of the weights of input $k$ matters for this token, whatever they are.
+# nothing else. If $x_k$ is zero, none of the weights of input $k$ matters for this token, whatever they are.
 #
 # Inputs of a language model are seldom zero, but many are small. TEAL (Liu et al. 2024) takes everything below a threshold for zero, Deja Vu (Liu et
 # al.
@@ -49,8 +47,8 @@ plots.style()
 # ## The layout
 #
 # A linear layer keeps $W$ as $(N, K)$, a row for each output. The weights of one input are then a *column*: two bytes here, two bytes $2K$ bytes
-# further on.
-# Memory does not come in twos. A GPU reads sectors of 32 bytes, that is 16 neighbouring inputs. A sector can be skipped only if none of them counts.
+# further on. Memory does not come in twos. A GPU reads sectors of 32 bytes, that is 16 neighbouring inputs. A sector can be skipped only if none of
+# them counts.
 #
 # So the layer is stored transposed, *input-major*: `W` is $(K, N)$, and row $k$ holds all weights of input $k$. A small input skips a whole row.
 
@@ -63,14 +61,12 @@ for share in (0.25, 0.5, 0.75, 0.9):
 # ## Before anything is written
 #
 # What can be gained? Count. The product $y = W^\top x$ for $T$ tokens, in float16, reads $2N$ bytes for every row that is kept. It reads *all*
-# inputs,
-# since whether one is small is seen only then, and it writes the results.
+# inputs, since whether one is small is seen only then, and it writes the results.
 #
-# There is one more thing. A GPU wants many programs: an H100 has 132 processors, and a layer with 14336 outputs has 56 blocks of 256. So the
-# rows are split into parts, too, and each program works on one part of the rows for one block of outputs. Then the sum for an output is spread over
-# several
-# programs. Each part leaves a *partial sum* in float32, and a second kernel adds them. They are written once and read once. With a
-# single part there is nothing to add: it stores its results at once.
+# There is one more thing. A GPU wants many programs: an H100 has 132 processors, and a layer with 14336 outputs has 56 blocks of 256. So the rows are
+# split into parts, too, and each program works on one part of the rows for one block of outputs. Then the sum for an output is spread over several
+# programs. Each part leaves a *partial sum* in float32, and a second kernel adds them. They are written once and read once. With a single part there
+# is nothing to add: it stores its results at once.
 #
 # The time is the roofline's, as in unit 15.
 
@@ -119,16 +115,14 @@ for share in SHARES:
 
 # %% [markdown]
 # Down to a quarter of the rows a few parts cost next to nothing. With most of the rows skipped, what is left of the time is inputs, results and
-# partial
-# sums, and 64 parts are too many.
+# partial sums, and 64 parts are too many.
 #
 # ## Which rows?
 #
 # $$ \text{row } k \text{ is read} \iff |x_k| > t $$
 #
 # Three details decide whether two programs agree on this. The inequality is *strict*: with $t = 0$, exactly the zeros are skipped. The comparison is
-# made
-# in *float32*: 0.3 is no float16, the nearest one is 0.30004883, and an input of this size is larger than 0.3 but not larger than the rounded
+# made in *float32*: 0.3 is no float16, the nearest one is 0.30004883, and an input of this size is larger than 0.3 but not larger than the rounded
 # threshold. And *NaN* is not larger than anything.
 #
 # With several tokens, a row is read once for all of them, so it is read if *any* token needs it.
@@ -170,13 +164,11 @@ for count in (1, 2, 4, 8):
 # ## The kernel that skips
 #
 # `tl.load(..., mask=...)` loads nothing where the mask is false. That is all there is to skipping: the mask of the weights' load is made of the
-# inputs.
-# On a GPU it becomes a *predicate*. The instruction is issued, and for a row that does not count no byte is asked for.
+# inputs. On a GPU it becomes a *predicate*. The instruction is issued, and for a row that does not count no byte is asked for.
 #
 # The program with the number $(b, s)$ works on block $b$ of the outputs and part $s$ of the rows:
 #
-# - with `splits` parts and $K$ rows, a part has $\lceil K / \text{splits} \rceil$ rows, and part $s$ begins at row $s \cdot \lceil K / \text{splits}
-#   \rceil$; the last parts can be shorter, or empty,
+# - a part has $\lceil K / \text{splits} \rceil$ rows, its `share`; part $s$ begins at row `s * share`, and the last parts can be shorter, or empty,
 # - in a loop, a block of `ROWS` inputs is loaded first, then their rows of weights, masked,
 # - products and sums are in float32, and the partial sum is stored as float32.
 
@@ -239,14 +231,12 @@ def partial_sums(W: torch.Tensor, x: torch.Tensor, threshold: float, splits: int
 
 # %% [markdown]
 # The check runs your kernel under the same watch as in unit 15. New is that it knows which rows are needed. A kernel that reads a row too many gets
-# no
-# points, and what is skipped may hold NaN. The check also fills every new tensor with NaN: on a GPU `torch.empty` holds whatever was there before.
+# no points, and what is skipped may hold NaN. The check also fills every new tensor with NaN: on a GPU `torch.empty` holds whatever was there before.
 #
 # ## Add, and round once
 #
 # The second kernel adds the partial sums of each output. One program takes a block of outputs and *all* parts, in a fixed order, so that two runs
-# give the
-# same bits. It adds in float32 and rounds to float16 once, when it stores.
+# give the same bits. It adds in float32 and rounds to float16 once, when it stores.
 
 
 # %% exercise="sparse_gemv.reduce"
@@ -288,9 +278,8 @@ def add_partials(partials: torch.Tensor) -> torch.Tensor:
 # *Which rows?* Those that any token needs, read once for all, as in your second exercise.
 #
 # *What does a token multiply?* Its own large inputs, and no others. If token 0 has a small input where token 1 has a large one, the weights are
-# there, and
-# token 0 could use them for nothing. But then its result depends on who happens to be decoded beside it: the same prompt gives other text in another
-# batch. So it does not.
+# there, and token 0 could use them for nothing. But then its result depends on who happens to be decoded beside it: the same prompt gives other text
+# in another batch. So it does not.
 #
 # How many parts you make is your choice. The sums they leave may take as many bytes as `W` and no more.
 
@@ -352,8 +341,7 @@ def sparse_gemv(W: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Ten
 # ## A race that nobody sees
 #
 # Two kernels, and partial sums in between. Could the programs not add to the result themselves? Here is the obvious way, on something smaller: eight
-# programs
-# add up a vector.
+# programs add up a vector.
 
 
 # %%
@@ -373,9 +361,8 @@ print("eight programs add up 128 ones:", add_up(torch.ones(128), torch.zeros(1))
 
 # %% [markdown]
 # Right, and wrong. The interpreter runs the programs one after the other. On a GPU they run at the same time: two load the same number, both add to
-# it, both
-# store, and one of the parts is lost. Which one is chance, and on a good day none is. No test of the *result* finds this here. The check's watch
-# does:
+# it, both store, and one of the parts is lost. Which one is chance, and on a good day none is. No test of the *result* finds this here. The check's
+# watch does:
 
 # %% tags=["experiment"]
 from autograder.sanitizer import watch
@@ -393,8 +380,7 @@ except Exception as error:
 # - the result has to be cleared first. Whoever adds to what `torch.empty` gives adds to anything: `add_up(x, y)` with a `y` that held 7 gives 135;
 # - programs end in any order, and floating-point sums depend on the order. No two runs need give the same bits;
 # - where programs meet, every addition rounds to the type of the result. TEAL's kernel adds in float16. Below you will see what that costs. In
-#   float32 it is
-#   harmless.
+#   float32 it is harmless.
 
 
 # %% exercise="sparse_gemv.atomic"
@@ -445,16 +431,14 @@ def atomic_gemv(W: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Ten
 # ## Chosen rows
 #
 # A threshold looks at the inputs. Deja Vu looks ahead: a small predictor says which neurons of the feed-forward layer will matter for this token, and
-# for the
-# others not even the up projection is computed. Its weight is stored as in a linear layer, a row for each output, and whole rows are left out:
+# for the others not even the up projection is computed. Its weight is stored as in a linear layer, a row for each output, and whole rows are left
+# out:
 #
 # $$ y_m = \sum_k W_{\text{idx}_m, k} \, x_k $$
 #
 # The predictor runs on the GPU, and so the number of chosen neurons is known there, not to Python. Asking for it means waiting. So the list has a
-# fixed
-# length $n$, and a one-element tensor says how many of its entries count. What the others hold is left from before: it may be a row number, or
-# nonsense.
-# A kernel must not follow it.
+# fixed length $n$, and a one-element tensor says how many of its entries count. What the others hold is left from before: it may be a row number, or
+# nonsense. A kernel must not follow it.
 
 
 # %% exercise="sparse_gemv.gather"
@@ -505,8 +489,7 @@ def gather_gemv(
 # ## Experiment 1: where programs meet
 #
 # The cells from here on are not graded. First the price of atomic sums in float16. Adding in float16 is simulated in torch, part by part, as if
-# programs
-# ended in order: 4096 inputs, half of them skipped. The error is the root mean square difference from float64, relative to the result's.
+# programs ended in order: 4096 inputs, half of them skipped. The error is the root mean square difference from float64, relative to the result's.
 
 # %% tags=["experiment"]
 K, N = 4096, 512
@@ -548,12 +531,9 @@ plt.show()
 # ## Experiment 2: what it saves on your machine
 #
 # Skipping is not for GPUs only. A CPU reads its weights from memory too, and a row is as long there. The course's library has a form for CPUs, made
-# of a
-# torch function for something else: an *embedding bag* adds up chosen rows of a table, with weights, and does not copy them first. It is timed
-# against
-# `torch.mv` over several matrices in turn, half a gigabyte of them, so that little is left in the cache from the last time. The fastest of several
-# runs
-# counts.
+# of a torch function for something else: an *embedding bag* adds up chosen rows of a table, with weights, and does not copy them first. It is timed
+# against `torch.mv` over several matrices in turn, half a gigabyte of them, so that little is left in the cache from the last time. The fastest of
+# several runs counts.
 
 # %% tags=["experiment"]
 from sparsity_edu.kernels import roofline
@@ -614,17 +594,14 @@ plt.show()
 
 # %% [markdown]
 # Copying the rows that count reads them, writes them, and reads them again: no saving until few are left. A product that reads rows where they are
-# gains with
-# every row that it skips, along the ideal line. How far above or below this line it runs depends on what it is compared with: with several threads it
-# shares its rows among them, which `torch.mv` does not do, and with one thread its loop is the slower of the two. Outputs that are chosen by a list
-# are
-# copied a few at a time here, into the cache, and that costs.
+# gains with every row that it skips, along the ideal line. How far above or below this line it runs depends on what it is compared with: with several
+# threads it shares its rows among them, which `torch.mv` does not do, and with one thread its loop is the slower of the two. Outputs that are chosen
+# by a list are copied a few at a time here, into the cache, and that costs.
 #
 # ## Experiment 3: the roofline of this machine
 #
 # How fast can this machine read, and how fast can it multiply? `roofline.this_machine` measures both: it sums up a long vector, and multiplies square
-# matrices. Open
-# circles are what a call could reach, filled ones what it does.
+# matrices. Open circles are what a call could reach, filled ones what it does.
 
 # %% tags=["experiment"]
 tries = [roofline.this_machine(megabytes=16 if FAST else 256) for _ in range(3)]
@@ -652,16 +629,14 @@ plt.show()
 
 # %% [markdown]
 # All products for one token sit at the left, where bytes decide: skipping moves them neither right nor up. It saves operations *and* bytes, so their
-# ratio
-# stays. What gets smaller is the time. A batch of tokens sits on the flat part of the roof: there the weights are used many times, and skipping a row
-# that *all* tokens leave out would be rare. A point above the roof says that part of its matrices was still in a
-# cache, or that the machine was busy when the roof was measured.
+# ratio stays. What gets smaller is the time. A batch of tokens sits on the flat part of the roof: there the weights are used many times, and skipping
+# a row that *all* tokens leave out would be rare. A point above the roof says that part of its matrices was still in a cache, or that the machine was
+# busy when the roof was measured.
 #
 # ## Experiment 4: what the compiler makes of it
 #
 # A masked load in the interpreter is a choice of numbers. Is it one on a GPU, too, or are the bytes read and thrown away? The library's kernel,
-# compiled for
-# an H100 (sm_90), which need not be there.
+# compiled for an H100 (sm_90), which need not be there.
 
 # %% tags=["experiment"]
 import subprocess
@@ -722,16 +697,13 @@ else:
 
 # %% [markdown]
 # `@P0 LDG.E...128` loads 16 bytes *if* the predicate holds. For a row that does not count no byte is asked for. That it is one predicate for eight
-# weights is
-# the layout's doing: they all belong to the same input.
+# weights is the layout's doing: they all belong to the same input.
 #
 # ## Experiment 5: a model
 #
 # SmolLM2-135M (the tiny model in the fast setting) with a threshold in front of each linear layer of its blocks. The thresholds are simple: what half
-# of a layer's inputs
-# do not exceed on calibration text. Three models continue the same text: the dense one, the dense one whose small inputs are set to zero, and the one
-# that
-# skips their weights. The last two compute the same.
+# of a layer's inputs do not exceed on calibration text. Three models continue the same text: the dense one, the dense one whose small inputs are set
+# to zero, and the one that skips their weights. The last two compute the same.
 
 # %% tags=["experiment"]
 import copy
@@ -801,19 +773,16 @@ print(f"skipped and zero: the same for {same} of {len(pairs)} tokens")
 
 # %% [markdown]
 # Half of the inputs are skipped. The two that compute the same write the same, until somewhere an input falls so close to its threshold that the
-# order
-# of a sum decides. Compare the milliseconds with the dense model's. A token costs more than the products of its blocks: attention, norms and the
-# output layer over the whole vocabulary are as they were, and so the gain is less than in
-# experiment 2. Layers that fit into the cache gain nothing at all: the tiny model is slower for it. (Whether the text of such thresholds is any good
-# is another question, and that of the unit on TEAL.)
+# order of a sum decides. Compare the milliseconds with the dense model's. A token costs more than the products of its blocks: attention, norms and
+# the output layer over the whole vocabulary are as they were, and so the gain is less than in experiment 2. Layers that fit into the cache gain
+# nothing at all: the tiny model is slower for it. (Whether the text of such thresholds is any good is another question, and that of the unit on
+# TEAL.)
 #
 # ## Experiment 6: all techniques of the course on one plot
 #
 # Every technique says: fewer bytes. What does each give in time? Across: how many times fewer bytes have to be read for a token. Up: how many times
-# as
-# fast. Filled points are measured on this CPU, with the course's code or with torch's own. Open points are not measured, for the course has no CPU
-# code that could
-# be: they are the roofline's, that is, what the bytes promise.
+# as fast. Filled points are measured on this CPU, with the course's code or with torch's own. Open points are not measured, for the course has no CPU
+# code that could be: they are the roofline's, that is, what the bytes promise.
 
 # %% tags=["experiment"]
 from sparsity_edu.kernels import packed24, sparse_attention, two_four
@@ -901,11 +870,9 @@ plt.show()
 #
 # - *No bytes, no time.* Zeros in dense storage lie at (1, 1), however many they are.
 # - *Whole parts.* Smaller matrices, chosen experts, rows skipped by input or by output, a shorter cache: what is left is contiguous, any processor
-#   reads it at full speed,
-#   and time follows bytes, up to the cost of choosing (Quest's bounds and ranking, the search for large inputs).
+#   reads it at full speed, and time follows bytes, up to the cost of choosing (Quest's bounds and ranking, the search for large inputs).
 # - *Scattered parts.* 2:4 and bitmaps save bytes that only a special kernel turns into time. On this CPU the packed weights are unpacked first, and
-#   that costs
-#   many times what the bytes save. The open points are what such a kernel is promised, not what it does.
+#   that costs many times what the bytes save. The open points are what such a kernel is promised, not what it does.
 #
 # What the plot does not say: how good the model still is. That is the other axis, and the capstone's.
 #
@@ -961,6 +928,5 @@ else:
 # - The mask belongs into the load. A zero that is multiplied has been read.
 # - Count before you write: rows, inputs, results, and the sums that one kernel leaves to the next.
 # - Programs that add to one place race. The interpreter does not show it. Partial sums and a second kernel are exact and repeatable; atomic sums need
-#   a cleared
-#   result in float32.
+#   a cleared result in float32.
 # - A list of indices ends where its count says, not where its memory does.
