@@ -1,6 +1,7 @@
 """Reads a lesson (jupytext py:percent) and renders it as nbgrader's source notebook, solutions included, not yet executed."""
 
 import hashlib
+import itertools
 import linecache
 from copy import deepcopy
 from pathlib import Path
@@ -13,6 +14,7 @@ from autograder.exercise import Exercise
 from autograder.exercises import exercises_of, find, unit_of
 
 EXPERIMENT = "experiment"  # tag of cells that measure something and are never graded
+_runs = itertools.count()
 
 
 def course_root(start: Path | None = None) -> Path:
@@ -134,11 +136,13 @@ def run_cells(notebook: nbformat.NotebookNode) -> dict:
 
     matplotlib.use("Agg")
     namespace: dict = {"__name__": "__main__"}
+    run = next(_runs)
     for cell in notebook.cells:
         is_check = cell.metadata.get("nbgrader", {}).get("grade")
         if cell.cell_type == "code" and not is_check and EXPERIMENT not in cell.metadata.get("tags", []):
-            name = f"<{cell.id}>"
-            linecache.cache[name] = len(cell.source), None, cell.source.splitlines(keepends=True), name  # triton reads kernels
+            name = f"<{cell.id}, run {run}>"
+            # triton reads a kernel when it is first called: another run's cells must not have taken its place by then
+            linecache.cache[name] = len(cell.source), None, cell.source.splitlines(keepends=True), name
             try:
                 exec(compile(cell.source, name, "exec"), namespace)
             except Exception as error:
