@@ -61,6 +61,7 @@ class Exercise:
     hint: str  # markdown; unfolds in the notebook
     reference: Callable
     reads: Callable[..., dict[int, Tensor]] | None = None  # which rows of each watched argument kernels must read; None: all
+    scratch: bool = True  # whether kernels may leave as many bytes to each other as the watched arguments have
     rules: Rules = field(default_factory=Rules)
     forbids: tuple[str, ...] = ()  # dotted names whose use is flagged for a person, such as "torch.nn.utils.prune"
     stages: list[Stage] = field(default_factory=list)

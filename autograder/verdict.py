@@ -15,7 +15,7 @@ from torch import Tensor
 from autograder.case import Case
 from autograder.compare import Difference, difference
 from autograder.exercise import Exercise, Misconception, Stage
-from autograder.runner import FAULT, Outcome, Raised, TimeUp, equal, of_method, run
+from autograder.runner import FAULT, SECONDS_PER_CASE, Outcome, Raised, TimeUp, equal, of_method, run
 
 PUBLIC_SEED = "public"
 NOT_HERE = ("InterpreterOff", "ModuleNotFoundError")  # what a reference raises where kernels cannot run at all
@@ -113,7 +113,8 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
     """
     cases = {stage.name: exercise.cases(stage, seed) for stage in exercise.stages}
     # first of all, so that nothing which the answer does to this process reaches the reference
-    wanted = {name: [run(case, exercise.reference) for case in cases[name]] for name in cases}
+    patience = 6 * SECONDS_PER_CASE  # it is not the reference that may be an endless loop; its first case may import triton
+    wanted = {name: [run(case, exercise.reference, patience) for case in cases[name]] for name in cases}
     for want in (want for of_stage in wanted.values() for want in of_stage):
         if want.error and want.error.types[0] in NOT_HERE:
             raise RuntimeError(f"{exercise.id} cannot be checked here: {want.error.message}")
@@ -195,8 +196,8 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
 
     Of each watched argument the rows that are needed must be read, every byte of them once, and no others. What an answer made
     of them beforehand, a dense matrix or wider numbers, may not take their place: at most as many bytes as they have may be
-    read elsewhere, for partial sums, and twice the other arguments, for inputs in another layout. And a result must have been
-    written.
+    read elsewhere, for partial sums (none where the exercise allows no `scratch`), and twice the other arguments, for inputs in
+    another layout. And a result must have been written.
 
     Args:
         exercise: for the names of its parameters, and which rows are needed.
@@ -240,15 +241,18 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
             return found(f"bytes of {name}", "kernels read some of them more than once", sentence)
     stored = sum(case.args[i].nbytes for i in case.watched)
     given = sum(argument.nbytes for argument in case.args if isinstance(argument, Tensor))
-    if case.watched and own > stored + 2 * (given - stored):
-        sentence = f"beside the {stored} bytes of the packed weights, your kernels read {own} bytes of tensors of your own"
-        return found("bytes of other tensors", "kernels read more of them than of the packed weights", sentence)
+    allowed = 2 * (given - stored) + (stored if exercise.scratch else 0)
+    if case.watched and own > allowed:
+        sentence = f"beside the {stored} bytes of the weights, your kernels read {own} bytes of tensors of your own"
+        most = "of the weights" if exercise.scratch else "copies of the inputs would take"
+        vague = f"kernels read more of them than {most}"
+        return found("bytes of other tensors", vague, sentence)
     written, _ = got.traffic.get("written", (0, 0))
-    if case.watched and isinstance(got.value, Tensor) and written < got.value.nbytes:
-        sentence = (
-            f"your kernels write {written} bytes, but the result has {got.value.nbytes}: it was not they that worked it out"
-        )
-        return found("bytes of the result", "no kernel has written it", sentence)
+    if case.watched and isinstance(got.value, Tensor):
+        size = int((got.value != 0).sum()) * got.value.element_size()  # zeros may have been there from the beginning
+        if written < size:
+            sentence = f"your kernels write {written} bytes, but the result has {size}: it was not they that worked it out"
+            return found("bytes of the result", "no kernel has written it", sentence)
     return None
 
 

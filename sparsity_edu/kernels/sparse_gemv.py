@@ -40,7 +40,7 @@ def gemv_threshold(
         atomic: add in float32 in the order in which programs end: one kernel less, but no two runs are the same. One token.
 
     Returns:
-        (..., N), accumulated in float32 and rounded once. What is skipped counts as 0, also where W holds an infinity.
+        (..., N), accumulated in float32 and rounded once. A row that no token needs counts as 0, even an infinite one.
 
     Raises:
         ValueError: shapes, dtypes, devices or the number of thresholds do not fit, a tensor is not contiguous, or there are

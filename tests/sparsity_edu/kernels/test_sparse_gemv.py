@@ -49,6 +49,15 @@ def test_threshold(K, N, tokens, dtype):
     assert seen.of(y).bytes_written == y.nbytes
 
 
+@pytest.mark.parametrize(("K", "N", "tokens"), SHAPES)
+def test_a_negative_threshold_skips_nothing_and_reads_nothing_else(K, N, tokens):
+    W, x = matrices(K, N, tokens, torch.float16)
+    with watch() as seen:
+        y = gemv_threshold(W, x, -1.0)
+    assert_product(y, x, W.T)
+    assert seen.of(W).bytes_loaded == W.nbytes
+
+
 @pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
 @pytest.mark.usefixtures("without_interpreter")
