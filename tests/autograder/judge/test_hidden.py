@@ -32,7 +32,7 @@ PLACE = r"(?:result(?: of call \d)?|\w+\(\)|calls of \w+|\w+ after the call)"  #
 TRAFFIC = (
     "(?:no kernel reads them(?:, but another tensor in their place)?|kernels read rows that need not be read"
     "|kernels do not read all of them|kernels read some of them more than once"
-    "|kernels read more of them than of the packed weights|no kernel has written it)"
+    "|kernels read more of them than (?:of the weights|copies of the inputs would take)|no kernel has written it)"
 )
 FAULT = f"a kernel reads or writes where it must not(?: where {ERROR} is expected)?"
 ALLOWED = re.compile(
