@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from autograder.case import Case
+from autograder.case import HELD, Case
 from autograder.compare import Difference, difference
 from autograder.exercise import Exercise, Misconception, Stage
 from autograder.runner import FAULT, Outcome, Raised, TimeUp, equal, of_method, run
@@ -195,8 +195,8 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
 
     Of each watched argument the rows that are needed must be read, every byte of them once, and no others. What an answer made
     of them beforehand, a dense matrix or wider numbers, may not take their place: at most as many bytes as they have may be
-    read elsewhere, for partial sums, and twice the other arguments, for inputs in another layout. And a result must have been
-    written.
+    read elsewhere, for partial sums, and twice the other arguments, for inputs in another layout. A result must have been
+    written, and be the same where only kernels see the weights; and kernels may not hand copies of these back to torch.
 
     Args:
         exercise: for the names of its parameters, and which rows are needed.
@@ -243,18 +243,27 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
     if case.watched and own > stored + 2 * (given - stored):
         sentence = f"beside the {stored} bytes of the packed weights, your kernels read {own} bytes of tensors of your own"
         return found("bytes of other tensors", "kernels read more of them than of the packed weights", sentence)
+    if not got.traffic.get("again", (1, 1))[0]:
+        names = " and ".join(f"`{parameter(exercise, i)}`" for i in case.watched)
+        sentence = f"the result follows the numbers that torch sees of {names}: it was not kernels that worked it out"
+        return found("source of the result", "no kernel has worked it out", sentence)
     written, _ = got.traffic.get("written", (0, 0))
     if case.watched and isinstance(got.value, Tensor) and written < got.value.nbytes:
         sentence = (
             f"your kernels write {written} bytes, but the result has {got.value.nbytes}: it was not they that worked it out"
         )
         return found("bytes of the result", "no kernel has written it", sentence)
+    if case.watched and isinstance(got.value, Tensor):
+        results = got.value.numel() / len(case.args[case.watched[0]])  # for each row of weights
+        if written > got.value.nbytes + stored / 2 * max(1, results):
+            sentence = f"your kernels read {stored} bytes of weights and write {written}: they copy, where sums would be fewer"
+            return found("bytes of the result", "kernels copy the weights", sentence)
     return None
 
 
 def _results(exercise: Exercise, case: Case, got, want) -> list[tuple]:
     """(name, observed, wanted) of each result of a case, named as a learner thinks of it."""
-    names = [f"{_callee(exercise, name)}()" for name, *_ in case.calls] or [
+    names = [HELD if name == HELD else f"{_callee(exercise, name)}()" for name, *_ in case.calls] or [
         f"result of call {i + 1}" for i in range(case.times)
     ]
     if (len(names) == 1 and not case.calls) or not (isinstance(got, list) and len(got) == len(names)):
@@ -318,6 +327,8 @@ def describe(exercise: Exercise, case: Case) -> str:
     if case.times > 1:
         text += f", {case.times} times in a row"
     for name, *args in case.calls:
+        if name == HELD:
+            continue
         dot = ", " if isinstance(name, int) else "."
         text += f"{dot}{_callee(exercise, name)}({', '.join(map(_brief, args))})"
     return text

@@ -80,6 +80,29 @@ def test_the_learner_reads_a_sentence(answer):
     assert not any(digit.isdigit() for digit in hidden)
 
 
+def veiled() -> Exercise:
+    double = exercise()
+    double.stages.clear()
+
+    @double.stage("doubles", points=1, exposes="It doubles.")
+    def _(g):
+        yield call(torch.arange(37.0), watched=(0,), veiled=True)
+
+    return double
+
+
+def test_a_kernel_for_show_gives_another_result_where_only_kernels_see_the_weights():
+    assert score_object(veiled(), watched.right).passed
+    assert score_object(exercise(), watched.for_show).passed
+    problem = score_object(veiled(), watched.for_show).first_failure.problem
+    assert problem.difference == "the result follows the numbers that torch sees of `w`: it was not kernels that worked it out"
+
+
+def test_kernels_may_not_hand_copies_of_the_weights_to_torch():
+    problem = score_object(veiled(), watched.hands_back).first_failure.problem
+    assert problem.difference == "your kernels read 148 bytes of weights and write 296: they copy, where sums would be fewer"
+
+
 def some_rows() -> Exercise:
     """Twice the rows of w that are marked, 0 for the others."""
     double = Exercise(
@@ -132,7 +155,9 @@ def test_a_right_answer_passes():
 def test_a_fault_is_its_own_sentence():
     error = run(CASE, watched.faulty).error
     assert error.types[0] == "Fault"
-    assert error.message == "the kernel reads 11 elements outside all of its arguments: a mask is missing or wrong"
+    assert (
+        error.message == "the kernel reads 11 elements outside all of its arguments: a mask is missing, or an address is wrong"
+    )
     assert error.line.endswith("tl.store(y + at, 2 * tl.load(w + at), mask=at < n)")
     assert error.without_values() == "a kernel reads or writes where it must not"
     assert run(call(torch.arange(37.0)), watched.faulty).error is None  # what the interpreter alone sees
