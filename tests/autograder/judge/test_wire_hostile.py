@@ -28,7 +28,7 @@ def file(text: str | bytes, header: dict | None = None, data: bytes = b"") -> by
 
 
 def outcome(value="null", after='{"dict":[]}', touched='{"tuple":[]}', error="null", printed='""') -> str:
-    return f'{{"Outcome":[{value},{after},{touched},{error},{printed}]}}'
+    return f'{{"Outcome":[{value},{after},{touched},{error},{printed},{{"dict":[]}}]}}'
 
 
 def tensor(dtype="F32", shape=(2,), offsets=(0, 8)) -> dict:
@@ -94,7 +94,7 @@ HOSTILE = {
     "half a byte": file(USES, {"0": tensor("F4", (2,), (0, 1))}, bytes(1)),
     "bytes left over": file(outcome(), {"0": tensor()}, bytes(9)),
     "an outcome too short": file('{"Outcome":[null]}'),
-    "an outcome too long": file('{"Outcome":[1,2,3,4,5,6]}'),
+    "an outcome too long": file('{"Outcome":[1,2,3,4,5,6,7]}'),
     "after: a list": file(outcome(after="[]")),
     "touched: a list": file(outcome(touched="[1]")),
     "touched: floats": file(outcome(touched='{"tuple":[1.5]}')),
@@ -205,6 +205,6 @@ def test_forged_values(seed):
     random = Random(seed)
     for _ in range(100):
         value = forged(random)
-        pair = {"Outcome": [value, {"dict": [[forged(random), value]]}, {"tuple": []}, None, ""]}
-        for made in (value, pair, {"Outcome": [forged(random) for _ in range(5)]}):
+        pair = {"Outcome": [value, {"dict": [[forged(random), value]]}, {"tuple": []}, None, "", {"dict": []}]}
+        for made in (value, pair, {"Outcome": [forged(random) for _ in range(6)]}):
             check_any(file(json.dumps(made), {"0": tensor()}, bytes(8)))
