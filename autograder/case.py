@@ -19,7 +19,9 @@ class Case:
     changes: tuple[int, ...] = ()  # positions in `args` that the call is meant to change in place; all others must stay
     times: int = 1
     fresh: bool = False  # whether what is returned may share no memory with `args`: overwriting it would change them
-    watched: tuple[int, ...] = ()  # positions in `args` of tensors of which kernels must read each byte that counts, once
+    watched: tuple[int, ...] | None = (
+        None  # positions in `args` of tensors of which kernels must read each byte that counts, once
+    )
     veiled: bool = (
         False  # whether to look, too, if the result is made of the numbers that kernels see of these, or that torch sees
     )
@@ -33,7 +35,7 @@ def call(
     changes: tuple[int, ...] = (),
     times: int = 1,
     fresh: bool = False,
-    watched: tuple[int, ...] = (),
+    watched: tuple[int, ...] | None = None,
     veiled: bool = False,
     **kwargs,
 ) -> Case:
@@ -45,7 +47,8 @@ def call(
         times: how often it is called with these (the same) arguments.
         fresh: overwrite what it returns, once that is observed; in a `pure` stage an argument that shares its memory shows.
         watched: positions of tensors of which Triton kernels must read each byte once, of all rows or those that the exercise
-            `reads`; the kernels run in the interpreter, under `sanitizer.watch`.
+            `reads`; the kernels run in the interpreter, under `sanitizer.watch`. With (), what they read
+            is not counted, but a load or store outside of their tensors is an error and does not end the process.
         veiled: call it a second time, with watched tensors that hold their numbers only while a kernel runs and others
             before and after: what torch works out of these is another result.
         **kwargs: keyword arguments.

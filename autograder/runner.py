@@ -105,7 +105,7 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
         before = {key: observe(argument) for key, argument in arguments.items()}
         try:
             with _time_limit(seconds):
-                if case.watched:
+                if case.watched is not None:
                     value, traffic = _use_watched(case, answer, args, kwargs)
                 else:
                     value = _use(case, answer, args, kwargs, steps)

@@ -213,7 +213,7 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
     own, _ = got.traffic.get("elsewhere", (0, 0))
     of_own = f"; they read {own} bytes of tensors that your own code made" if own else ""
     needed = exercise.reads(*case.args) if exercise.reads and case.watched else {}
-    for i in case.watched:
+    for i in case.watched or ():
         name, tensor = parameter(exercise, i), case.args[i]
         none = torch.zeros(len(tensor), dtype=torch.int64)
         different, everything = got.traffic.get(i, (none, none))
@@ -238,7 +238,7 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
                 f"your kernels read {int(everything.sum())} bytes of `{name}`; {size} suffice: each was read {times} on average"
             )
             return found(f"bytes of {name}", "kernels read some of them more than once", sentence)
-    stored = sum(case.args[i].nbytes for i in case.watched)
+    stored = sum(case.args[i].nbytes for i in case.watched or ())
     given = sum(argument.nbytes for argument in case.args if isinstance(argument, Tensor))
     if case.watched and own > stored + 2 * (given - stored):
         sentence = f"beside the {stored} bytes of the packed weights, your kernels read {own} bytes of tensors of your own"

@@ -40,6 +40,7 @@ def test_what_kernels_read_is_counted():
     assert counted(run(CASE, watched.reads_again))[0] == (148, 296)
     assert counted(run(CASE, watched.reads_a_copy)) == {0: (0, 0), "elsewhere": (148, 148), "written": (148, 148)}
     assert run(call(torch.arange(37.0)), watched.right).traffic == {}
+    assert counted(run(call(torch.arange(37.0), watched=()), watched.right)) == {"elsewhere": (0, 0), "written": (148, 148)}
 
 
 def counted(outcome):
@@ -160,6 +161,7 @@ def test_a_fault_is_its_own_sentence():
     )
     assert error.line.endswith("tl.store(y + at, 2 * tl.load(w + at), mask=at < n)")
     assert error.without_values() == "a kernel reads or writes where it must not"
+    assert run(call(torch.arange(37.0), watched=()), watched.faulty).error == error
     assert run(call(torch.arange(37.0)), watched.faulty).error is None  # what the interpreter alone sees
 
 
