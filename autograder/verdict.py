@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from autograder.case import Case
+from autograder.case import HELD, Case
 from autograder.compare import Difference, difference
 from autograder.exercise import Exercise, Misconception, Stage
 from autograder.runner import FAULT, SECONDS_PER_CASE, Outcome, Raised, TimeUp, equal, of_method, run
@@ -197,7 +197,8 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
     Of each watched argument the rows that are needed must be read, every byte of them once, and no others. What an answer made
     of them beforehand, a dense matrix or wider numbers, may not take their place: at most as many bytes as they have may be
     read elsewhere, for partial sums (none where the exercise allows no `scratch`), and twice the other arguments, for inputs in
-    another layout. And a result must have been written.
+    another layout. A result must have been written, and be the same where only kernels see the weights; and kernels may not
+    hand copies of these back to torch.
 
     Args:
         exercise: for the names of its parameters, and which rows are needed.
@@ -214,7 +215,7 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
     own, _ = got.traffic.get("elsewhere", (0, 0))
     of_own = f"; they read {own} bytes of tensors that your own code made" if own else ""
     needed = exercise.reads(*case.args) if exercise.reads and case.watched else {}
-    for i in case.watched:
+    for i in case.watched or ():
         name, tensor = parameter(exercise, i), case.args[i]
         none = torch.zeros(len(tensor), dtype=torch.int64)
         different, everything = got.traffic.get(i, (none, none))
@@ -239,7 +240,7 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
                 f"your kernels read {int(everything.sum())} bytes of `{name}`; {size} suffice: each was read {times} on average"
             )
             return found(f"bytes of {name}", "kernels read some of them more than once", sentence)
-    stored = sum(case.args[i].nbytes for i in case.watched)
+    stored = sum(case.args[i].nbytes for i in case.watched or ())
     given = sum(argument.nbytes for argument in case.args if isinstance(argument, Tensor))
     allowed = 2 * (given - stored) + (stored if exercise.scratch else 0)
     if case.watched and own > allowed:
@@ -247,18 +248,26 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
         most = "of the weights" if exercise.scratch else "copies of the inputs would take"
         vague = f"kernels read more of them than {most}"
         return found("bytes of other tensors", vague, sentence)
-    written, _ = got.traffic.get("written", (0, 0))
+    if not got.traffic.get("again", (1, 1))[0]:
+        names = " and ".join(f"`{parameter(exercise, i)}`" for i in case.watched)
+        sentence = f"the result follows the numbers that torch sees of {names}: it was not kernels that worked it out"
+        return found("source of the result", "no kernel has worked it out", sentence)
     if case.watched and isinstance(got.value, Tensor):
+        written, _ = got.traffic.get("written", (0, 0))
         size = int((got.value != 0).sum()) * got.value.element_size()  # zeros may have been there from the beginning
         if written < size:
             sentence = f"your kernels write {written} bytes, but the result has {size}: it was not they that worked it out"
             return found("bytes of the result", "no kernel has written it", sentence)
+        results = got.value.numel() / len(case.args[case.watched[0]])  # for each row of weights
+        if written > got.value.nbytes + stored / 2 * max(1, results):
+            sentence = f"your kernels read {stored} bytes of weights and write {written}: they copy, where sums would be fewer"
+            return found("bytes of the result", "kernels copy the weights", sentence)
     return None
 
 
 def _results(exercise: Exercise, case: Case, got, want) -> list[tuple]:
     """(name, observed, wanted) of each result of a case, named as a learner thinks of it."""
-    names = [f"{_callee(exercise, name)}()" for name, *_ in case.calls] or [
+    names = [HELD if name == HELD else f"{_callee(exercise, name)}()" for name, *_ in case.calls] or [
         f"result of call {i + 1}" for i in range(case.times)
     ]
     if (len(names) == 1 and not case.calls) or not (isinstance(got, list) and len(got) == len(names)):
@@ -322,6 +331,8 @@ def describe(exercise: Exercise, case: Case) -> str:
     if case.times > 1:
         text += f", {case.times} times in a row"
     for name, *args in case.calls:
+        if name == HELD:
+            continue
         dot = ", " if isinstance(name, int) else "."
         text += f"{dot}{_callee(exercise, name)}({', '.join(map(_brief, args))})"
     return text
