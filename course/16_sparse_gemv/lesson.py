@@ -18,10 +18,10 @@
 # Unit 15 skipped weights that are zero. This unit skips weights that are *not*. In decoding, weight $W_{kn}$ is multiplied by input $x_k$, and by
 # nothing else. If $x_k$ is zero, none of the weights of input $k$ matters for this token, whatever they are.
 #
-# Inputs of a language model are seldom zero, but many are small. TEAL (Liu et al. 2024) takes everything below a threshold for zero, Deja Vu (Liu et
-# al.
-# 2023) guesses which neurons will matter. How to find good thresholds and guesses is for the units on activations. Here the question is: **given that
-# some inputs do not count, does skipping them save time?** Only if their weights are not read. That takes another layout, and a kernel.
+# Inputs of a language model are seldom zero, but many are small. TEAL (Liu et al. 2024) takes everything below a threshold for zero, Deja Vu
+# (Liu et al. 2023) guesses which neurons will matter. How to find good thresholds and guesses is for the units on activations. Here the question
+# is: **given that some inputs do not count, does skipping them save time?** Only if their weights are not read. That takes another layout, and a
+# kernel.
 
 # %%
 import os
