@@ -67,6 +67,7 @@ class Exercise:
     stages: list[Stage] = field(default_factory=list)
     misconceptions: list[Misconception] = field(default_factory=list)
     accepted: dict[str, Callable] = field(default_factory=dict)
+    known: dict[str, dict] = field(default_factory=dict, init=False, repr=False, compare=False)  # see verdict.known_outcome
 
     @property
     def unit(self) -> str:

@@ -113,8 +113,10 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
     """
     cases = {stage.name: exercise.cases(stage, seed) for stage in exercise.stages}
     # first of all, so that nothing which the answer does to this process reaches the reference
-    patience = 6 * SECONDS_PER_CASE  # it is not the reference that may be an endless loop; its first case may import triton
-    wanted = {name: [run(case, exercise.reference, patience) for case in cases[name]] for name in cases}
+    wanted = {
+        name: [known_outcome(exercise, exercise.reference, case, (seed, name, i)) for i, case in enumerate(of_stage)]
+        for name, of_stage in cases.items()
+    }
     for want in (want for of_stage in wanted.values() for want in of_stage):
         if want.error and want.error.types[0] in NOT_HERE:
             raise RuntimeError(f"{exercise.id} cannot be checked here: {want.error.message}")
@@ -139,7 +141,7 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
     first = outcomes[exercise.stages[0].name][0]
     # a stub raises itself; what it calls, or another method of a class, may not be written yet
     started = not (first.error and first.error.types[0] == "NotImplementedError" and not first.error.inside)
-    mistake = _recognise(exercise, cases, outcomes, failed) if failed and started else None
+    mistake = _recognise(exercise, seed, cases, outcomes, failed) if failed and started else None
     return Verdict(
         exercise.id,
         exercise.title,
@@ -275,13 +277,39 @@ def _results(exercise: Exercise, case: Case, got, want) -> list[tuple]:
     return list(zip(names, got, want, strict=True))
 
 
-def _recognise(exercise: Exercise, cases: dict, outcomes: dict, failed: Stage) -> Misconception | None:
+def known_outcome(exercise: Exercise, function: Callable, case: Case, which: tuple[str, str, int]) -> Outcome:
+    """What the reference or a misconception makes of a case: worked out once, for it is the same for every answer.
+
+    Args:
+        exercise: it keeps the outcomes of the public seed, and of one other.
+        function: its reference, or the wrong answer of a misconception.
+        case: the case.
+        which: seed, stage and number of the case.
+
+    Returns:
+        The outcome.
+    """
+    seed, *place = which
+    if seed not in exercise.known:
+        exercise.known = {kept: outcomes for kept, outcomes in exercise.known.items() if kept == PUBLIC_SEED} | {seed: {}}
+    outcomes, key = exercise.known[seed], (function, *place)
+    if key not in outcomes:
+        # it is not the reference that may be an endless loop; its first case may import triton
+        outcome = run(case, function, 6 * SECONDS_PER_CASE if function is exercise.reference else SECONDS_PER_CASE)
+        if outcome.error and outcome.error.types[0] == TimeUp.__name__:  # perhaps the machine was busy
+            return outcome
+        outcomes[key] = outcome
+    return outcomes[key]
+
+
+def _recognise(exercise: Exercise, seed: str, cases: dict, outcomes: dict, failed: Stage) -> Misconception | None:
     """The misconception that answers as the learner does in all cases up to and including the first failing stage; of several,
     the one that agrees with the learner most often everywhere."""
 
     def agreements(mistake: Misconception, stage: Stage) -> Iterator[bool]:
-        for case, outcome in zip(cases[stage.name], outcomes[stage.name], strict=True):
-            yield _same(exercise, case, outcome, run(case, mistake.wrong), stage.pure)
+        for i, (case, outcome) in enumerate(zip(cases[stage.name], outcomes[stage.name], strict=True)):
+            known = known_outcome(exercise, mistake.wrong, case, (seed, stage.name, i))
+            yield _same(exercise, case, outcome, known, stage.pure)
 
     decisive = reversed(exercise.stages[: exercise.stages.index(failed) + 1])  # the failing one first: it rules out most
     candidates = exercise.misconceptions
