@@ -19,11 +19,21 @@ class Case:
     changes: tuple[int, ...] = ()  # positions in `args` that the call is meant to change in place; all others must stay
     times: int = 1
     fresh: bool = False  # whether what is returned may share no memory with `args`: overwriting it would change them
-    watched: tuple[int, ...] = ()  # positions in `args` of tensors of which kernels must read each byte that counts, once
+    watched: tuple[int, ...] | None = None  # positions in `args` of tensors whose bytes that count kernels must read, once
+    veiled: bool = False  # whether to look if results are made of the numbers that kernels see of these, not those torch sees
+
+
+HELD = "bytes held"  # in place of a method, before a number: the bytes of all tensors that the object holds, if they are more
 
 
 def call(
-    *args, changes: tuple[int, ...] = (), times: int = 1, fresh: bool = False, watched: tuple[int, ...] = (), **kwargs
+    *args,
+    changes: tuple[int, ...] = (),
+    times: int = 1,
+    fresh: bool = False,
+    watched: tuple[int, ...] | None = None,
+    veiled: bool = False,
+    **kwargs,
 ) -> Case:
     """A case for a function.
 
@@ -33,13 +43,16 @@ def call(
         times: how often it is called with these (the same) arguments.
         fresh: overwrite what it returns, once that is observed; in a `pure` stage an argument that shares its memory shows.
         watched: positions of tensors of which Triton kernels must read each byte once, of all rows or those that the exercise
-            `reads`; the kernels run in the interpreter, under `sanitizer.watch`.
+            `reads`; the kernels run in the interpreter, under `sanitizer.watch`. With (), what they read
+            is not counted, but a load or store outside of their tensors is an error and does not end the process.
+        veiled: call it a second time, with watched tensors that hold their numbers only while a kernel runs and others
+            before and after: what torch works out of these is another result.
         **kwargs: keyword arguments.
 
     Returns:
         The case.
     """
-    return Case(args, kwargs, changes=changes, times=times, fresh=fresh, watched=watched)
+    return Case(args, kwargs, changes=changes, times=times, fresh=fresh, watched=watched, veiled=veiled)
 
 
 def script(*args, calls: Iterable[tuple], **kwargs) -> Case:
@@ -47,7 +60,8 @@ def script(*args, calls: Iterable[tuple], **kwargs) -> Case:
 
     Args:
         *args: arguments of the constructor.
-        calls: ("method", *arguments) each, made in order on the one object; (i, *arguments) calls argument number i.
+        calls: ("method", *arguments) each, made in order on the one object; (i, *arguments) calls argument number i, and
+            (HELD, n) looks whether all tensors that the object holds have n bytes at most.
         **kwargs: keyword arguments of the constructor.
 
     Returns:

@@ -61,11 +61,13 @@ class Exercise:
     hint: str  # markdown; unfolds in the notebook
     reference: Callable
     reads: Callable[..., dict[int, Tensor]] | None = None  # which rows of each watched argument kernels must read; None: all
+    scratch: bool = True  # whether kernels may leave as many bytes to each other as the watched arguments have
     rules: Rules = field(default_factory=Rules)
     forbids: tuple[str, ...] = ()  # dotted names whose use is flagged for a person, such as "torch.nn.utils.prune"
     stages: list[Stage] = field(default_factory=list)
     misconceptions: list[Misconception] = field(default_factory=list)
     accepted: dict[str, Callable] = field(default_factory=dict)
+    known: dict[str, dict] = field(default_factory=dict, init=False, repr=False, compare=False)  # see verdict.known_outcome
 
     @property
     def unit(self) -> str:

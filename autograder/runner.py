@@ -5,6 +5,7 @@ This is the part that the sandboxed judge runs on the other side of its wall; it
 
 import builtins
 import contextlib
+import gc
 import io
 import linecache
 import os
@@ -14,11 +15,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType, ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autograder.case import Case
+from autograder.case import HELD, Case
 from autograder.observe import observe
 from autograder.recipes import RECIPES
 
@@ -71,7 +74,8 @@ class Outcome:
     error: Raised | None = None
     printed: str = ""
     # what kernels did with bytes, of a watched case: of each watched argument, by its position, how many (different ones, all)
-    # of each row they read; then of those read "elsewhere", that is of tensors that are no arguments, and "written" anywhere
+    # of each row they read; then of those read "elsewhere", that is of tensors that are no arguments, and "written" anywhere;
+    # of a veiled one also how many of the results come "again", of one, when only kernels see what watched arguments hold
     traffic: dict[int | str, tuple[Tensor, Tensor] | tuple[int, int]] = field(default_factory=dict)
 
 
@@ -101,7 +105,7 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
         before = {key: observe(argument) for key, argument in arguments.items()}
         try:
             with _time_limit(seconds):
-                if case.watched:
+                if case.watched is not None:
                     value, traffic = _use_watched(case, answer, args, kwargs)
                 else:
                     value = _use(case, answer, args, kwargs, steps)
@@ -123,7 +127,7 @@ def _use(case: Case, answer: Callable, args: list, kwargs: dict, steps: list[tup
     """What the answer makes of a case; every value is observed at once, as a later call may change it."""
     if steps:
         thing = answer(*args, **kwargs)
-        return [observe(_callee(thing, args, name)(*given)) for name, given in steps]
+        return [_held(thing, *given) if name == HELD else observe(_callee(thing, args, name)(*given)) for name, given in steps]
     values = []
     for _ in range(case.times):
         result = answer(*args, **kwargs)
@@ -131,6 +135,23 @@ def _use(case: Case, answer: Callable, args: list, kwargs: dict, steps: list[tup
         if case.fresh:
             _overwrite(result)
     return values if case.times > 1 else values[0]
+
+
+def _held(thing, most: int) -> str:
+    """What all tensors take to which an object leads, but for those of classes, modules and functions, which others share."""
+    waiting, seen, sizes = [thing], set(), {}
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or isinstance(part, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(part))
+        if isinstance(part, Tensor):
+            sizes[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
+        elif isinstance(part, np.ndarray):
+            sizes[part.ctypes.data] = part.nbytes
+        else:
+            waiting += gc.get_referents(part)
+    return f"{sum(sizes.values())} bytes" if sum(sizes.values()) > most else f"at most {most} bytes"
 
 
 def _overwrite(result) -> None:
@@ -159,7 +180,12 @@ def _use_watched(case: Case, answer: Callable, args: list, kwargs: dict) -> tupl
     own = [memory for memory in seen.memories if memory.start not in given]
     traffic["elsewhere"] = sum(memory.bytes_read for memory in own), sum(memory.bytes_loaded for memory in own)
     written = [memory.bytes_written for memory in seen.memories], [int(memory.writes.sum()) for memory in seen.memories]
-    return value, traffic | {"written": (sum(written[0]), sum(written[1]))}
+    traffic["written"] = sum(written[0]), sum(written[1])
+    if case.veiled:
+        again, kwargs = _build(case)
+        with watch([again[i] for i in case.watched]), _nothing_is_zero_by_chance():
+            traffic["again"] = int(equal(value, _use(case, answer, again, kwargs, []))), 1
+    return value, traffic
 
 
 @contextlib.contextmanager

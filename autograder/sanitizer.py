@@ -4,7 +4,7 @@ The interpreter runs programs one after the other on real memory. It cannot see 
 lanes hold nothing in particular, or that two programs write to one place. `watch` makes it see.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
@@ -89,9 +89,8 @@ class Watched:
             if len(inside):
                 yield memory, inside[:, None] + np.arange(width)
         if left:
-            raise Fault(
-                f"the kernel {doing} {left} element{'s' * (left > 1)} outside all of its arguments: a mask is missing or wrong"
-            )
+            elements = f"{left} element{'s' * (left > 1)} outside all of its arguments"
+            raise Fault(f"the kernel {doing} {elements}: a mask is missing, or an address is wrong")
 
     def read(self, pointers: np.ndarray, width: int) -> None:
         """Take down a load."""
@@ -112,8 +111,11 @@ class Watched:
 
 
 @contextmanager
-def watch() -> Iterator[Watched]:
+def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
     """Watch what kernels do to the tensors that they are given.
+
+    Args:
+        veiled: tensors that hold their numbers only while a kernel runs, and before and after in the opposite order.
 
     In lanes where a load is masked and has no `other`, it gives NaN or the largest integer, not the zero of the interpreter.
 
@@ -163,8 +165,17 @@ def watch() -> Iterator[Watched]:
         for value in (*args, *kwargs.values()):
             if isinstance(value, Tensor):
                 seen.of(value).writer.fill(NOBODY)
-        return launch(executor, *args, **kwargs)
+        turn_around()
+        try:
+            return launch(executor, *args, **kwargs)
+        finally:
+            turn_around()
 
+    def turn_around():
+        for tensor in veiled:
+            tensor.copy_(tensor.flip(tuple(range(tensor.ndim))))
+
+    turn_around()
     with (
         patch.object(InterpreterBuilder, "set_grid_idx", set_grid_idx),
         patch.object(InterpreterBuilder, "create_masked_load", create_masked_load),

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from autograder.case import Case
+from autograder.case import HELD, Case
 from autograder.compare import Difference, difference
 from autograder.exercise import Exercise, Misconception, Stage
-from autograder.runner import FAULT, Outcome, Raised, TimeUp, equal, of_method, run
+from autograder.runner import FAULT, SECONDS_PER_CASE, Outcome, Raised, TimeUp, equal, of_method, run
 
 PUBLIC_SEED = "public"
 NOT_HERE = ("InterpreterOff", "ModuleNotFoundError")  # what a reference raises where kernels cannot run at all
@@ -113,7 +113,10 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
     """
     cases = {stage.name: exercise.cases(stage, seed) for stage in exercise.stages}
     # first of all, so that nothing which the answer does to this process reaches the reference
-    wanted = {name: [run(case, exercise.reference) for case in cases[name]] for name in cases}
+    wanted = {
+        name: [known_outcome(exercise, exercise.reference, case, (seed, name, i)) for i, case in enumerate(of_stage)]
+        for name, of_stage in cases.items()
+    }
     for want in (want for of_stage in wanted.values() for want in of_stage):
         if want.error and want.error.types[0] in NOT_HERE:
             raise RuntimeError(f"{exercise.id} cannot be checked here: {want.error.message}")
@@ -138,7 +141,7 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
     first = outcomes[exercise.stages[0].name][0]
     # a stub raises itself; what it calls, or another method of a class, may not be written yet
     started = not (first.error and first.error.types[0] == "NotImplementedError" and not first.error.inside)
-    mistake = _recognise(exercise, cases, outcomes, failed) if failed and started else None
+    mistake = _recognise(exercise, seed, cases, outcomes, failed) if failed and started else None
     return Verdict(
         exercise.id,
         exercise.title,
@@ -195,8 +198,9 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
 
     Of each watched argument the rows that are needed must be read, every byte of them once, and no others. What an answer made
     of them beforehand, a dense matrix or wider numbers, may not take their place: at most as many bytes as they have may be
-    read elsewhere, for partial sums, and twice the other arguments, for inputs in another layout. And a result must have been
-    written.
+    read elsewhere, for partial sums (none where the exercise allows no `scratch`), and twice the other arguments, for inputs in
+    another layout. A result must have been written, and be the same where only kernels see the weights; and kernels may not
+    hand copies of these back to torch.
 
     Args:
         exercise: for the names of its parameters, and which rows are needed.
@@ -213,7 +217,7 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
     own, _ = got.traffic.get("elsewhere", (0, 0))
     of_own = f"; they read {own} bytes of tensors that your own code made" if own else ""
     needed = exercise.reads(*case.args) if exercise.reads and case.watched else {}
-    for i in case.watched:
+    for i in case.watched or ():
         name, tensor = parameter(exercise, i), case.args[i]
         none = torch.zeros(len(tensor), dtype=torch.int64)
         different, everything = got.traffic.get(i, (none, none))
@@ -238,23 +242,34 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
                 f"your kernels read {int(everything.sum())} bytes of `{name}`; {size} suffice: each was read {times} on average"
             )
             return found(f"bytes of {name}", "kernels read some of them more than once", sentence)
-    stored = sum(case.args[i].nbytes for i in case.watched)
+    stored = sum(case.args[i].nbytes for i in case.watched or ())
     given = sum(argument.nbytes for argument in case.args if isinstance(argument, Tensor))
-    if case.watched and own > stored + 2 * (given - stored):
-        sentence = f"beside the {stored} bytes of the packed weights, your kernels read {own} bytes of tensors of your own"
-        return found("bytes of other tensors", "kernels read more of them than of the packed weights", sentence)
-    written, _ = got.traffic.get("written", (0, 0))
-    if case.watched and isinstance(got.value, Tensor) and written < got.value.nbytes:
-        sentence = (
-            f"your kernels write {written} bytes, but the result has {got.value.nbytes}: it was not they that worked it out"
-        )
-        return found("bytes of the result", "no kernel has written it", sentence)
+    allowed = 2 * (given - stored) + (stored if exercise.scratch else 0)
+    if case.watched and own > allowed:
+        sentence = f"beside the {stored} bytes of the weights, your kernels read {own} bytes of tensors of your own"
+        most = "of the weights" if exercise.scratch else "copies of the inputs would take"
+        vague = f"kernels read more of them than {most}"
+        return found("bytes of other tensors", vague, sentence)
+    if not got.traffic.get("again", (1, 1))[0]:
+        names = " and ".join(f"`{parameter(exercise, i)}`" for i in case.watched)
+        sentence = f"the result follows the numbers that torch sees of {names}: it was not kernels that worked it out"
+        return found("source of the result", "no kernel has worked it out", sentence)
+    if case.watched and isinstance(got.value, Tensor):
+        written, _ = got.traffic.get("written", (0, 0))
+        size = int((got.value != 0).sum()) * got.value.element_size()  # zeros may have been there from the beginning
+        if written < size:
+            sentence = f"your kernels write {written} bytes, but the result has {size}: it was not they that worked it out"
+            return found("bytes of the result", "no kernel has written it", sentence)
+        results = got.value.numel() / len(case.args[case.watched[0]])  # for each row of weights
+        if written > got.value.nbytes + stored / 2 * max(1, results):
+            sentence = f"your kernels read {stored} bytes of weights and write {written}: they copy, where sums would be fewer"
+            return found("bytes of the result", "kernels copy the weights", sentence)
     return None
 
 
 def _results(exercise: Exercise, case: Case, got, want) -> list[tuple]:
     """(name, observed, wanted) of each result of a case, named as a learner thinks of it."""
-    names = [f"{_callee(exercise, name)}()" for name, *_ in case.calls] or [
+    names = [HELD if name == HELD else f"{_callee(exercise, name)}()" for name, *_ in case.calls] or [
         f"result of call {i + 1}" for i in range(case.times)
     ]
     if (len(names) == 1 and not case.calls) or not (isinstance(got, list) and len(got) == len(names)):
@@ -262,13 +277,39 @@ def _results(exercise: Exercise, case: Case, got, want) -> list[tuple]:
     return list(zip(names, got, want, strict=True))
 
 
-def _recognise(exercise: Exercise, cases: dict, outcomes: dict, failed: Stage) -> Misconception | None:
+def known_outcome(exercise: Exercise, function: Callable, case: Case, which: tuple[str, str, int]) -> Outcome:
+    """What the reference or a misconception makes of a case: worked out once, for it is the same for every answer.
+
+    Args:
+        exercise: it keeps the outcomes of the public seed, and of one other.
+        function: its reference, or the wrong answer of a misconception.
+        case: the case.
+        which: seed, stage and number of the case.
+
+    Returns:
+        The outcome.
+    """
+    seed, *place = which
+    if seed not in exercise.known:
+        exercise.known = {kept: outcomes for kept, outcomes in exercise.known.items() if kept == PUBLIC_SEED} | {seed: {}}
+    outcomes, key = exercise.known[seed], (function, *place)
+    if key not in outcomes:
+        # it is not the reference that may be an endless loop; its first case may import triton
+        outcome = run(case, function, 6 * SECONDS_PER_CASE if function is exercise.reference else SECONDS_PER_CASE)
+        if outcome.error and outcome.error.types[0] == TimeUp.__name__:  # perhaps the machine was busy
+            return outcome
+        outcomes[key] = outcome
+    return outcomes[key]
+
+
+def _recognise(exercise: Exercise, seed: str, cases: dict, outcomes: dict, failed: Stage) -> Misconception | None:
     """The misconception that answers as the learner does in all cases up to and including the first failing stage; of several,
     the one that agrees with the learner most often everywhere."""
 
     def agreements(mistake: Misconception, stage: Stage) -> Iterator[bool]:
-        for case, outcome in zip(cases[stage.name], outcomes[stage.name], strict=True):
-            yield _same(exercise, case, outcome, run(case, mistake.wrong), stage.pure)
+        for i, (case, outcome) in enumerate(zip(cases[stage.name], outcomes[stage.name], strict=True)):
+            known = known_outcome(exercise, mistake.wrong, case, (seed, stage.name, i))
+            yield _same(exercise, case, outcome, known, stage.pure)
 
     decisive = reversed(exercise.stages[: exercise.stages.index(failed) + 1])  # the failing one first: it rules out most
     candidates = exercise.misconceptions
@@ -318,6 +359,8 @@ def describe(exercise: Exercise, case: Case) -> str:
     if case.times > 1:
         text += f", {case.times} times in a row"
     for name, *args in case.calls:
+        if name == HELD:
+            continue
         dot = ", " if isinstance(name, int) else "."
         text += f"{dot}{_callee(exercise, name)}({', '.join(map(_brief, args))})"
     return text

@@ -15,6 +15,7 @@ UNITS = (
     "06_lottery_tickets",
     "07_minitron",
     "15_two_four",
+    "16_sparse_gemv",
 )
 
 

@@ -33,6 +33,7 @@ _NAMES = re.compile(
     r"|(?:^|(?<=builtins\.)|(?<=builtins__\.))(?:eval|exec)(?=\(\?)"
     r"|\bsys\.(?:modules|meta_path|path_hooks|_getframe)\b|\bgc\.get_(?:objects|referrers)\b|\binspect\.getsource(?:lines|file)?\b"
     rf"|\bos\.(?:environ|getenv)\b(?!(?:\.get|\.setdefault|\.pop)?[.(](?:{_SETTINGS})\b)"
+    r"|\btriton\.runtime\.interpreter\b"
     r"|\b(?:input_transformer(?:s_post|s_cleanup|_manager)|ast_transformers)\b"
 )
 _PATHS = re.compile(r"(?<=[\s/\\'\"=(])solutions(?=[/\\])|(?<=[\s'\"=(])/proc\b")

@@ -61,8 +61,8 @@ def kept_places(W: torch.Tensor) -> torch.Tensor:
 
     Returns:
         int64 (N, K / 4, 2): two different places, 0 to 3, of each group, the lower one first. All
-        non-zeros are among them. Where there are fewer than two, the free places are taken in the
-        order 2, 3, 0, 1.
+        non-zeros are among them, however small. Where there are fewer than two, the free places are
+        taken in the order 2, 3, 0, 1.
 
     Raises:
         ValueError: a group holds more than two non-zeros, or K is no multiple of 16.
@@ -310,9 +310,10 @@ def gemv_2_4(values: torch.Tensor, codes: torch.Tensor, x: torch.Tensor) -> torc
         x: float16 (K,), contiguous; must not be changed. N is any number, K any multiple of 16.
 
     Returns:
-        float16 (N,): products and sums in float32, rounded once. All kernels together read every
-        byte of values and codes once, and nothing outside of the tensors they are given; no two
-        programs store to the same place (atomic sums may). Inputs may be read many times.
+        float16 (N,): products and sums in float32, rounded once. It is worked out by kernels, from
+        what they load. All together they read every byte of values and codes once, and nothing
+        outside of the tensors they are given; no two programs store to the same place (atomic sums
+        may). Inputs may be read many times.
     """
     ### BEGIN SOLUTION
     N, K = len(values), len(x)
@@ -420,7 +421,8 @@ class SparseLinear(nn.Module):
         """What the linear layer would give.
 
         Args:
-            x: float16 (..., K), any number of leading dimensions and tokens, contiguous or not.
+            x: float16 (..., K), any number of leading dimensions and tokens, contiguous or not;
+                must not be changed.
 
         Returns:
             float16 (..., N).
@@ -433,7 +435,7 @@ class SparseLinear(nn.Module):
         ### END SOLUTION
 
     def nbytes(self) -> int:
-        """Bytes of everything that the layer holds: values, words and bias."""
+        """Bytes of everything that the layer holds: values, words and bias, and no dense matrix."""
         ### BEGIN SOLUTION
         return sum(buffer.nbytes for buffer in self.buffers())
         ### END SOLUTION

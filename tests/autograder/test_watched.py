@@ -40,6 +40,7 @@ def test_what_kernels_read_is_counted():
     assert counted(run(CASE, watched.reads_again))[0] == (148, 296)
     assert counted(run(CASE, watched.reads_a_copy)) == {0: (0, 0), "elsewhere": (148, 148), "written": (148, 148)}
     assert run(call(torch.arange(37.0)), watched.right).traffic == {}
+    assert counted(run(call(torch.arange(37.0), watched=()), watched.right)) == {"elsewhere": (0, 0), "written": (148, 148)}
 
 
 def counted(outcome):
@@ -78,6 +79,29 @@ def test_the_learner_reads_a_sentence(answer):
     hidden = score(exercise(), lambda case: run(case, answer), hidden=True).first_failure.problem.difference
     assert hidden.startswith("bytes of w: ")
     assert not any(digit.isdigit() for digit in hidden)
+
+
+def veiled() -> Exercise:
+    double = exercise()
+    double.stages.clear()
+
+    @double.stage("doubles", points=1, exposes="It doubles.")
+    def _(g):
+        yield call(torch.arange(37.0), watched=(0,), veiled=True)
+
+    return double
+
+
+def test_a_kernel_for_show_gives_another_result_where_only_kernels_see_the_weights():
+    assert score_object(veiled(), watched.right).passed
+    assert score_object(exercise(), watched.for_show).passed
+    problem = score_object(veiled(), watched.for_show).first_failure.problem
+    assert problem.difference == "the result follows the numbers that torch sees of `w`: it was not kernels that worked it out"
+
+
+def test_kernels_may_not_hand_copies_of_the_weights_to_torch():
+    problem = score_object(veiled(), watched.hands_back).first_failure.problem
+    assert problem.difference == "your kernels read 148 bytes of weights and write 296: they copy, where sums would be fewer"
 
 
 def some_rows() -> Exercise:
@@ -132,9 +156,12 @@ def test_a_right_answer_passes():
 def test_a_fault_is_its_own_sentence():
     error = run(CASE, watched.faulty).error
     assert error.types[0] == "Fault"
-    assert error.message == "the kernel reads 11 elements outside all of its arguments: a mask is missing or wrong"
+    assert (
+        error.message == "the kernel reads 11 elements outside all of its arguments: a mask is missing, or an address is wrong"
+    )
     assert error.line.endswith("tl.store(y + at, 2 * tl.load(w + at), mask=at < n)")
     assert error.without_values() == "a kernel reads or writes where it must not"
+    assert run(call(torch.arange(37.0), watched=()), watched.faulty).error == error
     assert run(call(torch.arange(37.0)), watched.faulty).error is None  # what the interpreter alone sees
 
 

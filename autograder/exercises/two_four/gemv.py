@@ -35,8 +35,8 @@ gemv = Exercise(
 )
 
 
-def case(W: Tensor, x: Tensor):
-    return call(*packed(W), x, watched=(0, 1))
+def case(W: Tensor, x: Tensor, veiled: bool = False):
+    return call(*packed(W), x, watched=(0, 1), veiled=veiled)
 
 
 def inputs(g: torch.Generator, *shape: int) -> Tensor:
@@ -46,14 +46,15 @@ def inputs(g: torch.Generator, *shape: int) -> Tensor:
 @gemv.stage(
     "the product, from the stored bytes",
     points=2,
-    exposes="y = W x for W (16, 64), float16. Every kept value meets the input at the column that its two bits say, and a kernel reads every stored byte, "
+    exposes="y = W x for W (16, 256) and (16, 64), float16. Every kept value meets the input at the column that its two bits say, and a kernel reads every stored byte, "
     "once: a matrix that torch unpacked first is a dense product with extra work.",
 )
 def _(g):
-    W = two_four(g, 16, 64)
-    W[:, 12::16] = 1  # the last group of a word stores places 0 and 1: no word is negative
-    W[:, 13::16], W[:, 14::16], W[:, 15::16] = -1, 0, 0
-    yield case(W, inputs(g, 64))
+    for N, K in ((16, 256), (16, 64)):  # the first fills blocks of 16: what leaves its tensors there, no mask could stop
+        W = two_four(g, N, K)
+        W[:, 12::16] = 1  # the last group of a word stores places 0 and 1: no word is negative
+        W[:, 13::16], W[:, 14::16], W[:, 15::16] = -1, 0, 0
+        yield case(W, inputs(g, K), veiled=True)
 
 
 @gemv.stage(
@@ -67,7 +68,7 @@ def _(g):
     yield case(two_four(g, 16, 256), inputs(g, 256))
     yield case(two_four(g, 37, 80, least=0), inputs(g, 80))
     yield case(two_four(g, 3, 336), inputs(g, 336))
-    yield case(two_four(g, 1, 16), inputs(g, 16))
+    yield case(two_four(g, 1, 16).abs(), inputs(g, 16).abs())
 
 
 @gemv.stage(
@@ -77,11 +78,15 @@ def _(g):
     "many small errors add up.",
 )
 def _(g):
-    W, x = two_four(g, 5, 96), inputs(g, 96)
-    W[:, :4] = torch.tensor([300.0, 0, -300, 0])
-    x[0] = x[2] = 300
-    yield case(W, x)
+    yield case(*too_large_on_the_way(two_four(g, 2, 1136), inputs(g, 1136)))
     yield case(two_four(g, 4, 512).abs() * 30, inputs(g, 512).abs())
+
+
+def too_large_on_the_way(W: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """W and x with a product in the first word, and so in every sum without the last word, that no float16 holds."""
+    W[:, :4], W[:, -4:] = torch.tensor([300.0, 0, 0, 0]), torch.tensor([-200.0, 0, 0, 0])
+    x[..., 0] = x[..., -4] = 300
+    return W, x
 
 
 def mistaken(name: str, says: str, wrong=None, kernel: str = ""):
@@ -103,6 +108,11 @@ mistaken(
     lambda values, codes, x: kernels().unpacked_first(values, codes, x[None])[0],
 )
 mistaken(
+    "a kernel for show",
+    "Torch has computed this. A kernel has loaded the packed weights too, but nothing comes of it: it stores what torch gave it.",
+    lambda values, codes, x: kernels().for_show(values, codes, x[None])[0],
+)
+mistaken(
     "words widened by torch",
     "Torch has made other numbers of the words, and your kernel reads these: 32-bit words are twice the bytes. Load the int16, and widen it in the kernel.",
     lambda values, codes, x: kernels().few(values, codes.int(), x[None])[0],
@@ -116,6 +126,22 @@ mistaken(
     "first group in the highest bits",
     "You read the groups of a word from the highest bits down. Shift by 0 for the first group, then 4, 8 and 12.",
     kernel="highest first",
+)
+mistaken(
+    "rows of words too far apart",
+    "Your loads leave their tensors where rows and words fill all blocks: no mask is missing, an address is wrong. A row has K // 2 values, K // 16 words, and K inputs; "
+    "and a place is 0 to 3 only if all else of the word is cut off.",
+    kernel="rows of words too far apart",
+)
+mistaken(
+    "values of neighbouring groups",
+    "Your values overlap: group g reads numbers g and g + 1 of its row. Every group has two values, so its first is at 2 * group.",
+    kernel="values of neighbouring groups",
+)
+mistaken(
+    "columns of the block",
+    "Your columns begin at 0 again with each block of words. Words are counted from the start of the row, `start + tl.arange(0, WORDS)`, and so are groups and columns.",
+    kernel="columns of the block",
 )
 mistaken(
     "place as column",
@@ -175,8 +201,14 @@ mistaken(
 )
 mistaken(
     "float16",
-    "You multiply and add in float16. Convert both sides with `.to(tl.float32)` right after the load, and round once, at the end.",
+    "You multiply or add in float16, and something on the way is too large for it. Convert both sides with `.to(tl.float32)` right after the load, "
+    "keep the total in float32, and round once, at the end.",
     kernel="float16",
+)
+mistaken(
+    "a word for each nibble",
+    "Your kernel loads a word once for each of its four nibbles. Load it once, as (ROWS, WORDS), and cut it up afterwards: `code[:, :, None] >> shifts`.",
+    kernel="a word for each nibble",
 )
 mistaken(
     "keeps float32",

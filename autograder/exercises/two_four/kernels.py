@@ -35,7 +35,11 @@ def few_tokens(
             inside = (rows[:, None] >= 0) & (words[None, :] < K // 16)
         if MISTAKE == "no word mask":
             inside = (rows[:, None] < N) & (words[None, :] >= 0)
-        code = tl.load(codes + rows[:, None] * (K // 16) + words[None, :], mask=inside, other=0)
+        apart = K // 8 if MISTAKE == "rows of words too far apart" else K // 16
+        code = tl.load(codes + rows[:, None] * apart + words[None, :], mask=inside, other=0)
+        if MISTAKE == "a word for each nibble":
+            for _ in range(3):
+                code = tl.load(codes + rows[:, None] * (K // 16) + words[None, :], mask=inside, other=0)
         shifts = 4 * tl.arange(0, 4)
         if MISTAKE == "highest first":
             shifts = 12 - shifts
@@ -48,6 +52,8 @@ def few_tokens(
             low, high = nibble >> 2, nibble & 3
         group = words[:, None] * 4 + tl.arange(0, 4)[None, :]  # (words, 4)
         at = rows[:, None, None] * (K // 2) + 2 * group[None, :, :]
+        if MISTAKE == "values of neighbouring groups":
+            at = rows[:, None, None] * (K // 2) + group[None, :, :]
         deep = inside[:, :, None] & (nibble >= 0)
         if MISTAKE == "no other":
             first, second = tl.load(values + at, mask=deep), tl.load(values + at + 1, mask=deep)
@@ -63,6 +69,8 @@ def few_tokens(
         base = 4 * group[None, :, :]
         if MISTAKE == "place as column":
             base = base * 0
+        if MISTAKE == "columns of the block":
+            base = base - 16 * start
         if MISTAKE == "values beside each other":
             low, high = low * 0, high * 0 + 1
         for t in range(TOKENS):
@@ -99,6 +107,15 @@ def dense_product(W, x, y, N, K, x_stride, y_stride, ROWS: tl.constexpr, COLS: t
 
 
 @triton.jit
+def load_and_copy(values, codes, done, y, kept, words, results, BLOCK: tl.constexpr):
+    """Loads everything, and stores what was there before."""
+    at = tl.arange(0, BLOCK)
+    tl.load(values + at, mask=at < kept, other=0.0)
+    tl.load(codes + at, mask=at < words, other=0)
+    tl.store(y + at, tl.load(done + at, mask=at < results, other=0.0), mask=at < results)
+
+
+@triton.jit
 def split_sum(values, codes, x, y, K, WORDS: tl.constexpr, ATOMIC: tl.constexpr):
     """One row and a part of its words per program, grid (N, K / (16 WORDS)); the parts meet in y, float32."""
     row = tl.program_id(0)
@@ -117,7 +134,7 @@ def split_sum(values, codes, x, y, K, WORDS: tl.constexpr, ATOMIC: tl.constexpr)
         tl.store(y + row, tl.load(y + row) + total)
 
 
-def few(values: Tensor, codes: Tensor, x: Tensor, mistake: str = "", rows: int = 16, words: int = 8) -> Tensor:
+def few(values: Tensor, codes: Tensor, x: Tensor, mistake: str = "", rows: int = 16, words: int = 16) -> Tensor:
     """(tokens, N) for x (tokens, K)."""
     N, K, T = len(values), 2 * values.shape[1], len(x)
     y = torch.zeros(T, N, dtype=torch.float32 if mistake == "keeps float32" else x.dtype)
@@ -136,6 +153,14 @@ def unpacked_first(values: Tensor, codes: Tensor, x: Tensor) -> Tensor:
     W = unpacked(values, codes)
     (N, K), y = W.shape, torch.empty(len(x), len(W), dtype=x.dtype)
     dense_product[(triton.cdiv(N, 16), len(x))](W, x, y, N, K, K, N, ROWS=16, COLS=64)
+    return y
+
+
+def for_show(values: Tensor, codes: Tensor, x: Tensor) -> Tensor:
+    """Right, worked out by torch; a kernel loads the weights for nothing."""
+    done = (x.float() @ unpacked(values, codes).float().T).to(x.dtype)
+    y, sizes = torch.empty_like(done), [tensor.numel() for tensor in (values, codes, done)]
+    load_and_copy[(1,)](values, codes, done, y, *sizes, BLOCK=triton.next_power_of_2(max(sizes)))
     return y
 
 

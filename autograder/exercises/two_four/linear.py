@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from autograder.case import script
+from autograder.case import HELD, script
 from autograder.compare import Rules
 from autograder.exercise import Exercise
 from autograder.exercises.two_four.fixtures import packed, two_four, unpacked
@@ -47,6 +47,11 @@ def layer_of(W: Tensor, bias: Tensor | None = None) -> Module:
     return Module("Linear", (W.shape[1], len(W), bias is not None), {"weight": W} | ({} if bias is None else {"bias": bias}))
 
 
+def held(layer: Module) -> tuple[str, int]:
+    """A look whether all that an answer holds is less than 3 / 4 of the dense weights, and the bias."""
+    return HELD, sum(tensor.nbytes * 3 // 4 if tensor.ndim == 2 else tensor.nbytes for tensor in layer.state.values())
+
+
 @linear.stage(
     "y = x W^T, with and without a bias",
     points=1,
@@ -55,14 +60,16 @@ def layer_of(W: Tensor, bias: Tensor | None = None) -> Module:
 )
 def _(g):
     yield script(layer_of(two_four(g, 16, 32)), calls=[("forward", inputs(g, 3, 32))])
-    yield script(layer_of(two_four(g, 8, 48), inputs(g, 8)), calls=[("forward", inputs(g, 2, 48)), ("nbytes",)])
+    layer = layer_of(two_four(g, 8, 48), inputs(g, 8))
+    yield script(layer, calls=[("forward", inputs(g, 2, 48)), ("nbytes",), held(layer)])
 
 
 @linear.stage(
     "any leading dimensions, any number of tokens",
     points=1,
     exposes="x may be (K,), (tokens, K) or (batch, tokens, K): the last dimension becomes N, the others stay. More tokens than your kernel takes at once come in several "
-    "launches. x need not be contiguous. The layer holds no more than before.",
+    "launches. x need not be contiguous, and stays as it is. The layer holds no more than before.",
+    pure=True,
 )
 def _(g):
     layer = layer_of(two_four(g, 12, 64, least=0), inputs(g, 12))
@@ -73,12 +80,13 @@ def _(g):
 @linear.stage(
     "holds the packed weights, and refuses others",
     points=1,
-    exposes="nbytes() is what the layer holds: values, words and bias, 0.5625 of the dense weights and the bias. A layer that is not 2:4 "
+    exposes="nbytes() is what the layer holds: values, words and bias, 0.5625 of the dense weights and the bias. Nothing else may be kept, counted or not. A layer that is not 2:4 "
     "is a ValueError.",
 )
 def _(g):
     W = two_four(g, 16, 48, least=0)
-    yield script(layer_of(W, inputs(g, 16)), calls=[("nbytes",), ("forward", inputs(g, 1, 48)), ("nbytes",)])
+    layer = layer_of(W, inputs(g, 16))
+    yield script(layer, calls=[("nbytes",), held(layer), ("forward", inputs(g, 1, 48)), ("nbytes",), held(layer)])
     yield script(layer_of(W), calls=[("nbytes",)])
     W = W.clone()
     W[3, 4:7] = 1
@@ -154,6 +162,34 @@ class Kept(SparseLinear):
     def __init__(self, layer):
         super().__init__(layer)
         self.register_buffer("weight", unpacked(self.values, self.codes))
+
+
+@mistaken(
+    "the layer kept",
+    "Your layer holds the dense one inside, and with it all its weights, though nbytes() does not count them. Take from it what you need, and let it go.",
+)
+class LayerKept(SparseLinear):
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.layer = layer
+
+
+@mistaken(
+    "unpacked at the first call",
+    "After the first call your layer holds a dense matrix: it has become larger than it ever was. Unpack nothing that stays; your kernel reads the packed weights.",
+)
+class UnpackedOnce(SparseLinear):
+    def forward(self, x):
+        self.dense = [unpacked(self.values, self.codes)]
+        return super().forward(x)
+
+
+@mistaken("changes x", "x is different after your forward: residual connections still need it. Compute a new tensor.")
+class ChangesX(SparseLinear):
+    def forward(self, x):
+        y = super().forward(x)
+        x.zero_()
+        return y
 
 
 @mistaken("values only", "You did not count the index words. They are a sixteenth of the dense bytes.")

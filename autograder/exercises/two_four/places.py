@@ -54,7 +54,8 @@ def _(g):
     yield call(torch.zeros(3, 16).bfloat16())
     yield call(-torch.zeros(2, 32).half())  # -0.0 is a zero
     yield call(two_four(g, 7, 32, least=0))
-    yield call(two_four(g, 6, 48, most=1, least=0) * 1e-6)  # small is not zero
+    for dtype, smallest in ((torch.float16, 6e-8), (torch.bfloat16, 1e-38)):  # small is not zero
+        yield call(two_four(g, 6, 48, most=1, least=0).sign().to(dtype) * smallest)
 
 
 @places.stage(
@@ -65,7 +66,7 @@ def _(g):
 def _(g):
     for most in (3, 4):  # in one group only
         W = two_four(g, 5, 32, most=1, least=0)
-        W[3, 8 : 8 + most] = 1
+        W[3, 8:12] = torch.arange(4) < most
         yield call(W)
     yield call(two_four(g, 4, 24))
     yield call(two_four(g, 2, 16, least=0))
@@ -83,6 +84,11 @@ def _(W):
     _require(W)
     rank = (W.unflatten(1, (-1, 4)) != 0) * 10 - torch.tensor([2, 3, 0, 1])
     return rank.argsort(dim=-1, descending=True)[..., :2]
+
+
+@mistaken("descending", "The higher place comes first in all of your groups. The lower one does: sort in ascending order.")
+def _(W):
+    return kept_places(W).flip(-1)
 
 
 @mistaken("by size", "You ordered the two by size. They stay in the order that they have in the row: the lower place first.")
@@ -181,6 +187,23 @@ def _(W):
     if W.shape[1] % 16:
         raise ValueError("K")
     return places_of(W)
+
+
+@mistaken(
+    "refuses nothing",
+    "You raise no error. A group of three non-zeros cannot be stored in two values, and a word holds four groups: K must be a multiple of 16.",
+)
+def _(W):
+    return places_of(W)
+
+
+@mistaken(
+    "small is zero",
+    "You take a small weight for a zero. Only a zero is one: compare with 0 exactly, in the dtype that W has.",
+)
+def _(W):
+    _require(W)
+    return places_of(W * (W.abs() > 1e-5))
 
 
 @mistaken(

@@ -82,17 +82,18 @@ mistaken(
 )
 mistaken(
     "index of a byte per value",
-    "You counted a byte for every kept place, as unit 01 stored them before it packed. Here it is two bits: a 16-bit word for every 16 columns.",
+    "Your index is four times as large as it is: a byte for every kept place, as unit 01 stored them before it packed, is too much. It takes "
+    "two bits, a word of 2 bytes for 16 columns.",
     index=0.5,
 )
 mistaken(
     "two bits for all places",
-    "You counted two bits for every weight of the dense matrix. Only the kept half has a place to tell.",
+    "Your index is twice as large as it is. Two bits for every *kept* weight are a word of 2 bytes for 16 columns; the other half has no place to tell.",
     index=0.25,
 )
 mistaken(
     "a bit for each value",
-    "You counted one bit for every kept value. There are four places in a group, so it takes two.",
+    "Your index is half as large as it is. There are four places in a group, so a kept value takes two bits: a word of 2 bytes for 16 columns.",
     index=0.0625,
 )
 mistaken("float32", "You counted 4 bytes for a number. The weights are float16: 2 bytes.", weight=4.0, index=0.125, vectors=4)

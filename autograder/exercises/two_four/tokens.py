@@ -7,7 +7,7 @@ from autograder.case import call
 from autograder.compare import Rules
 from autograder.exercise import Exercise
 from autograder.exercises.two_four.fixtures import packed, two_four, unpacked
-from autograder.exercises.two_four.gemv import inputs, kernels
+from autograder.exercises.two_four.gemv import case, inputs, kernels, too_large_on_the_way
 
 
 def multiply_2_4(values: Tensor, codes: Tensor, x: Tensor) -> Tensor:
@@ -28,18 +28,14 @@ tokens = Exercise(
 )
 
 
-def case(W: Tensor, x: Tensor):
-    return call(*packed(W), x, watched=(0, 1))
-
-
 @tokens.stage(
     "every token's product",
     points=1,
     exposes="y[t] = W x[t], (tokens, N) in float16, from the stored bytes.",
 )
 def _(g):
-    yield case(two_four(g, 16, 64), inputs(g, 1, 64))
-    yield call(*packed(two_four(g, 32, 64)), inputs(g, 4, 64))
+    yield case(two_four(g, 16, 64), inputs(g, 1, 64), veiled=True)
+    yield call(*packed(two_four(g, 32, 64)), inputs(g, 4, 64), watched=())
 
 
 @tokens.stage(
@@ -62,10 +58,7 @@ def _(g):
 def _(g):
     yield case(two_four(g, 37, 80, least=0), inputs(g, 5, 80))
     yield case(two_four(g, 3, 144), inputs(g, 8, 144))
-    W, x = two_four(g, 6, 96), inputs(g, 3, 96)
-    W[:, :4] = torch.tensor([300.0, 0, -300, 0])
-    x[:, 0] = x[:, 2] = 300
-    yield case(W, x)
+    yield case(*too_large_on_the_way(two_four(g, 2, 1136), inputs(g, 3, 1136)))
 
 
 def mistaken(name: str, says: str, wrong=None, kernel: str = ""):
@@ -93,6 +86,11 @@ mistaken(
     "dense in the kernel",
     "Your kernel multiplies by a dense matrix that torch unpacked before. Read the stored values and words instead.",
     lambda values, codes, x: kernels().unpacked_first(values, codes, x),
+)
+mistaken(
+    "a kernel for show",
+    "Torch has computed this. A kernel has loaded the packed weights too, but it stores what torch gave it.",
+    lambda values, codes, x: kernels().for_show(values, codes, x),
 )
 mistaken(
     "transposed",
@@ -146,7 +144,11 @@ mistaken(
     "Masked lanes hold anything unless you say `other=0.0`, and one NaN in a sum is enough.",
     kernel="no other",
 )
-mistaken("float16", "You multiply and add in float16. Convert with `.to(tl.float32)` right after the loads.", kernel="float16")
+mistaken(
+    "float16",
+    "You multiply or add in float16. Convert with `.to(tl.float32)` right after the loads, and keep totals in float32.",
+    kernel="float16",
+)
 mistaken("keeps float32", "Your result is float32. Give `y` the dtype of x.", kernel="keeps float32")
 
 

@@ -33,7 +33,7 @@ words = Exercise(
     exposes="int16 (N, K / 16). A group is the nibble i0 | i1 << 2; the first group lies in the lowest four bits.",
 )
 def _(g):
-    for pairs in ([[0, 1], [0, 1], [0, 1], [0, 1]], [[2, 3], [0, 1], [0, 1], [0, 1]], [[0, 2], [1, 3], [0, 3], [1, 2]]):
+    for pairs in ([[0, 1], [0, 1], [0, 1], [0, 1]], [[2, 3], [0, 1], [0, 1], [0, 1]], [[1, 2], [1, 3], [0, 2], [0, 1]]):
         yield call(torch.tensor([pairs]))  # none with the highest bit set
     places = places_of(two_four(g, 1, 16))
     places[:, -1] = torch.tensor([0, 1])
@@ -106,6 +106,16 @@ mistaken(
     "The first place is in the highest two bits of your word, and so on down. Both orders are turned around: the first group goes into the lowest "
     "four bits, and its lower place into the lowest two.",
     lambda places: in_words(places[..., 1] | places[..., 0] << 2, (12, 8, 4, 0)),
+)
+mistaken(
+    "bytes swapped",
+    "The two bytes of your words are in the other order. Group 0 goes into bits 0 to 3, group 1 into 4 to 7, group 2 into 8 to 11.",
+    lambda places: in_words(nibbles_of(places), (8, 12, 0, 4)),
+)
+mistaken(
+    "nibbles of a byte swapped",
+    "The two groups in each byte of your words are in the other order: the first one goes into the lower four bits.",
+    lambda places: in_words(nibbles_of(places), (4, 0, 12, 8)),
 )
 mistaken(
     "shifts of two bits",

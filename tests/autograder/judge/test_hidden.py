@@ -28,11 +28,12 @@ ERRORS = [name for name, kind in vars(builtins).items() if isinstance(kind, type
 ERROR = f"(?:{'|'.join(ERRORS)}|an exception|it took too long|an earlier case took too long)"
 WORD = "(?:a tensor|a numpy array|a tuple or list|a dict|a module|a bool|a str|a number|None|another object)"
 DTYPE = "(?:bool|u?int(?:8|16|32|64)|b?float(?:16|32|64)|float8_e(?:4m3fn|5m2))"
-PLACE = r"(?:result(?: of call \d)?|\w+\(\)|calls of \w+|\w+ after the call)"  # no indices
+PLACE = r"(?:result(?: of call \d)?|bytes held|\w+\(\)|calls of \w+|\w+ after the call)"  # no indices
 TRAFFIC = (
     "(?:no kernel reads them(?:, but another tensor in their place)?|kernels read rows that need not be read"
     "|kernels do not read all of them|kernels read some of them more than once"
-    "|kernels read more of them than of the packed weights|no kernel has written it)"
+    "|kernels read more of them than (?:of the weights|copies of the inputs would take)"
+    "|no kernel has (?:written it|worked it out)|kernels copy the weights)"
 )
 FAULT = f"a kernel reads or writes where it must not(?: where {ERROR} is expected)?"
 ALLOWED = re.compile(
@@ -43,7 +44,7 @@ ALLOWED = re.compile(
     rf"|{PLACE}\.dtype: {DTYPE} instead of {DTYPE}"
     rf"|{PLACE}'s keys: other keys than expected"
     rf"|{PLACE}: \d+ values? expected"
-    rf"|bytes of [\w ]+: {TRAFFIC}|the call: {FAULT}"
+    rf"|(?:bytes|source) of [\w ]+: {TRAFFIC}|the call: {FAULT}"
     rf"|{PLACE}: {WORD} instead of {WORD}(?: \(is there a return\?\))?"
 )
 

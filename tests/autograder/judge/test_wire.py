@@ -31,7 +31,7 @@ def same(a, b, strides: bool = False) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
     if isinstance(a, float) and isinstance(b, float):
-        return struct.pack("d", a) == struct.pack("d", b)
+        return struct.pack("d", a) == struct.pack("d", b) or (a != a and b != b)  # JSON has one NaN, and no sign for it
     if isinstance(a, list | tuple):
         return type(a) is type(b) and len(a) == len(b) and all(same(x, y, strides) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict):
