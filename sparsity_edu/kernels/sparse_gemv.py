@@ -11,11 +11,11 @@ On a GPU, and in the interpreter, kernels do it (sparse_gemv_kernels.py); on a C
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sparsity_edu.kernels.devices import processors, runs_kernels
 from sparsity_edu.models.layers import prunable_layers
@@ -59,8 +59,7 @@ def gemv_threshold(
     if atomic and len(tokens) > 1:
         raise ValueError(f"atomic sums are for one token, got {len(tokens)}")
     if not runs_kernels(x):
-        parts = zip(W.split(sizes, dim=1), thresholds, strict=True)
-        return torch.cat([_threshold_on_cpu(part, tokens, t) for part, t in parts], dim=1).view(*x.shape[:-1], N)
+        return _threshold_on_cpu(W, tokens, thresholds, sizes).view(*x.shape[:-1], N)
     from sparsity_edu.kernels import sparse_gemv_kernels as kernels
 
     few = len(tokens)
@@ -99,7 +98,7 @@ def gemv_columns(W: Tensor, idx: Tensor, x: Tensor, count: Tensor | None = None,
     _check_indices(W, idx, group)
     if not runs_kernels(x):
         rows = _rows(idx, count, group)
-        return _weighted_rows(W, rows, tokens[:, : len(rows)]).view(*x.shape[:-1], N)
+        return _weighted_rows(W, rows, tokens[:, : len(rows)], 0, N).view(*x.shape[:-1], N)
     from sparsity_edu.kernels import sparse_gemv_kernels as kernels
 
     tile = _tile(tokens)
@@ -184,37 +183,77 @@ class ThresholdLinear(nn.Module):
     """A linear layer that takes inputs with |x| <= threshold for zeros, and does not read their weights in decoding.
 
     Args:
-        layer: the layer that it stands for. Its weight is copied, transposed.
-        threshold: as for `gemv_threshold`.
+        product: the weights of this layer and of those that share its input.
+        place: which of them is this layer's.
+        bias: (N,) or None.
     """
 
-    def __init__(self, layer: nn.Linear, threshold: float) -> None:
+    def __init__(self, product: "SharedProduct", place: int, bias: Tensor | None) -> None:
         super().__init__()
-        self.register_buffer("W", layer.weight.detach().T.contiguous())
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
-        self.threshold = threshold
+        self.product, self.place = product, place
+        self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
-        if x.numel() // x.shape[-1] <= FEW_TOKENS:
-            y = gemv_threshold(self.W, x.contiguous(), self.threshold)
-        else:
-            y = torch.where(x.abs().float() > self.threshold, x, 0) @ self.W
+        y = self.product.result(x, self.place)
         return y if self.bias is None else y + self.bias
+
+    @property
+    def threshold(self) -> float:
+        """What inputs must exceed."""
+        return self.product.threshold
 
     def dense(self) -> nn.Linear:
         """The linear layer that this one stands for."""
-        layer = nn.utils.skip_init(nn.Linear, *self.W.shape, self.bias is not None, device=self.W.device, dtype=self.W.dtype)
+        W = self.product.W.split(self.product.sizes, dim=1)[self.place]
+        layer = nn.utils.skip_init(nn.Linear, *W.shape, self.bias is not None, device=W.device, dtype=W.dtype)
         with torch.no_grad():
-            layer.weight.copy_(self.W.T)
+            layer.weight.copy_(W.T)
             if self.bias is not None:
                 layer.bias.copy_(self.bias)
         return layer
 
     def extra_repr(self) -> str:
         """What `print(model)` says of it."""
-        K, N = self.W.shape
+        K, N = len(self.product.W), self.product.sizes[self.place]
         return f"in_features={K}, out_features={N}, bias={self.bias is not None}, threshold={self.threshold:.3g}"
+
+
+class SharedProduct(nn.Module):
+    """The product of one input with the weights of several layers, worked out when the first of them is called.
+
+    Q, K and V of a block have the same input, as have gate and up. Finding what to skip once for all of them, and launching
+    once, is most of what a small layer costs.
+
+    Args:
+        layers: linear layers with the same input. Their weights are copied, transposed, side by side.
+        threshold: as for `gemv_threshold`.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], threshold: float) -> None:
+        super().__init__()
+        self.register_buffer("W", torch.cat([layer.weight.detach().T for layer in layers], dim=1).contiguous())
+        self.sizes, self.threshold = [layer.out_features for layer in layers], threshold
+        self._x, self._results = None, {}
+
+    def result(self, x: Tensor, place: int) -> Tensor:
+        """(..., K) to the (..., N) of one layer. What the others will ask for waits for them; a second question starts anew."""
+        if len(self.sizes) == 1:
+            return self._product(x)
+        if x is not self._x or place not in self._results:
+            self._x, self._results = x, dict(enumerate(self._product(x).split(self.sizes, dim=-1)))
+        result = self._results.pop(place)
+        if not self._results:
+            self._x = None
+        return result
+
+    def _product(self, x: Tensor) -> Tensor:
+        if x.numel() <= FEW_TOKENS * x.shape[-1]:
+            return gemv_threshold(self.W, x.contiguous(), self.threshold)
+        return torch.where(x.abs().float() > self.threshold, x, 0) @ self.W
+
+
+SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # as Llama, Mistral, Qwen and Gemma name them
 
 
 def threshold_linear_(model: nn.Module, thresholds: dict[str, float] | float) -> None:
@@ -222,7 +261,8 @@ def threshold_linear_(model: nn.Module, thresholds: dict[str, float] | float) ->
 
     Args:
         model: a Hugging Face decoder, or any module.
-        thresholds: by layer name, or one for all linear layers that pruning would touch.
+        thresholds: by layer name, or one for all linear layers that pruning would touch. Q, K and V, or gate and up, become
+            one product where theirs are equal.
 
     Raises:
         ValueError: a name is that of no linear layer.
@@ -232,8 +272,15 @@ def threshold_linear_(model: nn.Module, thresholds: dict[str, float] | float) ->
         thresholds = dict.fromkeys(layers, thresholds)
     if unknown := [name for name in thresholds if name not in layers]:
         raise ValueError(f"thresholds must name linear layers of the model's blocks, got {unknown[0]!r}")
+    together: dict[tuple, list[str]] = {}
     for name, threshold in thresholds.items():
-        model.set_submodule(name, ThresholdLinear(layers[name], threshold))
+        parent, _, own = name.rpartition(".")
+        siblings = next((names for names in SHARED_INPUT if own in names), own)
+        together.setdefault((parent, siblings, threshold), []).append(name)
+    for (_, _, threshold), names in together.items():
+        product = SharedProduct([layers[name] for name in names], threshold)
+        for place, name in enumerate(names):
+            model.set_submodule(name, ThresholdLinear(product, place, layers[name].bias))
 
 
 def unthreshold_linear_(model: nn.Module) -> None:
@@ -246,28 +293,44 @@ def unthreshold_linear_(model: nn.Module) -> None:
 # On a CPU
 
 
-def _threshold_on_cpu(W: Tensor, tokens: Tensor, threshold: float) -> Tensor:
-    large = tokens.abs().float() > threshold
-    if len(tokens) == 1:
-        rows = large[0].nonzero().squeeze(1)
-        return _weighted_rows(W, rows, tokens[:, rows])
-    rows = large.any(dim=0).nonzero().squeeze(1)
-    return _weighted_rows(W, rows, torch.where(large, tokens, 0)[:, rows])
+def _threshold_on_cpu(W: Tensor, tokens: Tensor, thresholds: tuple[float, ...], sizes: tuple[int, ...]) -> Tensor:
+    if len(thresholds) > 1 and len(set(thresholds)) == 1:
+        thresholds, sizes = thresholds[:1], W.shape[1:]
+    magnitude, parts, first = tokens.abs().float(), [], 0
+    for threshold, size in zip(thresholds, sizes, strict=True):
+        large = magnitude > threshold
+        rows = (large if len(tokens) == 1 else large.any(dim=0)).view(-1).nonzero().view(-1)
+        x = tokens if len(tokens) == 1 else torch.where(large, tokens, 0)
+        parts.append(_weighted_rows(W, rows, x.index_select(1, rows), first, first + size))
+        first += size
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def _weighted_rows(W: Tensor, rows: Tensor, x: Tensor) -> Tensor:
-    """x @ W[rows], without a copy of these rows: an embedding bag with weights reads each where it is.
+def _weighted_rows(W: Tensor, rows: Tensor, x: Tensor, first: int, end: int) -> Tensor:
+    """x @ W[rows, first:end], without a copy of these rows: an embedding bag with weights reads each where it is.
 
-    A bag is summed by one thread, so each token has one for each thread.
+    A bag is summed by one thread. In float32 each thread has a share of the rows, and these sums are added. Sums that were
+    rounded to 16 bits should not be: there each thread has a block of columns.
     """
-    tokens, n = x.shape
-    bags = min(torch.get_num_threads(), n)
-    if not bags:
-        return x.new_zeros(tokens, W.shape[1])
-    starts = torch.arange(bags) * n // bags
-    offsets = (torch.arange(tokens)[:, None] * n + starts).flatten()
-    sums = F.embedding_bag(rows.repeat(tokens), W, offsets, mode="sum", per_sample_weights=x.flatten())
-    return sums.view(tokens, bags, -1).sum(dim=1)
+    (tokens, n), N, threads = x.shape, W.shape[1], torch.get_num_threads()
+    if not n:
+        return x.new_zeros(tokens, end - first)
+    shares, pieces = (min(threads, n), 1) if W.dtype == torch.float32 else (1, threads)
+    width, places = _blocks_of_rows(*W.shape, first, end, pieces)
+    which = rows[None] if width == N else places.index_select(1, rows)  # (blocks, n)
+    x = x if width == N else x[:, None].expand(-1, len(which), -1)
+    starts = [bag * n + share * n // shares for bag in range(tokens * len(which)) for share in range(shares)]
+    which = which if tokens == 1 else which.repeat(tokens, 1)
+    sums = torch.embedding_bag(W.view(-1, width), which.view(-1), torch.tensor(starts), mode=0, per_sample_weights=x.flatten())
+    return (sums[0] if shares == 1 else sums[0].view(-1, shares, width).sum(dim=1)).view(tokens, -1)
+
+
+@functools.lru_cache(maxsize=256)
+def _blocks_of_rows(K: int, N: int, first: int, end: int, pieces: int) -> tuple[int, Tensor]:
+    """Of W as (K * N / width, width): the width, and where the blocks of columns first:end of each row stand, (blocks, K)."""
+    width = math.gcd(first, end, N)
+    width //= max(count for count in range(1, pieces + 1) if width % count == 0)
+    return width, torch.arange(K) * (N // width) + torch.arange(first // width, end // width)[:, None]
 
 
 def _rows_on_cpu(W: Tensor, rows: Tensor, tokens: Tensor, M: int) -> Tensor:

@@ -273,3 +273,31 @@ def test_thresholds_by_name(model):
     assert changed == ["model.layers.1.mlp.up_proj"]
     with pytest.raises(ValueError, match="must name linear layers of the model's blocks, got 'lm_head'"):
         sparse_gemv.threshold_linear_(model, {"lm_head": 0.1})
+
+
+@pytest.mark.usefixtures("without_interpreter")
+def test_layers_that_share_their_input_share_one_product(model, monkeypatch):
+    calls = []
+
+    def counted(W, x, threshold):
+        calls.append(tuple(W.shape))
+        return gemv_threshold(W, x, threshold)
+
+    monkeypatch.setattr(sparse_gemv, "gemv_threshold", counted)
+    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
+    layers = {name: getattr(attention, f"{name}_proj") for name in "qkv"}
+    gate = mlp.gate_proj
+    thresholds = {f"model.layers.0.self_attn.{name}_proj": 0.4 for name in "vqk"}
+    sparse_gemv.threshold_linear_(model, thresholds | {"model.layers.0.mlp.gate_proj": 0.3, "model.layers.0.mlp.up_proj": 0.5})
+    x, z = torch.randn(2, 1, 64), torch.randn(2, 1, 64)
+    q, k, v = (getattr(attention, f"{name}_proj") for name in "qkv")
+    torch.testing.assert_close(k(x), layers["k"](kept(x, 0.4)))
+    assert torch.equal(q(z), layers["q"](kept(z, 0.4)))  # another input in between
+    for name, layer in zip("kqv", (k, q, v), strict=True):
+        torch.testing.assert_close(layer(z), layers[name](kept(z, 0.4)))
+    width = sum(layer.out_features for layer in layers.values())
+    assert calls == [(64, width)] * 3  # x, z, and z again for the second question to q
+    z.mul_(-2)  # given out to all three: nothing of it is remembered
+    torch.testing.assert_close(v(z), layers["v"](kept(z, 0.4)))
+    torch.testing.assert_close(mlp.gate_proj(x), gate(kept(x, 0.3)))
+    assert calls[4:] == [(64, gate.out_features)]  # thresholds of its own: not with up
