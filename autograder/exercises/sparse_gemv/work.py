@@ -176,9 +176,9 @@ mistaken(
     "You count partial sums where there is one part. It writes the results itself; nothing is left to add.",
 )
 def _(K, N, kept, tokens, splits, bandwidth, peak):
-    moved = 2 * kept * N + 2 * tokens * (K + N) + 8 * splits * tokens * N
-    operations = 2 * kept * N * tokens
-    return moved, operations, max(moved / bandwidth, operations / peak)
+    weights, results = kept * N, tokens * N
+    moved = 2 * (weights + tokens * K + results) + 8 * splits * results
+    return moved, 2 * tokens * weights, max(moved / bandwidth, 2 * tokens * weights / peak)
 
 
 @work.accepts("step by step")
