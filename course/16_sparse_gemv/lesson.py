@@ -781,9 +781,10 @@ print(f"skipped and zero: the same for {same} of {len(pairs)} tokens")
 
 # %% [markdown]
 # Half of the inputs are skipped. The two that compute the same write the same, until somewhere an input falls so close to its threshold that the
-# order of a sum decides. Compare the milliseconds with the dense model's. They need not be fewer. SmolLM2 has 210 small layers, and finding the large
-# inputs costs each of them a fixed time; attention, norms and the output layer over the whole vocabulary are as they were; and what fits into the cache
-# gains nothing. The tiny model is slower for it, and a model of billions has layers as large as those of experiment 2. (Whether the text of such
+# order of a sum decides. Compare the milliseconds with the dense model's. They need not be fewer. SmolLM2 is small: a block
+# has four products (Q, K and V share their input, so they are one; so are gate and up), and finding the large inputs costs each of the 120 a fixed time;
+# attention, norms and the output layer over the whole vocabulary are as they were; and what fits into the cache gains nothing. The tiny model is slower
+# for it, and a model of billions has layers as large as those of experiment 2. (Whether the text of such
 # thresholds is any good is another question, and that of the unit on TEAL.)
 #
 # ## Experiment 6: all techniques of the course on one plot
