@@ -192,11 +192,12 @@ def _use_watched(case: Case, answer: Callable, args: list, kwargs: dict) -> tupl
 def _nothing_is_zero_by_chance() -> Iterator[None]:
     """Fill new tensors that nobody has filled with NaN: on a GPU they hold what was there before."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    set_mode = torch._C._set_deterministic_algorithms  # the public function also imports a compiler: seconds, in every snapshot
+    set_mode(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        set_mode(before[0], warn_only=before[1])
 
 
 def _callee(thing, args: list, name: str | int) -> Callable:
