@@ -262,6 +262,7 @@ def test_an_answer_that_changes_the_reference_comes_too_late():
         return W * 3
 
     assert not score_object(exercise, saboteur).passed
+    exercise.known.clear()
     assert score_object(exercise, saboteur).passed  # the reference is really changed
 
 
@@ -386,3 +387,10 @@ def test_seeds_change_the_cases():
     by_heart = lambda W, n=2: remembered.get(tuple(W.flatten().tolist()))  # noqa: E731
     assert score_object(TOY, by_heart, "public").stages[0].passed
     assert not score_object(TOY, by_heart, "secret").stages[0].passed
+
+
+def test_where_the_reference_takes_too_long_nothing_is_judged(monkeypatch):
+    late = Outcome(error=Raised(("TimeUp",), "took longer than 60 seconds"))
+    monkeypatch.setattr("autograder.verdict.run", lambda case, answer, seconds=0: late)
+    with pytest.raises(RuntimeError, match=r"toy\.double cannot be checked here: took longer than 60 seconds"):
+        score_object(make_exercise(), double)
