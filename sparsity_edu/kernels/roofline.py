@@ -121,7 +121,8 @@ def this_machine(device: torch.device | str | None = None, megabytes: int = 256)
     vector = torch.ones(megabytes * 2**20 // 4, device=device)
     side = 8192 if gpu else 1024
     square = torch.randn(side, side, device=device, dtype=torch.float16 if gpu else torch.float32)
-    name = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    name = torch.cuda.get_device_name(device) if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     bandwidth = vector.nbytes / fastest(lambda: vector.sum(), device)
     return Machine(name, bandwidth, 2 * side**3 / fastest(lambda: square @ square, device))
 
