@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -119,10 +120,12 @@ def _write(root: Path, submission: Submission, words: dict[str, str]) -> None:
 def _grade(run: ClassRun) -> list[str]:
     run.prepare()
     students = [record.student for record in run.take_in()]
-    judged = run.judge_all(run.open_questions(students), jobs=2)
-    errors = [f"{student}: {error}" for student, error in judged if error]
-    for student in students:
-        errors += [f"{student}: {error}" for error in (run.autograde(student), run.feedback(student)) if error]
+    questions = run.open_questions(students)
+    known = [(student, "") for student in students if student not in questions]
+    errors = []
+    for student, error in chain(known, run.judge_all(questions, jobs=2)):  # graded while others are judged
+        outcomes = error, run.autograde(student), run.feedback(student)
+        errors += [f"{student}: {outcome}" for outcome in outcomes if outcome]
     return errors
 
 
