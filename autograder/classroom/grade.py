@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import nbformat
 from nbgrader.api import Gradebook, MissingEntry
@@ -34,6 +35,24 @@ SETTINGS = {
     "distributed.admin.large-graph-warning-threshold": "1TB",
 }
 LOCAL = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
+
+
+@contextlib.contextmanager
+def hears_ctrl_c() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end where Ctrl-C came in between: nbgrader's API catches whatever is raised in it."""
+    pressed = []
+
+    def press(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 class ClassRun:
@@ -153,7 +172,8 @@ class ClassRun:
         """Have nbgrader write a student's row, from stored verdicts; "" or what went wrong."""
         if self._is_up_to_date(student):
             return ""
-        outcome = self.api.autograde(self.unit, student, force=True, create=True)
+        with hears_ctrl_c():
+            outcome = self.api.autograde(self.unit, student, force=True, create=True)
         error = "" if outcome["success"] else (outcome.get("error") or outcome["log"]).strip().split("\n")[-1]
         self.log("autograded", student=student, error=error)
         return error
@@ -176,5 +196,6 @@ class ClassRun:
         notebook = notebook_path(self.course.autograded / student, self.unit)
         if page.exists() and notebook.exists() and page.stat().st_mtime >= notebook.stat().st_mtime:
             return ""
-        outcome = self.api.generate_feedback(self.unit, student, force=True)
+        with hears_ctrl_c():
+            outcome = self.api.generate_feedback(self.unit, student, force=True)
         return "" if outcome["success"] else (outcome.get("error") or outcome["log"]).strip().split("\n")[-1]

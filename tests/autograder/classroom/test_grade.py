@@ -183,6 +183,17 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert _left_behind(root) == []
 
 
+def test_ctrl_c_is_heard_where_nbgrader_catches_it():
+    done = []
+    with pytest.raises(KeyboardInterrupt), module.hears_ctrl_c():
+        with contextlib.suppress(BaseException):  # as nbgrader's capture_log does
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+            done.append("not interrupted")
+    assert done == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_no_submissions_is_told(tmp_path):
     root = make_course(tmp_path / "course", [])
     told = autograder(root, "grade", UNIT)
