@@ -143,6 +143,11 @@ mistaken(
     "The threshold was rounded to float16 before it was compared. It is a number, or a float32 tensor, and is compared in float32.",
     kernel="threshold in float16",
 )
+mistaken(
+    "inputs as they are",
+    "You mask the weights and multiply them by all inputs. Where an input is NaN, that is NaN times zero: mask the inputs too, `tl.where(live, v, 0.0)`.",
+    kernel="inputs as they are",
+)
 mistaken("weights alone", "You add up the rows as they are. Each is multiplied by its input.", kernel="weights alone")
 mistaken(
     "no mask in the sum",

@@ -66,6 +66,8 @@ def part_of_rows(
         counted = tl.where(above, v, 0.0)
         if MISTAKE == "neighbours' inputs":
             counted = tl.where(live[None, :] & given, v, 0.0)
+        if MISTAKE == "inputs as they are":
+            counted = v
         if MISTAKE == "weights alone":
             counted = above.to(tl.float16)
         at = row[:, None] * N + cols[None, :]

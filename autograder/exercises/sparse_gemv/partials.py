@@ -159,6 +159,11 @@ mistaken(
     kernel="small ones",
 )
 mistaken(
+    "inputs as they are",
+    "You mask the weights and multiply them by all inputs. Where an input is NaN, that is NaN times zero: mask the inputs too, `tl.where(live, v, 0.0)`.",
+    kernel="inputs as they are",
+)
+mistaken(
     "weights alone",
     "You add up the rows as they are. Each is multiplied by its input.",
     kernel="weights alone",
