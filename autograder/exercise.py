@@ -62,6 +62,8 @@ class Exercise:
     reference: Callable
     reads: Callable[..., dict[int, Tensor]] | None = None  # which rows of each watched argument kernels must read; None: all
     scratch: bool = True  # whether kernels may leave as many bytes to each other as the watched arguments have
+    meets: int = 0  # from so many rows of weights on, programs of a launch must add to one place; 0: they need not
+    ordered: bool = False  # whether they must not, so that two runs give the same bits
     rules: Rules = field(default_factory=Rules)
     forbids: tuple[str, ...] = ()  # dotted names whose use is flagged for a person, such as "torch.nn.utils.prune"
     stages: list[Stage] = field(default_factory=list)

@@ -74,7 +74,8 @@ class Outcome:
     error: Raised | None = None
     printed: str = ""
     # what kernels did with bytes, of a watched case: of each watched argument, by its position, how many (different ones, all)
-    # of each row they read; then of those read "elsewhere", that is of tensors that are no arguments, and "written" anywhere;
+    # of each row they read; then of those read "elsewhere", that is of tensors that are no arguments, and "written" anywhere,
+    # and of those that programs "met" in, how many, of the different ones written;
     # of a veiled one also how many of the results come "again", of one, when only kernels see what watched arguments hold
     traffic: dict[int | str, tuple[Tensor, Tensor] | tuple[int, int]] = field(default_factory=dict)
 
@@ -181,6 +182,7 @@ def _use_watched(case: Case, answer: Callable, args: list, kwargs: dict) -> tupl
     traffic["elsewhere"] = sum(memory.bytes_read for memory in own), sum(memory.bytes_loaded for memory in own)
     written = [memory.bytes_written for memory in seen.memories], [int(memory.writes.sum()) for memory in seen.memories]
     traffic["written"] = sum(written[0]), sum(written[1])
+    traffic["met"] = sum(memory.bytes_met for memory in seen.memories), sum(written[0])
     if case.veiled:
         again, kwargs = _build(case)
         with watch([again[i] for i in case.watched]), _nothing_is_zero_by_chance():

@@ -31,12 +31,15 @@ class Memory:
     tensor: Tensor
     reads: np.ndarray = field(init=False)  # how often each byte was read
     writes: np.ndarray = field(init=False)  # and written
-    writer: np.ndarray = field(init=False)  # the program that has written it in this launch
+    writer: np.ndarray = field(init=False)  # the program that was the last to write it in this launch
+    storer: np.ndarray = field(init=False)  # and the last that did so without an atomic operation
+    met: np.ndarray = field(init=False)  # whether two programs of a launch have written it, by atomic operations
 
     def __post_init__(self) -> None:
         size = self.tensor.untyped_storage().nbytes()
         self.reads, self.writes = np.zeros(size, np.int64), np.zeros(size, np.int64)
-        self.writer = np.full(size, NOBODY, np.int64)
+        self.writer, self.storer = np.full(size, NOBODY, np.int64), np.full(size, NOBODY, np.int64)
+        self.met = np.zeros(size, bool)
 
     @property
     def start(self) -> int:
@@ -58,6 +61,11 @@ class Memory:
         """Different bytes that were written."""
         return int((self.writes > 0).sum())
 
+    @property
+    def bytes_met(self) -> int:
+        """Different bytes in which programs of one launch have met."""
+        return int(self.met.sum())
+
     def by_row(self, rows: int) -> tuple[Tensor, Tensor]:
         """Different bytes and all bytes that were read of each of so many rows: int64 (rows,) each."""
         reads = torch.from_numpy(self.reads).view(rows, -1)
@@ -70,6 +78,8 @@ class Watched:
 
     memories: list[Memory] = field(default_factory=list)
     program: int = NOBODY
+    has_met_others: bool = False  # whether it has done an atomic operation, after which it may know what others have done
+    early: Fault | None = None  # the first time in a launch that a program read what another had written
 
     def of(self, tensor: Tensor) -> Memory:
         """What was seen of one of them; of a new one, nothing."""
@@ -96,18 +106,30 @@ class Watched:
         """Take down a load."""
         for memory, touched in self._locate(pointers, width, "reads"):
             np.add.at(memory.reads, touched.ravel(), 1)
+            if not self.has_met_others and self._others(memory.writer[touched]).any():
+                self.early = self.early or Fault("a program reads what another writes: which of them comes first is chance")
 
     def write(self, pointers: np.ndarray, width: int, atomic: bool = False) -> None:
         """Take down a store."""
         for memory, touched in self._locate(pointers, width, "writes"):
             touched = touched.ravel()
-            before = memory.writer[touched]
-            twice = len(np.unique(touched)) < len(touched)
-            if not atomic and (twice or ((before != NOBODY) & (before != self.program)).any()):
-                who = "two lanes of one store" if twice else "two programs"
-                raise Fault(f"{who} write to the same place: which of them comes last is chance")
+            if atomic:
+                if self._others(memory.storer[touched]).any():
+                    raise Fault("a program adds to what another stores: which of them comes first is chance")
+                memory.met[touched] |= self._others(memory.writer[touched])
+            else:
+                twice = len(np.unique(touched)) < len(touched)
+                if twice or self._others(memory.writer[touched]).any():
+                    who = "two lanes of one store" if twice else "two programs"
+                    raise Fault(f"{who} write to the same place: which of them comes last is chance")
+                memory.storer[touched] = self.program
             memory.writer[touched] = self.program
             np.add.at(memory.writes, touched, 1)
+            self.has_met_others |= atomic
+
+    def _others(self, programs: np.ndarray) -> np.ndarray:
+        """Which of these are other programs than the one that runs."""
+        return (programs != NOBODY) & (programs != self.program)
 
 
 @contextmanager
@@ -117,14 +139,16 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
     Args:
         veiled: tensors that hold their numbers only while a kernel runs, and before and after in the opposite order.
 
-    In lanes where a load is masked and has no `other`, it gives NaN or the largest integer, not the zero of the interpreter.
+    In lanes where a load is masked and has no `other`, it gives NaN and infinity in turn, or the largest integer, not the zero
+    of the interpreter.
 
     Yields:
         What was seen of all launches together.
 
     Raises:
         triton.runtime.errors.InterpreterError: of a `Fault`: a kernel reads or writes outside its arguments, or two programs
-            of a launch, or two lanes of a store, write to the same place.
+            of a launch, or two lanes of a store, write to the same place, and not both by an atomic operation.
+        Fault: after a launch in which a program has read what another has written, without an atomic operation before.
         InterpreterOff: triton was imported without its interpreter.
         ImportError: there is no triton.
     """
@@ -141,23 +165,24 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
     def set_grid_idx(builder, x, y, z):
         place(builder, x, y, z)
         seen.program = (z * builder.grid_dim[1] + y) * builder.grid_dim[0] + x
+        seen.has_met_others = False
 
     def create_masked_load(builder, pointers, mask, other, *hints):
         kind = pointers.get_element_ty()
-        active = np.broadcast_to(mask.data, pointers.data.shape)
+        active = _active(mask, pointers)
         seen.read(pointers.data[active], _width(kind))
         result = load(builder, pointers, mask, other, *hints)
         if other is None and not active.all():
-            result = TensorHandle(np.where(active, result.data, _poison(result.data.dtype, kind)), result.dtype)
+            result = TensorHandle(np.where(active, result.data, _poison(result.data, kind)), result.dtype)
         return result
 
     def create_masked_store(builder, pointers, value, mask, *hints):
-        active = np.broadcast_to(mask.data, pointers.data.shape)
+        active = _active(mask, pointers)
         seen.write(pointers.data[active], _width(pointers.get_element_ty()))
         return store(builder, pointers, value, mask, *hints)
 
     def create_atomic_rmw(builder, operation, pointers, value, mask, *rest):
-        active = np.broadcast_to(mask.data, pointers.data.shape)
+        active = _active(mask, pointers)
         seen.write(pointers.data[active], _width(pointers.get_element_ty()), atomic=True)
         return atomic(builder, operation, pointers, value, mask, *rest)
 
@@ -165,11 +190,16 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
         for value in (*args, *kwargs.values()):
             if isinstance(value, Tensor):
                 seen.of(value).writer.fill(NOBODY)
+                seen.of(value).storer.fill(NOBODY)
+        seen.early = None
         turn_around()
         try:
-            return launch(executor, *args, **kwargs)
+            launched = launch(executor, *args, **kwargs)
         finally:
             turn_around()
+        if seen.early:
+            raise seen.early
+        return launched
 
     def turn_around():
         for tensor in veiled:
@@ -186,12 +216,20 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
         yield seen
 
 
+def _active(mask, pointers) -> np.ndarray:
+    """Which lanes are not masked; a mask that is made of a scalar and a vector may hold integers."""
+    return np.broadcast_to(mask.data, pointers.data.shape).astype(bool)
+
+
 def _width(kind) -> int:
     return max(1, kind.primitive_bitwidth // 8)
 
 
-def _poison(dtype: np.dtype, kind):
-    """What would be noticed: NaN, also in the bits of a bfloat16, which the interpreter keeps in 16-bit words."""
+def _poison(values: np.ndarray, kind) -> np.ndarray:
+    """What would be noticed, for every lane: NaN in a sum, infinity in a comparison, for NaN is larger than nothing."""
+    dtype = values.dtype
     if kind.is_floating():
-        return np.array(np.nan, dtype) if dtype.kind == "f" else np.array(0x7FC0, dtype)
-    return np.iinfo(dtype).max if dtype.kind in "iu" else True
+        # the interpreter keeps the bits of a bfloat16 in 16-bit words
+        pair = np.array([np.nan, np.inf], dtype) if dtype.kind == "f" else np.array([0x7FC0, 0x7F80], dtype)
+        return np.resize(pair, values.shape)
+    return np.full(values.shape, np.iinfo(dtype).max if dtype.kind in "iu" else True, dtype)

@@ -201,7 +201,7 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
     of them beforehand, a dense matrix or wider numbers, may not take their place: at most as many bytes as they have may be
     read elsewhere, for partial sums (none where the exercise allows no `scratch`), and twice the other arguments, for inputs in
     another layout. A result must have been written, and be the same where only kernels see the weights; and kernels may not
-    hand copies of these back to torch.
+    hand copies of these back to torch. Where the exercise says so, programs of a launch must meet in the result, or must not.
 
     Args:
         exercise: for the names of its parameters, and which rows are needed.
@@ -261,10 +261,20 @@ def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Differen
         if written < size:
             sentence = f"your kernels write {written} bytes, but the result has {size}: it was not they that worked it out"
             return found("bytes of the result", "no kernel has written it", sentence)
-        results = got.value.numel() / len(case.args[case.watched[0]])  # for each row of weights
+        rows = len(case.args[case.watched[0]])
+        results = got.value.numel() / rows  # for each row of weights
         if written > got.value.nbytes + stored / 2 * max(1, results):
-            sentence = f"your kernels read {stored} bytes of weights and write {written}: they copy, where sums would be fewer"
-            return found("bytes of the result", "kernels copy the weights", sentence)
+            sentence = f"your kernels read {stored} bytes of weights and write {written}: they copy, or add too little up"
+            return found("bytes of the result", "kernels copy the weights, or add too little up", sentence)
+        met, _ = got.traffic.get("met", (0, 0))
+        if 0 < exercise.meets <= rows and size and not met:
+            sentence = f"your kernels write {written} bytes, and no two programs of a launch add to the same"
+            return found("bytes of the result", "no two programs add to one place", sentence)
+        if exercise.ordered and met:
+            sentence = (
+                f"programs of a launch add to the same {met} bytes: they end in any order, and two runs need not give the same"
+            )
+            return found("bytes of the result", "programs add to one place in any order", sentence)
     return None
 
 

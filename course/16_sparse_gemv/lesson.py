@@ -18,8 +18,8 @@
 # Unit 15 skipped weights that are zero. This unit skips weights that are *not*. In decoding, weight $W_{kn}$ is multiplied by input $x_k$, and by
 # nothing else. If $x_k$ is zero, none of the weights of input $k$ matters for this token, whatever they are.
 #
-# Inputs of a language model are seldom zero, but many are small. TEAL (Liu et al. 2024) takes everything below a threshold for zero, Deja Vu
-# (Liu et al. 2023) guesses which neurons will matter. How to find good thresholds and guesses is for the units on activations. Here the question
+# Inputs of a language model are seldom zero, but many are small. TEAL (Liu et al. 2024) takes everything below a threshold for zero. Which neurons
+# will matter is what Deja Vu (Liu et al. 2023) guesses. How to find good thresholds and guesses is for the units on activations. Here the question
 # is: **given that some inputs do not count, does skipping them save time?** Only if their weights are not read. That takes another layout, and a
 # kernel.
 
@@ -169,7 +169,8 @@ for count in (1, 2, 4, 8):
 # The program with the number $(b, s)$ works on block $b$ of the outputs and part $s$ of the rows:
 #
 # - a part has $\lceil K / \text{splits} \rceil$ rows, its `share`; part $s$ begins at row `s * share`, and the last parts can be shorter, or empty,
-# - in a loop, a block of `ROWS` inputs is loaded first, then their rows of weights, masked,
+# - in a loop, a block of `ROWS` inputs is loaded first, then their rows of weights, masked. Both need `other=0.0`: a masked input that is large by
+#   chance has a row read,
 # - products and sums are in float32, and the partial sum is stored as float32.
 
 # %%
@@ -260,7 +261,7 @@ def add_partials(partials: torch.Tensor) -> torch.Tensor:
 
     Returns:
         float16 (N,), added in float32 in a fixed order and rounded once. A kernel reads every byte
-        of partials once.
+        of partials once; it leaves no more bytes than these to another.
     """
     ### BEGIN SOLUTION
     splits, N = partials.shape
@@ -281,7 +282,7 @@ def add_partials(partials: torch.Tensor) -> torch.Tensor:
 # there, and token 0 could use them for nothing. But then its result depends on who happens to be decoded beside it: the same prompt gives other text
 # in another batch. So it does not.
 #
-# How many parts you make is your choice. The sums they leave may take as many bytes as `W` and no more.
+# How many parts you make is your choice. The sums they leave may take half as many bytes as `W` and no more.
 
 
 # %% exercise="sparse_gemv.gemv"
@@ -324,7 +325,7 @@ def sparse_gemv(W: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Ten
     Returns:
         float16 (T, N): products and sums in float32, rounded once. Kernels read every byte of the
         rows that any token needs once, and no byte of the others; what they leave to each other
-        has no more bytes than W.
+        has at most half as many bytes as W.
     """
     ### BEGIN SOLUTION
     (K, N), T, splits = W.shape, len(x), 4
@@ -377,7 +378,8 @@ except Exception as error:
 # `tl.atomic_add(pointer, value, mask=...)` loads, adds and stores in one step that nothing can come between. With it the single kernel is right, for
 # a price:
 #
-# - the result has to be cleared first. Whoever adds to what `torch.empty` gives adds to anything: `add_up(x, y)` with a `y` that held 7 gives 135;
+# - the result has to be cleared first. Whoever adds to what `torch.empty` gives adds to anything: `add_up(x, y)` with a `y` that held 7 gives 135.
+#   It is cleared before the kernel starts, for on a GPU no program is the first;
 # - programs end in any order, and floating-point sums depend on the order. No two runs need give the same bits;
 # - where programs meet, every addition rounds to the type of the result. TEAL's kernel adds in float16. Below you will see what that costs. In
 #   float32 it is harmless.
@@ -414,9 +416,10 @@ def atomic_gemv(W: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Ten
         threshold: not negative; compared in float32.
 
     Returns:
-        float16 (N,): added in float32, rounded once. The rows are split among programs, which add
-        to one result atomically: kernels leave nothing to each other, and beside W and x they
-        read no tensor. Of W they read the rows that count, once.
+        float16 (N,): added in float32, rounded once. The rows, from 256 on at the latest, are split
+        among programs, which add to one result atomically: kernels leave nothing to each other,
+        nor sums to torch, and beside W and x they read no tensor. Of W they read the rows that
+        count, once.
     """
     ### BEGIN SOLUTION
     (K, N), splits = W.shape, 4

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from triton.runtime.errors import InterpreterError
 
-from autograder.sanitizer import watch
+from autograder.sanitizer import Fault, watch
 
 N, K, BLOCK = 37, 48, 16  # neither is a multiple of the block's rows or columns
 
@@ -75,6 +75,34 @@ def atomic_partial_sums(W, x, y, N, K, ROWS: tl.constexpr, COLS: tl.constexpr):
 
 
 @triton.jit
+def one_stores_one_adds(W, x, y, N, K, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The first program clears what the others add to."""
+    rows = tl.arange(0, ROWS)
+    if tl.program_id(0) == 0:
+        tl.store(y + rows, tl.zeros((ROWS,), tl.float32))
+    tl.atomic_add(y + rows, tl.load(x + rows))
+
+
+@triton.jit
+def last_one_reads(W, x, y, N, K, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Each program leaves a number, and the last adds them up."""
+    this, others = tl.program_id(0), tl.arange(0, COLS)
+    tl.store(y + this, tl.load(x + this))
+    if this == tl.num_programs(0) - 1:
+        tl.store(y + COLS, tl.sum(tl.load(y + others), axis=0))
+
+
+@triton.jit
+def last_to_arrive_reads(W, x, y, N, K, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The same, and the last is who finds that all others have arrived."""
+    this, others = tl.program_id(0), tl.arange(0, COLS)
+    tl.store(y + this, tl.load(x + this))
+    arrived = tl.atomic_add(y + COLS + 1, 1.0)
+    if arrived == COLS - 1:
+        tl.store(y + COLS, tl.sum(tl.load(y + others), axis=0))
+
+
+@triton.jit
 def lanes_in_one_place(W, x, y, N, K, ROWS: tl.constexpr, COLS: tl.constexpr):
     rows = tl.arange(0, ROWS)
     tl.store(y + rows // 2, tl.load(x + rows))
@@ -124,12 +152,41 @@ def test_a_right_kernel_passes_and_its_bytes_are_counted():
         (without_row_mask, {}, "reads 528 elements outside all of its arguments"),  # 11 rows of 48
         (without_store_mask, {}, "writes 11 elements outside all of its arguments"),
         (partial_sums_in_one_place, dict(programs=2, ROWS=64, COLS=32), "two programs write to the same place"),
+        (one_stores_one_adds, dict(programs=2), "a program adds to what another stores"),
+        (last_one_reads, dict(programs=4, COLS=4), "a program reads what another writes"),
         (lanes_in_one_place, dict(programs=1), "two lanes of one store write to the same place"),
     ],
 )
 def test_what_a_gpu_would_not_forgive(kernel, options, message):
-    with pytest.raises(InterpreterError, match=message):
+    with pytest.raises((InterpreterError, Fault), match=message):
         launch(kernel, **options)
+
+
+def test_who_has_met_the_others_may_read_what_they_have_written():
+    _, x, y, _ = launch(last_to_arrive_reads, programs=4, COLS=4)
+    torch.testing.assert_close(y[4], x[:4].sum())
+
+
+def test_where_programs_meet_is_counted():
+    _, _, y, seen = launch(atomic_partial_sums, programs=2, ROWS=64, COLS=32)
+    assert seen.of(y).bytes_met == y.nbytes
+    _, _, y, seen = launch(right)
+    assert seen.of(y).bytes_met == 0
+
+
+def test_a_mask_of_a_scalar_and_a_vector_is_a_mask():
+    x, y = torch.arange(16.0), torch.zeros(16)
+    with watch() as seen:
+        copy_in_the_first[(2,)](x, y, 5)
+    assert y.tolist() == [0, 1, 2, 3, 4] + [0] * 11
+    assert seen.of(x).bytes_loaded == 20
+
+
+@triton.jit
+def copy_in_the_first(x, y, n):
+    at = tl.arange(0, 16)
+    inside = (at < n) & (tl.program_id(0) < 1)
+    tl.store(y + at, tl.load(x + at, mask=inside, other=0.0), mask=inside)
 
 
 def test_masked_lanes_hold_nothing_in_particular():
@@ -177,7 +234,8 @@ def test_bfloat16_and_integers_are_poisoned_too():
         for source, result in ((x, y), (i, j)):
             masked_copy[(1,)](source, result, 5)
     assert y[:5].eq(1).all()
-    assert y[5:].isnan().all()
+    assert y[5].isinf()  # shows where numbers are compared
+    assert y[6].isnan()  # and where they are added
     assert j.tolist() == [1] * 5 + [32767] * 3
 
 

@@ -36,11 +36,20 @@ def exercise() -> Exercise:
 
 
 def test_what_kernels_read_is_counted():
-    assert counted(run(CASE, watched.right)) == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148)}
+    assert counted(run(CASE, watched.right)) == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148), "met": (0, 148)}
     assert counted(run(CASE, watched.reads_again))[0] == (148, 296)
-    assert counted(run(CASE, watched.reads_a_copy)) == {0: (0, 0), "elsewhere": (148, 148), "written": (148, 148)}
+    assert counted(run(CASE, watched.reads_a_copy)) == {
+        0: (0, 0),
+        "elsewhere": (148, 148),
+        "written": (148, 148),
+        "met": (0, 148),
+    }
     assert run(call(torch.arange(37.0)), watched.right).traffic == {}
-    assert counted(run(call(torch.arange(37.0), watched=()), watched.right)) == {"elsewhere": (0, 0), "written": (148, 148)}
+    assert counted(run(call(torch.arange(37.0), watched=()), watched.right)) == {
+        "elsewhere": (0, 0),
+        "written": (148, 148),
+        "met": (0, 148),
+    }
 
 
 def counted(outcome):
@@ -101,7 +110,7 @@ def test_a_kernel_for_show_gives_another_result_where_only_kernels_see_the_weigh
 
 def test_kernels_may_not_hand_copies_of_the_weights_to_torch():
     problem = score_object(veiled(), watched.hands_back).first_failure.problem
-    assert problem.difference == "your kernels read 148 bytes of weights and write 296: they copy, where sums would be fewer"
+    assert problem.difference == "your kernels read 148 bytes of weights and write 296: they copy, or add too little up"
 
 
 def some_rows() -> Exercise:
@@ -194,7 +203,7 @@ def test_in_the_sandbox_kernels_are_watched_too():
         session.run(new_notebook(cells=cells), {f"{name}-check": each for name, each in of.items()})
         outcomes = {name: session.outcome_of(each, 0)(CASE) for name, each in of.items()}
     assert torch.equal(outcomes["right"].value, 2 * CASE.args[0])
-    assert counted(outcomes["right"]) == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148)}
+    assert counted(outcomes["right"]) == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148), "met": (0, 148)}
     assert counted(outcomes["reads_again"])[0] == (148, 296)
     assert counted(outcomes["on_the_host"])[0] == (0, 0)
     assert outcomes["faulty"].error.message.startswith("the kernel reads 11 elements outside")

@@ -35,6 +35,7 @@ atomic = Exercise(
     reference=atomic_gemv,
     reads=lambda W, x, threshold: {0: wanted(x, threshold)},
     scratch=False,
+    meets=256,
     rules=Rules(tolerance=2e-3),
 )
 
@@ -46,10 +47,10 @@ def case(W: Tensor, x: Tensor, threshold: float = THRESHOLD):
 @atomic.stage(
     "all parts meet in the result",
     points=1,
-    exposes="float16 (N,): every program adds what it has to the result, atomically, and nothing is left in between for a second kernel to read.",
+    exposes="float16 (N,): every program adds what it has to the result, atomically, and nothing is left in between for a second kernel or torch.",
 )
 def _(g):
-    yield call(weights(g, 256, 32), 1 + inputs(g, 256).abs(), THRESHOLD, watched=(0,))
+    yield call(weights(g, 256, 32), 1 + inputs(g, 256).abs(), THRESHOLD, watched=(0,), veiled=True)
     yield call(weights(g, 64, 160), inputs(g, 64), THRESHOLD, watched=(0,))
 
 
@@ -100,8 +101,21 @@ mistaken(
     lambda W, x, t: kernels().two_stages(W, x[None], t)[0],
 )
 mistaken(
+    "nothing meets",
+    "No two programs add to the same place: one has all the rows, or each part has a place of its own and torch adds these up. Split the rows among programs, and let "
+    "all of them add to y.",
+    lambda W, x, t: kernels().parts(W, x[None], t, 2)[:, 0].sum(0).half(),
+)
+mistaken(
+    "cleared by a program",
+    "One program stores to the result first, and the others add to it. On a GPU none of them is the first: what is added before that store is lost. Clear the result "
+    "before the kernel: `torch.zeros`.",
+    buffer=torch.empty,
+    add="first stores",
+)
+mistaken(
     "atomic sums in float16",
-    "You add into a float16 result, as TEAL's kernel does: every addition rounds, and large parts overflow. Add in float32, and round at the end.",
+    "You add numbers in float16, as TEAL's kernel does: every part or addition is rounded, and large parts overflow. Add in float32, and round at the end.",
     kind=torch.float16,
 )
 mistaken(
@@ -129,6 +143,11 @@ mistaken(
     "The threshold was rounded to float16 before it was compared. It is a number, or a float32 tensor, and is compared in float32.",
     kernel="threshold in float16",
 )
+mistaken(
+    "inputs as they are",
+    "You mask the weights and multiply them by all inputs. Where an input is NaN, that is NaN times zero: mask the inputs too, `tl.where(live, v, 0.0)`.",
+    kernel="inputs as they are",
+)
 mistaken("weights alone", "You add up the rows as they are. Each is multiplied by its input.", kernel="weights alone")
 mistaken(
     "no mask in the sum",
@@ -137,13 +156,18 @@ mistaken(
 )
 mistaken(
     "no mask for columns",
-    "Your loads go past the last column, into the next row or nobody's memory: `cols < N`.",
+    "Your loads go past the last column or row, into others or nobody's memory: `cols < N`, and for the inputs `rows < end` with `other=0.0`.",
     kernel="no column mask",
 )
 mistaken(
     "nothing in masked lanes",
     "Skipped rows hold anything unless you say `other=0.0`. NaN times zero is NaN.",
     kernel="no other",
+)
+mistaken(
+    "inputs without other",
+    "Inputs behind the end of a part hold anything unless you say `other=0.0`. Some are large, and their rows are read.",
+    kernel="inputs without other",
 )
 mistaken("columns left over", "The last columns get nothing: `triton.cdiv(N, COLS)` blocks.", kernel="left-over columns")
 mistaken("rows left over", "The last rows belong to no part: round K / splits up.", kernel="left-over rows")

@@ -34,14 +34,16 @@ gather = Exercise(
 )
 
 
-def case(g: torch.Generator, N: int, K: int, n: int, count: int, padding, W: Tensor | None = None, x: Tensor | None = None):
+def case(
+    g: torch.Generator, N: int, K: int, n: int, count: int, padding, W: Tensor | None = None, x: Tensor | None = None, **how
+):
     """A list of n entries of which `count` mean anything, the others hold `padding`."""
     W = weights(g, N, K) if W is None else W
     x = torch.randn(K, generator=g).half() if x is None else x
     idx = torch.full((n,), padding, dtype=torch.int32)
     idx[:count] = 1 + torch.randperm(N - 1, generator=g)[:count]  # never row 0
     used = torch.zeros(N, dtype=torch.bool).index_fill(0, idx[:count].long(), True)
-    return call(poisoned(W, used), idx, torch.tensor([count], dtype=torch.int32), x, watched=(0,))
+    return call(poisoned(W, used), idx, torch.tensor([count], dtype=torch.int32), x, watched=(0,), **how)
 
 
 @gather.stage(
@@ -50,7 +52,7 @@ def case(g: torch.Generator, N: int, K: int, n: int, count: int, padding, W: Ten
     exposes="float16 (n,): y[m] is the product of row idx[m] with x. A kernel reads these rows once, and no others.",
 )
 def _(g):
-    yield case(g, 96, 64, 32, 32, 0)
+    yield case(g, 96, 64, 32, 32, 0, veiled=True)
     yield case(g, 64, 128, 16, 16, 0)
 
 
@@ -87,6 +89,9 @@ def _(g):
     W[:, 0], W[:, 1] = 300.0, -300.0
     x[:2] = 300.0
     yield case(g, 30, 70, 9, 9, 0, W, x)
+    W, x = eighths(weights(g, 30, 300)), eighths(torch.randn(300, generator=g).half())
+    W[:, 0], W[:, -1], x[0], x[-1] = 300.0, -300.0, 300.0, 300.0  # in different blocks
+    yield case(g, 30, 300, 9, 9, 0, W, x)
 
 
 def mistaken(name: str, says: str, wrong=None, kernel: str = "", **how):
@@ -124,6 +129,11 @@ mistaken(
     "all outputs, then some",
     "Your kernel computes every output, and the list picks from them afterwards. Nothing is saved: read only the rows that the list names.",
     everything,
+)
+mistaken(
+    "total in float16",
+    "Your total is float16: the sum of every block is rounded, and can be larger than any float16 where the result is not. Take `tl.zeros((ROWS,), tl.float32)`.",
+    kernel="total in float16",
 )
 mistaken(
     "padded entries",

@@ -50,7 +50,8 @@ def case(W: Tensor, x: Tensor, threshold: float = THRESHOLD):
     exposes="y = W^T x over the inputs above the threshold, float16 (1, N). Kernels read the rows of large inputs once, and no others.",
 )
 def _(g):
-    yield call(weights(g, 64, 96), inputs(g, 1, 64), THRESHOLD, watched=(0,))
+    yield call(weights(g, 64, 96), inputs(g, 1, 64), THRESHOLD, watched=(0,), veiled=True)
+    yield call(weights(g, 256, 32), 1 + inputs(g, 1, 256).abs(), THRESHOLD, watched=(0,))  # no masked lanes but of columns
 
 
 @gemv.stage(
@@ -183,8 +184,18 @@ mistaken(
     kernel="no other",
 )
 mistaken(
+    "not cleared",
+    "You add to memory that nobody has cleared: `torch.empty` holds what was there before. Take `torch.zeros`.",
+    lambda W, x, t: torch.stack([kernels().in_one(W, token, t, buffer=torch.empty) for token in x]),
+)
+mistaken(
+    "inputs without other",
+    "Inputs behind the end of a part, or of tokens that do not exist, hold anything unless you say `other=0.0`. Some are large, and their rows are read.",
+    kernel="inputs without other",
+)
+mistaken(
     "no mask for columns",
-    "Your loads go past the last column, into the next row or nobody's memory: `cols < N`.",
+    "Your loads go past the last column or row, into others or nobody's memory: `cols < N`, and for the inputs `rows < end` with `other=0.0`.",
     kernel="no column mask",
 )
 mistaken("float16", "You multiply and add in float16. Convert with `.to(tl.float32)` right after the loads.", kernel="float16")

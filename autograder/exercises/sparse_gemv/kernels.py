@@ -19,7 +19,8 @@ def part_of_rows(
     """Sums of W[k] x[token, k] over a share of the rows k, of which only those with a large |x[k]| are read.
 
     W (K, N), x (tokens, K). ADD says where the sums go: "no" stores them in out (splits, tokens, N), "atomic" adds them to
-    out (tokens, N), "race" does so by a load and a store. Grid (N / COLS, splits). MISTAKE names what is done wrong, or is empty.
+    out (tokens, N), "race" does so by a load and a store, "first stores" atomically but for the first part;
+    "atomic parts" adds them to out (splits, tokens, N). Grid (N / COLS, splits). MISTAKE names what is done wrong, or is empty.
     """
     cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
     split = tl.program_id(1)
@@ -39,6 +40,8 @@ def part_of_rows(
             there = row < K
         given = (token[:, None] < tokens) & there[None, :]
         v = tl.load(x + token[:, None] * K + row[None, :], mask=given, other=0.0)  # (TOKENS, ROWS)
+        if MISTAKE == "inputs without other":
+            v = tl.load(x + token[:, None] * K + row[None, :], mask=given)
         size = v.to(tl.float32)
         if MISTAKE != "no abs":
             size = tl.abs(size)
@@ -49,7 +52,8 @@ def part_of_rows(
             above = (size <= threshold) == 0
         if MISTAKE == "small ones":
             above = size < threshold
-        above = above & given
+        if MISTAKE != "inputs without other":
+            above = above & given
         live = tl.max(above.to(tl.int32), axis=0) > 0  # (ROWS,)
         if MISTAKE == "every token":
             live = tl.sum(above.to(tl.int32), axis=0) == tokens
@@ -62,6 +66,8 @@ def part_of_rows(
         counted = tl.where(above, v, 0.0)
         if MISTAKE == "neighbours' inputs":
             counted = tl.where(live[None, :] & given, v, 0.0)
+        if MISTAKE == "inputs as they are":
+            counted = v
         if MISTAKE == "weights alone":
             counted = above.to(tl.float16)
         at = row[:, None] * N + cols[None, :]
@@ -78,16 +84,15 @@ def part_of_rows(
             total = products
         else:
             total += products
-    if ADD != "no":
-        split = 0
-    place = out + (split * tokens + token[:, None]) * N + cols[None, :]
+    part = split if ADD == "no" or ADD == "atomic parts" else 0
+    place = out + (part * tokens + token[:, None]) * N + cols[None, :]
     if MISTAKE == "no split in the index":
         place = out + token[:, None] * N + cols[None, :]
     fits = (token[:, None] < tokens) & (cols[None, :] < N)
     if MISTAKE == "no store mask":
         fits = (token[:, None] < tokens) & (cols[None, :] >= 0)
     total = total.to(out.dtype.element_ty)
-    if ADD == "atomic":
+    if ADD == "atomic" or ADD == "atomic parts" or (ADD == "first stores" and split > 0):
         tl.atomic_add(place, total, mask=fits)
     elif ADD == "race":
         tl.store(place, tl.load(place, mask=fits, other=0.0) + total, mask=fits)
@@ -195,6 +200,8 @@ def chosen_rows(
             total = tl.sum(products, axis=1)
         else:
             total += tl.sum(products, axis=1)
+        if MISTAKE == "total in float16":
+            total = total.to(tl.float16).to(tl.float32)
     total = tl.where(known, total, 0.0)
     if MISTAKE == "only what counts":
         tl.store(y + m, total.to(y.dtype.element_ty), mask=known)
@@ -204,7 +211,7 @@ def chosen_rows(
         tl.store(y + m, total.to(y.dtype.element_ty), mask=m < n)
 
 
-def parts(W, x, threshold, splits, mistake="", rows=32, cols=128, kind=torch.float32, share=None) -> Tensor:
+def parts(W, x, threshold, splits, mistake="", rows=32, cols=128, kind=torch.float32, share=None, add="no") -> Tensor:
     """(splits, tokens, N) for x (tokens, K)."""
     (K, N), tokens = W.shape, len(x)
     out = torch.empty(splits, tokens, N, dtype=kind)
@@ -216,7 +223,7 @@ def parts(W, x, threshold, splits, mistake="", rows=32, cols=128, kind=torch.flo
         out.zero_()
     padded = triton.next_power_of_2(tokens)
     part_of_rows[(blocks, splits)](
-        W, x, out, threshold, tokens, K, N, share, TOKENS=padded, ROWS=rows, COLS=cols, ADD="no", MISTAKE=mistake
+        W, x, out, threshold, tokens, K, N, share, TOKENS=padded, ROWS=rows, COLS=cols, ADD=add, MISTAKE=mistake
     )
     return out
 

@@ -54,7 +54,8 @@ def case(W: Tensor, x: Tensor, splits: int, threshold: float = THRESHOLD):
     "no other.",
 )
 def _(g):
-    yield call(weights(g, 64, 96), inputs(g, 64), THRESHOLD, 2, watched=(0,))
+    yield call(weights(g, 64, 96), inputs(g, 64), THRESHOLD, 2, watched=(0,), veiled=True)
+    yield call(weights(g, 256, 32), 1 + inputs(g, 256).abs(), THRESHOLD, 2, watched=(0,))  # no masked lanes but of columns
 
 
 @partials.stage(
@@ -159,6 +160,11 @@ mistaken(
     kernel="small ones",
 )
 mistaken(
+    "inputs as they are",
+    "You mask the weights and multiply them by all inputs. Where an input is NaN, that is NaN times zero: mask the inputs too, `tl.where(live, v, 0.0)`.",
+    kernel="inputs as they are",
+)
+mistaken(
     "weights alone",
     "You add up the rows as they are. Each is multiplied by its input.",
     kernel="weights alone",
@@ -171,7 +177,7 @@ mistaken(
 )
 mistaken(
     "no part in the index",
-    "All parts store to the same N places, and which one stays is chance. Part s belongs to `split * N + cols`.",
+    "Parts store to the same places, and which one stays is chance. Part s has the N places from `split * N` on, for `cols < N`.",
     kernel="no split in the index",
 )
 mistaken(
@@ -196,10 +202,24 @@ mistaken(
 )
 mistaken(
     "no mask for columns",
-    "Your loads go past the last column: in the middle of W that is the next row, at its end nobody's memory. `cols < N` belongs into the mask.",
+    "Your loads leave their row: in the middle of W that is the next one, at its end nobody's memory. `cols < N` belongs into the mask, and row k begins at `k * N`.",
     kernel="no column mask",
 )
-mistaken("no mask in the store", "You store sums for columns that do not exist: `mask=cols < N`.", kernel="no store mask")
+mistaken(
+    "no mask in the store",
+    "You store sums for columns that do not exist, into the next part's places: `split * N + cols` with `mask=cols < N`.",
+    kernel="no store mask",
+)
+mistaken(
+    "not cleared",
+    "You add to memory that nobody has cleared: `torch.empty` holds what was there before. No other program stores a part's sums, so a store will do.",
+    add="atomic parts",
+)
+mistaken(
+    "inputs without other",
+    "Inputs behind the end of a part hold anything unless you say `other=0.0`. Some are large, and their rows are read.",
+    kernel="inputs without other",
+)
 mistaken(
     "nothing in masked lanes",
     "Skipped rows hold anything unless you say `other=0.0`: the interpreter alone gives zero, a GPU whatever was in the register. NaN times zero is NaN.",

@@ -23,6 +23,7 @@ reduce = Exercise(
     "them. Store into a float16 tensor: the store rounds.",
     reference=add_partials,
     rules=Rules(tolerance=1e-3),
+    ordered=True,
     forbids=("triton.language.atomic_add",),
 )
 
@@ -33,7 +34,7 @@ reduce = Exercise(
     exposes="float16 (N,): column by column, the sum of all parts. A kernel reads every partial sum once.",
 )
 def _(g):
-    yield call(torch.randn(4, 128, generator=g), watched=(0,))
+    yield call(torch.randn(4, 128, generator=g), watched=(0,), veiled=True)
     yield call(torch.randn(8, 64, generator=g), watched=(0,))
 
 
@@ -136,6 +137,12 @@ mistaken(
     "parts that overwrite each other",
     "A program for each part loads a result, adds and stores it. They run at the same time on a GPU, and all but one are lost. Let one program add all parts of an output.",
     lambda p: kernels().added_by_many(p, "race"),
+)
+mistaken(
+    "atomic sums",
+    "A program for each part adds to the result atomically. They end in any order, and floating-point sums depend on it. Let one program add all parts of an output, in "
+    "a loop.",
+    lambda p: kernels().added_by_many(p),
 )
 mistaken(
     "atomic sums in float16",

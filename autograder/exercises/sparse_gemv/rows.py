@@ -37,7 +37,6 @@ def _(g):
     "a row that any token needs",
     points=1,
     exposes="A row is read once for all tokens, so it is read if at least one of them has a large input there.",
-    pure=True,
 )
 def _(g):
     yield call(inputs(g, 3, 14, live=0.3), THRESHOLD)
@@ -47,16 +46,19 @@ def _(g):
 @rows.stage(
     "close to the threshold",
     points=1,
-    exposes="Strictly larger, compared in float32. The float16 next to 0.3 is 0.30004883, which is larger than 0.3. NaN is larger than nothing, and with a threshold "
-    "of 0 only zeros are left out.",
+    exposes="Strictly larger, compared in float32. The float16 next to 0.3 is 0.30004883, which is larger than 0.3. NaN is larger than nothing and hides nothing, and "
+    "with a threshold of 0 only zeros are left out.",
+    pure=True,
 )
 def _(g):
     x = inputs(g, 2, 16)
     x[:, 2:6] = torch.tensor([ROUNDED, -ROUNDED, float("nan"), 0.0]).half()
+    x[1, 4] = 1.0  # beside a NaN
     yield call(x, ROUNDED)
     yield call(x, THRESHOLD)
     yield call(edges(inputs(g, 1, 20), 0.25), 0.25)
     yield call(edges(inputs(g, 1, 20, threshold=0.1)).bfloat16(), 0.1)
+    yield call(torch.tensor([[0.25, 0.25 + 2**-25, 0.25 - 2**-26, -0.25, -0.25 - 2**-25]]), 0.25)  # neighbours in float32
     yield call(torch.tensor([[0.0, -0.0, 6e-8, -1.0, float("inf")]]).half(), 0.0)
 
 
@@ -78,6 +80,11 @@ mistaken(
     "threshold rounded",
     "You compare in the type of x, and torch rounds the threshold to it first: 0.3 becomes 0.30004883 in float16. Convert x with `.float()` before comparing.",
     lambda x, t: (x.abs() > t).any(0),
+)
+mistaken(
+    "inputs rounded",
+    "You round x to float16 before you compare. It may be float32, and what is just above the threshold is not after that. Convert with `.float()`.",
+    lambda x, t: (x.half().float().abs() > t).any(0),
 )
 mistaken(
     "not below",
@@ -104,11 +111,21 @@ mistaken(
     "You take the largest input over tokens first and its magnitude after that: a large negative input is lost beside a positive one.",
     lambda x, t: x.float().amax(0).abs() > t,
 )
+mistaken(
+    "largest magnitude",
+    "You take the largest magnitude over tokens, and where one token has NaN that is NaN: another token's large input is lost. Compare first, then `.any(dim=0)`.",
+    lambda x, t: x.float().abs().amax(0) > t,
+)
 mistaken("first token", "You look at the first token only. Any of them can need a row.", lambda x, t: x[0].float().abs() > t)
 mistaken(
     "a mask for each token",
     "You give a mask for each token, (tokens, K). A row is read once for all of them: one mask (K,).",
     lambda x, t: x.float().abs() > t,
+)
+mistaken(
+    "a dimension too many",
+    "Your mask still has the dimension of the tokens, (1, K). It is (K,): `.any(dim=0)` without `keepdim`.",
+    lambda x, t: (x.float().abs() > t).any(0, keepdim=True),
 )
 mistaken(
     "rows to skip",

@@ -165,6 +165,11 @@ mistaken(
     lambda K, N, kept, tokens, splits: dict(combine=lambda a, b: a),
 )
 mistaken(
+    "arithmetic alone",
+    "You left out the bytes. With few tokens they take longer than the arithmetic does.",
+    lambda K, N, kept, tokens, splits: dict(combine=lambda a, b: b),
+)
+mistaken(
     "the faster one",
     "You took the smaller of the two times. The slower one decides: `max`.",
     lambda K, N, kept, tokens, splits: dict(combine=min),

@@ -33,7 +33,8 @@ TRAFFIC = (
     "(?:no kernel reads them(?:, but another tensor in their place)?|kernels read rows that need not be read"
     "|kernels do not read all of them|kernels read some of them more than once"
     "|kernels read more of them than (?:of the weights|copies of the inputs would take)"
-    "|no kernel has (?:written it|worked it out)|kernels copy the weights)"
+    "|no kernel has (?:written it|worked it out)|kernels copy the weights, or add too little up"
+    "|no two programs add to one place|programs add to one place in any order)"
 )
 FAULT = f"a kernel reads or writes where it must not(?: where {ERROR} is expected)?"
 ALLOWED = re.compile(
