@@ -176,14 +176,11 @@ mistaken(
 )
 
 
-@work.misconception(
+mistaken(
     "partial sums of a single part",
     "You count partial sums where there is one part. It writes the results itself; nothing is left to add.",
+    lambda K, N, kept, tokens, splits: dict(read=K + 4 * N if splits == 1 else K),  # 4 of 2 bytes are a sum, twice
 )
-def _(K, N, kept, tokens, splits, bandwidth, peak):
-    moved = 2 * kept * N + 2 * tokens * (K + N) + 8 * splits * tokens * N
-    operations = 2 * kept * N * tokens
-    return moved, operations, max(moved / bandwidth, operations / peak)
 
 
 @work.accepts("step by step")
