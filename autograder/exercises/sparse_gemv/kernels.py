@@ -228,6 +228,11 @@ def parts(W, x, threshold, splits, mistake="", rows=32, cols=128, kind=torch.flo
     return out
 
 
+def parts_of_one(W, x, threshold, splits, mistake="", **how) -> Tensor:
+    """(splits, N) for x (K,)."""
+    return parts(W, x[None], threshold, splits, mistake, **how)[:, 0]
+
+
 def added(partials, mistake="", splits=8, block=64, kind=torch.float16) -> Tensor:
     """(size,) for partials (splits, size)."""
     n, size = partials.shape

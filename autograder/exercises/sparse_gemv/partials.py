@@ -24,8 +24,7 @@ def kernels():
 
 
 def partial_sums(W: Tensor, x: Tensor, threshold: float, splits: int) -> Tensor:
-    sums = kernels().parts(W, x[None], threshold, splits)  # (splits, 1, N)
-    return sums.squeeze(1)
+    return kernels().parts_of_one(W, x, threshold, splits)
 
 
 partials = Exercise(
@@ -99,10 +98,9 @@ def _(g):
 
 
 def mistaken(name: str, says: str, wrong=None, kernel: str = "", **how):
-    def answer(W, x, threshold, splits):
-        return kernels().parts(W, x[None], threshold, splits, kernel, **how)[:, 0]
-
-    partials.misconception(name, says)(wrong or answer)
+    partials.misconception(name, says)(
+        wrong or (lambda W, x, threshold, splits: kernels().parts_of_one(W, x, threshold, splits, kernel, **how))
+    )
 
 
 def on_the_host(W, x, threshold, splits):
@@ -116,7 +114,7 @@ def on_the_host(W, x, threshold, splits):
 def copied_first(W, x, threshold, splits):
     live = wanted(x, threshold)
     W = torch.where(live[:, None], W, 0)
-    return kernels().parts(W, torch.where(live, x, 0)[None], threshold, splits)[:, 0]
+    return kernels().parts_of_one(W, torch.where(live, x, 0), threshold, splits)
 
 
 mistaken(
@@ -193,7 +191,7 @@ mistaken(
 mistaken(
     "rows left over by the parts",
     "You round K / splits down, and the last rows belong to no part: `triton.cdiv(K, splits)`.",
-    lambda W, x, threshold, splits: kernels().parts(W, x[None], threshold, splits, share=max(1, len(x) // splits))[:, 0],
+    lambda W, x, threshold, splits: kernels().parts_of_one(W, x, threshold, splits, share=max(1, len(x) // splits)),
 )
 mistaken(
     "columns left over",
@@ -243,7 +241,7 @@ mistaken(
 mistaken(
     "parts rounded",
     "Your partial sums were float16 once. They stay float32 until the second kernel has added them.",
-    lambda W, x, threshold, splits: kernels().parts(W, x[None], threshold, splits, kind=torch.float16)[:, 0].float(),
+    lambda W, x, threshold, splits: kernels().parts_of_one(W, x, threshold, splits, kind=torch.float16).float(),
 )
 mistaken("parts in float16", "Your partial sums are float16. They have to be float32.", kind=torch.float16)
 mistaken(
@@ -265,7 +263,7 @@ def _(W, x, threshold, splits):
 
 @partials.accepts("other blocks")
 def _(W, x, threshold, splits):
-    return kernels().parts(W, x[None], threshold, splits, rows=64, cols=16)[:, 0]
+    return kernels().parts_of_one(W, x, threshold, splits, rows=64, cols=16)
 
 
 @partials.accepts("a launch for each part")

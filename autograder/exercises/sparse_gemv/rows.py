@@ -83,7 +83,7 @@ mistaken(
 )
 mistaken(
     "inputs rounded",
-    "You round x to float16 before you compare. It may be float32, and what is just above the threshold is not after that. Convert with `.float()`.",
+    "What is only just above the threshold is lost. x may be float32: compare without a margin, and without rounding x to float16.",
     lambda x, t: (x.half().float().abs() > t).any(0),
 )
 mistaken(

@@ -176,14 +176,11 @@ mistaken(
 )
 
 
-@work.misconception(
+mistaken(
     "partial sums of a single part",
     "You count partial sums where there is one part. It writes the results itself; nothing is left to add.",
+    lambda K, N, kept, tokens, splits: dict(read=K + 4 * N if splits == 1 else K),  # 4 of 2 bytes are a sum, twice
 )
-def _(K, N, kept, tokens, splits, bandwidth, peak):
-    weights, results = kept * N, tokens * N
-    moved = 2 * (weights + tokens * K + results) + 8 * splits * results
-    return moved, 2 * tokens * weights, max(moved / bandwidth, 2 * tokens * weights / peak)
 
 
 @work.accepts("step by step")
