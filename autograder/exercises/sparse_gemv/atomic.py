@@ -102,8 +102,8 @@ mistaken(
 )
 mistaken(
     "nothing meets",
-    "No two programs add to the same place: one has all the rows, or each part has a place of its own and torch adds these up. Split the rows among programs, and let "
-    "all of them add to y.",
+    "No two programs of a launch add to the same place: one has all the rows, or each part has a place or a launch of its own. Split the rows among the programs of "
+    "one launch, and let all of them add to y.",
     lambda W, x, t: kernels().parts(W, x[None], t, 2)[:, 0].sum(0).half(),
 )
 mistaken(
