@@ -93,3 +93,26 @@ def mask_panel(ax: Axes, mask: Tensor, W: Tensor | None = None) -> None:
         ax.vlines([j - 0.5 for j in range(1, cols)], -0.5, rows - 0.5, color="#DDDDDD", linewidth=0.6)
     for spine in ax.spines.values():
         spine.set(visible=True, color=GREY)
+
+
+def names(ax: Axes, points: Mapping[str, tuple[float, float]], size: float = 8) -> None:
+    """Write names beside points, where no other name and no other point is. Call it last: it looks at limits and layout.
+
+    Args:
+        ax: the panel.
+        points: (x, y) by name.
+        size: of the letters, in points.
+    """
+    from matplotlib.transforms import Bbox
+
+    ax.figure.draw_without_rendering()
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in map(ax.transData.transform, points.values())]
+    near, low, high = size * 0.8, -size * 0.4, size
+    places = [(side * near, low + step * high) for step in (0, 1, -1, 2, -2, 3, -3) for side in (1, -1)]
+    for name, point in points.items():
+        text = ax.annotate(name, point, places[0], textcoords="offset points", fontsize=size)
+        for place in (*places, places[0]):  # to the right after all, where nothing is free
+            text.set(position=place, ha="left" if place[0] > 0 else "right")
+            if not any(text.get_window_extent().overlaps(other) for other in taken):
+                break
+        taken.append(text.get_window_extent())

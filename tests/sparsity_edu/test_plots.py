@@ -1,6 +1,9 @@
 """The plots that lessons share: what is drawn is what the mask says."""
 
+from itertools import combinations
+
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -45,3 +48,24 @@ def test_a_larger_magnitude_is_darker():
     (axes,) = panels(plots.masks({"all": MASKS["all"]}, torch.tensor([[0.5, 2.0, -3.0], [1.0, -0.1, 4.0]])))
     light = colors_of(axes).sum(dim=-1)
     assert light[1, 2] < light[0, 2] < light[0, 1] < light[1, 0] < light[0, 0] < light[1, 1]
+
+
+def test_names_do_not_meet():
+    plots.style()
+    figure, ax = plt.subplots(figsize=(7.5, 5))
+    points = {
+        "first": (1.5, 1.4),
+        "second, beside it": (1.78, 1.78),
+        "third": (1.88, 1.88),
+        "the fourth": (2.0, 1.9),
+        "fifth": (2.0, 2.2),
+    }
+    ax.set(xscale="log", yscale="log", xlim=(0.8, 25), ylim=(0.05, 25))
+    plots.names(ax, points)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    dots = [ax.transData.transform(point) for point in points.values()]
+    assert [text.get_text() for text in ax.texts] == list(points)
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert not any(box.contains(*dot) for box in boxes for dot in dots)
+    plt.close(figure)
