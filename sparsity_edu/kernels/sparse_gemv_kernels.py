@@ -50,8 +50,9 @@ def threshold_partials(
     for start in range(split * share, min(split * share + share, K), ROWS):
         row = start + tl.arange(0, ROWS)
         given = (row[:, None] < K) & (token[None, :] < tokens)
-        inputs = tl.load(x + token[None, :] * K + row[:, None], mask=given, other=0.0, eviction_policy="evict_last")
-        large = given & (tl.abs(inputs.to(tl.float32)) > threshold)  # (rows, tokens)
+        # what is not there is NaN, which exceeds no threshold, not even a negative one
+        inputs = tl.load(x + token[None, :] * K + row[:, None], mask=given, other=float("nan"), eviction_policy="evict_last")
+        large = tl.abs(inputs.to(tl.float32)) > threshold  # (rows, tokens)
         live = tl.max(large.to(tl.int32), axis=1, keep_dims=True) > 0
         weights = W + row.to(tl.int64)[:, None] * N + col[None, :]
         w = tl.load(weights, mask=live & (col[None, :] < end), other=0.0, eviction_policy="evict_first")
