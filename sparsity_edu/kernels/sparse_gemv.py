@@ -223,7 +223,7 @@ class SharedProduct(nn.Module):
     """The product of one input with the weights of several layers, worked out when the first of them is called.
 
     Q, K and V of a block have the same input, as have gate and up. Finding what to skip once for all of them, and launching
-    once, is most of what a small layer costs.
+    once, is a good part of what a small layer costs.
 
     Args:
         layers: linear layers with the same input. Their weights are copied, transposed, side by side.
@@ -321,6 +321,7 @@ def _weighted_rows(W: Tensor, rows: Tensor, x: Tensor, first: int, end: int) -> 
     x = x if width == N else x[:, None].expand(-1, len(which), -1)
     starts = [bag * n + share * n // shares for bag in range(tokens * len(which)) for share in range(shares)]
     which = which if tokens == 1 else which.repeat(tokens, 1)
+    # what functional.embedding_bag calls, after checks of its own; mode 0 is the sum
     sums = torch.embedding_bag(W.view(-1, width), which.view(-1), torch.tensor(starts), mode=0, per_sample_weights=x.flatten())
     return (sums[0] if shares == 1 else sums[0].view(-1, shares, width).sum(dim=1)).view(tokens, -1)
 
