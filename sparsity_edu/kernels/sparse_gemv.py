@@ -14,6 +14,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from sparsity_edu.kernels.devices import processors, runs_kernels
 from sparsity_edu.models.layers import prunable_layers
 
 FEW_TOKENS = 8  # beyond that almost every row is wanted by some token, and a dense product is faster
+BAG = 2**20  # bytes of rows that a CPU sums at a time: they stay in a core's cache while it goes from columns to columns
 
 
 def gemv_threshold(
@@ -51,7 +53,7 @@ def gemv_threshold(
     K, N = W.shape
     tokens = _tokens(x, W, K)
     sizes = (N,) if sizes is None else tuple(sizes)
-    thresholds = tuple(threshold) if isinstance(threshold, Sequence) else (threshold,) * len(sizes)
+    thresholds = tuple(map(float, threshold)) if isinstance(threshold, Sequence) else (float(threshold),) * len(sizes)
     if sum(sizes) != N or min(sizes) < 1:
         raise ValueError(f"sizes must be positive and sum to {N}, the columns of W, got {sizes}")
     if len(thresholds) != len(sizes):
@@ -59,7 +61,7 @@ def gemv_threshold(
     if atomic and len(tokens) > 1:
         raise ValueError(f"atomic sums are for one token, got {len(tokens)}")
     if not runs_kernels(x):
-        return _threshold_on_cpu(W, tokens, thresholds, sizes).view(*x.shape[:-1], N)
+        return _threshold_on_cpu(W, x, thresholds, sizes)
     from sparsity_edu.kernels import sparse_gemv_kernels as kernels
 
     few = len(tokens)
@@ -98,7 +100,7 @@ def gemv_columns(W: Tensor, idx: Tensor, x: Tensor, count: Tensor | None = None,
     _check_indices(W, idx, group)
     if not runs_kernels(x):
         rows = _rows(idx, count, group)
-        return _weighted_rows(W, rows, tokens[:, : len(rows)], 0, N).view(*x.shape[:-1], N)
+        return _joined([_weighted_rows(W, rows, token[: len(rows)], 0, N) for token in tokens], x, N)
     from sparsity_edu.kernels import sparse_gemv_kernels as kernels
 
     tile = _tile(tokens)
@@ -233,7 +235,7 @@ class SharedProduct(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear], threshold: float) -> None:
         super().__init__()
         self.register_buffer("W", torch.cat([layer.weight.detach().T for layer in layers], dim=1).contiguous())
-        self.sizes, self.threshold = [layer.out_features for layer in layers], threshold
+        self.sizes, self.threshold = [layer.out_features for layer in layers], float(threshold)
         self._x, self._results = None, {}
 
     def result(self, x: Tensor, place: int) -> Tensor:
@@ -248,9 +250,11 @@ class SharedProduct(nn.Module):
         return result
 
     def _product(self, x: Tensor) -> Tensor:
-        if x.numel() <= FEW_TOKENS * x.shape[-1]:
+        if x.numel() > FEW_TOKENS * len(self.W):
+            return torch.where(x.abs().float() > self.threshold, x, 0) @ self.W
+        if x.is_cuda:
             return gemv_threshold(self.W, x.contiguous(), self.threshold)
-        return torch.where(x.abs().float() > self.threshold, x, 0) @ self.W
+        return _threshold_on_cpu(self.W, x, (self.threshold,), ())  # a model in the interpreter would take minutes for a word
 
 
 SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # as Llama, Mistral, Qwen and Gemma name them
@@ -293,37 +297,69 @@ def unthreshold_linear_(model: nn.Module) -> None:
 # On a CPU
 
 
-def _threshold_on_cpu(W: Tensor, tokens: Tensor, thresholds: tuple[float, ...], sizes: tuple[int, ...]) -> Tensor:
-    if len(thresholds) > 1 and len(set(thresholds)) == 1:
+def _threshold_on_cpu(W: Tensor, x: Tensor, thresholds: tuple[float, ...], sizes: tuple[int, ...]) -> Tensor:
+    """Each token reads the rows that it needs itself."""
+    if len(set(thresholds)) == 1:
+        if x.numel() == len(W) and x.dtype == torch.float32:
+            return _one_token(W, x, thresholds[0])
         thresholds, sizes = thresholds[:1], W.shape[1:]
-    magnitude, parts, first = tokens.abs().float(), [], 0
-    for threshold, size in zip(thresholds, sizes, strict=True):
-        large = magnitude > threshold
-        rows = (large if len(tokens) == 1 else large.any(dim=0)).view(-1).nonzero().view(-1)
-        x = tokens if len(tokens) == 1 else torch.where(large, tokens, 0)
-        parts.append(_weighted_rows(W, rows, x.index_select(1, rows), first, first + size))
-        first += size
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    parts = []
+    for token in x.reshape(x.shape[:-1].numel(), len(W)):
+        magnitude, first = token.abs().float(), 0
+        for threshold, size in zip(thresholds, sizes, strict=True):
+            rows = (magnitude > threshold).nonzero().view(-1)
+            parts.append(_weighted_rows(W, rows, token.index_select(0, rows), first, first + size))
+            first += size
+    return _joined(parts, x, W.shape[1])
 
 
-def _weighted_rows(W: Tensor, rows: Tensor, x: Tensor, first: int, end: int) -> Tensor:
-    """x @ W[rows, first:end], without a copy of these rows: an embedding bag with weights reads each where it is.
+def _one_token(W: Tensor, x: Tensor, threshold: float) -> Tensor:
+    """The same with as few calls as there can be, half of them into numpy, which costs less.
 
-    A bag is summed by one thread. In float32 each thread has a share of the rows, and these sums are added. Sums that were
-    rounded to 16 bits should not be: there each thread has a block of columns.
+    Weights that stream through the caches leave nothing of what runs between two products: every function is a cold one, and
+    a dozen calls into torch take as long as a small layer.
     """
-    (tokens, n), N, threads = x.shape, W.shape[1], torch.get_num_threads()
+    values = x.numpy(force=True)
+    rows = np.flatnonzero(np.abs(values) > threshold)
+    y = _sum_of_rows(W, torch.from_numpy(rows), torch.from_numpy(values.take(rows)))
+    return y.view(x.shape[:-1] + W.shape[1:])
+
+
+def _sum_of_rows(W: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """weights @ W[rows] in float32, without a copy of these rows: an embedding bag with weights reads each where it is.
+
+    A thread sums bags of a few rows, and the sums of bags are added.
+    """
+    n, threads = len(rows), torch.get_num_threads()
     if not n:
-        return x.new_zeros(tokens, end - first)
-    shares, pieces = (min(threads, n), 1) if W.dtype == torch.float32 else (1, threads)
-    width, places = _blocks_of_rows(*W.shape, first, end, pieces)
-    which = rows[None] if width == N else places.index_select(1, rows)  # (blocks, n)
-    x = x if width == N else x[:, None].expand(-1, len(which), -1)
-    starts = [bag * n + share * n // shares for bag in range(tokens * len(which)) for share in range(shares)]
-    which = which if tokens == 1 else which.repeat(tokens, 1)
-    # what functional.embedding_bag calls, after checks of its own; mode 0 is the sum
-    sums = torch.embedding_bag(W.view(-1, width), which.view(-1), torch.tensor(starts), mode=0, per_sample_weights=x.flatten())
-    return (sums[0] if shares == 1 else sums[0].view(-1, shares, width).sum(dim=1)).view(tokens, -1)
+        return W.new_zeros(W.shape[1])
+    rounds = -(-n * W.shape[1] * W.itemsize // (threads * BAG))
+    return _bags(W, rows, _starts(n, -(-n // (threads * rounds))), weights).sum(dim=0)
+
+
+def _weighted_rows(W: Tensor, rows: Tensor, weights: Tensor, first: int, end: int) -> Tensor:
+    """weights @ W[rows, first:end], in any dtype.
+
+    Sums that were rounded to 16 bits should not be added: a bag is all rows there, and a block of columns for each thread.
+    """
+    if W.dtype == torch.float32 and end - first == W.shape[1]:
+        return _sum_of_rows(W, rows, weights)
+    if not len(rows):
+        return W.new_zeros(end - first)
+    width, places = _blocks_of_rows(*W.shape, first, end, torch.get_num_threads())
+    which = places.index_select(1, rows)  # (blocks, n)
+    starts = _starts(which.numel(), len(rows))
+    return _bags(W.view(-1, width), which.view(-1), starts, weights.repeat(len(which))).view(-1)
+
+
+def _bags(table: Tensor, which: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """What functional.embedding_bag calls, after checks of its own. Mode 0 is the sum."""
+    return torch.embedding_bag(table, which, starts, mode=0, per_sample_weights=weights)[0]
+
+
+@functools.lru_cache(maxsize=4096)
+def _starts(n: int, step: int) -> Tensor:
+    return torch.arange(0, n, step)
 
 
 @functools.lru_cache(maxsize=256)
@@ -332,6 +368,11 @@ def _blocks_of_rows(K: int, N: int, first: int, end: int, pieces: int) -> tuple[
     width = math.gcd(first, end, N)
     width //= max(count for count in range(1, pieces + 1) if width % count == 0)
     return width, torch.arange(K) * (N // width) + torch.arange(first // width, end // width)[:, None]
+
+
+def _joined(parts: list[Tensor], x: Tensor, N: int) -> Tensor:
+    """Parts of tokens, one after the other, as the (..., N) of x."""
+    return (parts[0] if len(parts) == 1 else torch.cat([x.new_empty(0), *parts])).view(*x.shape[:-1], N)
 
 
 def _rows_on_cpu(W: Tensor, rows: Tensor, tokens: Tensor, M: int) -> Tensor:

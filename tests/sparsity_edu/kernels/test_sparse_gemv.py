@@ -1,5 +1,6 @@
 """Products stay within rounding of float64, read the weights that count and no others, and do not depend on an order."""
 
+import numpy as np
 import pytest
 import torch
 from interpreter import shuffled
@@ -66,6 +67,19 @@ def test_threshold_on_a_cpu(tokens, dtype):
     assert_product(gemv_threshold(W, x.view(tokens, 1, 515), 0.7).view(tokens, 272), kept(x, 0.7), W.T)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.5, 1.0])
+@pytest.mark.parametrize("bag", [1, 10_000, 2**20])
+@pytest.mark.usefixtures("without_interpreter")
+def test_bags_of_rows_on_a_cpu(bag, share, monkeypatch):
+    """One row in a bag, some and a ragged last one, all; more threads than rows."""
+    monkeypatch.setattr(sparse_gemv, "BAG", bag)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    W, x = matrices(515, 272, 1, torch.float32)
+    threshold = x.abs().sort().values[0, 515 - 1 - round(share * 515)].item() if share < 1 else -1.0
+    assert int((x.abs() > threshold).sum()) == round(share * 515)
+    assert_product(gemv_threshold(W, x, threshold), kept(x, threshold), W.T)
+
+
 @pytest.mark.usefixtures("either")
 def test_inputs_at_the_threshold_are_skipped():
     W, x = matrices(6, 40, 1, torch.float16)
@@ -79,6 +93,15 @@ def test_the_threshold_is_not_rounded_to_half_precision():
     x[0] = torch.tensor([0.1, -0.1]).half()  # 0.09998: below 0.1, which half precision rounds to it
     assert not gemv_threshold(W, x, 0.1).any()
     assert gemv_threshold(W, x, 0.0999).any()
+
+
+@pytest.mark.usefixtures("either")
+def test_a_threshold_is_compared_in_float32():
+    """As which 0.1 is slightly more than 0.1: also where the threshold is one of numpy's numbers, which count as doubles."""
+    W, x = matrices(2, 40, 1, torch.float32)
+    x[0] = torch.tensor([0.1, -0.1])
+    for threshold in (0.1, np.float64(0.1)):
+        assert not gemv_threshold(W, x, threshold).any()
 
 
 @pytest.mark.usefixtures("either")
@@ -277,13 +300,13 @@ def test_thresholds_by_name(model):
 
 @pytest.mark.usefixtures("without_interpreter")
 def test_layers_that_share_their_input_share_one_product(model, monkeypatch):
-    calls = []
+    calls, real = [], sparse_gemv.SharedProduct._product
 
-    def counted(W, x, threshold):
-        calls.append(tuple(W.shape))
-        return gemv_threshold(W, x, threshold)
+    def counted(product, x):
+        calls.append(tuple(product.W.shape))
+        return real(product, x)
 
-    monkeypatch.setattr(sparse_gemv, "gemv_threshold", counted)
+    monkeypatch.setattr(sparse_gemv.SharedProduct, "_product", counted)
     attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
     layers = {name: getattr(attention, f"{name}_proj") for name in "qkv"}
     gate = mlp.gate_proj
