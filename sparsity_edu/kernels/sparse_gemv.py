@@ -236,14 +236,16 @@ class SharedProduct(nn.Module):
         super().__init__()
         self.register_buffer("W", torch.cat([layer.weight.detach().T for layer in layers], dim=1).contiguous())
         self.sizes, self.threshold = [layer.out_features for layer in layers], float(threshold)
-        self._x, self._results = None, {}
+        self._x, self._version, self._results = None, None, {}
 
     def result(self, x: Tensor, place: int) -> Tensor:
         """(..., K) to the (..., N) of one layer. What the others will ask for waits for them; a second question starts anew."""
         if len(self.sizes) == 1:
             return self._product(x)
-        if x is not self._x or place not in self._results:
-            self._x, self._results = x, dict(enumerate(self._product(x).split(self.sizes, dim=-1)))
+        version = None if x.is_inference() else x._version  # counts changes in place; inference tensors keep no count
+        if x is not self._x or version != self._version or place not in self._results:
+            self._x, self._version = x, version
+            self._results = dict(enumerate(self._product(x).split(self.sizes, dim=-1)))
         result = self._results.pop(place)
         if not self._results:
             self._x = None

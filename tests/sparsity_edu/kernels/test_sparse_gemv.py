@@ -322,5 +322,9 @@ def test_layers_that_share_their_input_share_one_product(model, monkeypatch):
     assert calls == [(64, width)] * 3  # x, z, and z again for the second question to q
     z.mul_(-2)  # given out to all three: nothing of it is remembered
     torch.testing.assert_close(v(z), layers["v"](kept(z, 0.4)))
+    z.mul_(-2)  # and changed while k and q still wait
+    torch.testing.assert_close(k(z), layers["k"](kept(z, 0.4)))
+    with torch.inference_mode():
+        assert torch.equal(q(x * 1), q(x * 1))
     torch.testing.assert_close(mlp.gate_proj(x), gate(kept(x, 0.3)))
-    assert calls[4:] == [(64, gate.out_features)]  # thresholds of its own: not with up
+    assert calls[7:] == [(64, gate.out_features)]  # thresholds of its own: not with up
