@@ -11,6 +11,7 @@ pickle, never code.
 import json
 import re
 import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -106,6 +107,8 @@ def _pack(value, tensors: dict[str, Tensor]):
         return _pack(entry, tensors)
 
     match value:
+        case float() if value != value:  # JSON has one NaN: no sign, no payload
+            return {"nan": struct.pack(">d", value).hex()}
         case None | bool() | int() | float() | str():
             return value
         case list():
@@ -122,7 +125,7 @@ def _pack(value, tensors: dict[str, Tensor]):
             except (TypeError, ValueError):  # strings, objects, negative strides
                 return {"opaque": f"numpy array of {value.dtype}"}
         case complex():
-            return {"complex": [value.real, value.imag]}
+            return {"complex": [pack(value.real), pack(value.imag)]}
         case torch.dtype():
             return {"dtype": str(value).removeprefix("torch.")}
         case Opaque():
@@ -167,7 +170,9 @@ def _unpack(value, tensors: dict[str, Tensor], trusted: bool):
             raise Refused(f"a dict with {len(content)} entries")
         return {_key(unpack(key)): unpack(entry) for key, entry in content}
     if kind == "complex":
-        return complex(*map(float, content))
+        return complex(*(float(unpack(part)) for part in content))
+    if kind == "nan":
+        return struct.unpack(">d", bytes.fromhex(content))[0]
     if kind == "opaque":
         return Opaque(printable(str(content), 200))
     if kind in ("tensor", "array"):

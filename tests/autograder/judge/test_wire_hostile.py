@@ -76,6 +76,8 @@ HOSTILE = {
     "a complex number as a key": file(outcome('{"dict":[[{"complex":[1,2]},1]]}')),
     "many keys": file(outcome('{"dict":[' + ",".join(f"[{i},0]" for i in range(1001)) + "]}")),
     "complex with three parts": file(outcome('{"complex":[1,2,3]}')),
+    "NaN of three bytes": file(outcome('{"nan":"7ff800"}')),
+    "NaN of no bytes": file(outcome('{"nan":1}')),
     "complex with a huge part": file(outcome('{"complex":[1' + "0" * 400 + ",0]}")),
     "an integer of 1300 bits": file(outcome("1" + "0" * 400)),
     "an integer of 5000 digits": file(outcome("1" + "0" * 5000)),
@@ -205,7 +207,21 @@ def test_damaged_outcomes(changes, end):
     check_any(bytes(damaged[:end]))
 
 
-KINDS = ("tuple", "dict", "complex", "opaque", "tensor", "array", "dtype", "Raised", "Outcome", "Case", "MLP", "Optimizer")
+KINDS = (
+    "tuple",
+    "dict",
+    "complex",
+    "nan",
+    "opaque",
+    "tensor",
+    "array",
+    "dtype",
+    "Raised",
+    "Outcome",
+    "Case",
+    "MLP",
+    "Optimizer",
+)
 PLAIN = (None, True, 0, -1, 2.5, math.nan, 10**400, "", "0", "E", "float32", "\ud800\u202e", [1])
 
 
