@@ -252,11 +252,12 @@ class SharedProduct(nn.Module):
         return result
 
     def _product(self, x: Tensor) -> Tensor:
+        """On a CPU always torch's way: in the interpreter a model would take minutes for a word."""
         if x.numel() > FEW_TOKENS * len(self.W):
             return torch.where(x.abs().float() > self.threshold, x, 0) @ self.W
         if x.is_cuda:
             return gemv_threshold(self.W, x.contiguous(), self.threshold)
-        return _threshold_on_cpu(self.W, x, (self.threshold,), ())  # a model in the interpreter would take minutes for a word
+        return _threshold_on_cpu(self.W, x, (self.threshold,), ())
 
 
 SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # as Llama, Mistral, Qwen and Gemma name them

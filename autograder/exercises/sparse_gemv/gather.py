@@ -77,6 +77,7 @@ def _(g):
     yield case(g, 90, 75, 37, 37, 0)
     yield case(g, 40, 150, 11, 5, 2)
     yield case(g, 50, 50, 3, 3, 0)
+    yield case(g, 300, 6, 50, 50, 0)  # some of 50 rows have numbers that eight bits do not hold
 
 
 @gather.stage(
