@@ -568,8 +568,8 @@ with on_cpu():
         ts = [v.abs().quantile(share).item() if share else -1.0 for v in xs]
         lists = [(v.abs() > t).nonzero().squeeze(1) for v, t in zip(xs, ts)]
         skip, choose, copy_first = [], [], []
-        for W in matrices:
-            for v, t, i in zip(xs, ts, lists):
+        for v, t, i in zip(xs, ts, lists):
+            for W in matrices:
                 skip.append(lambda W=W, v=v, t=t: library.gemv_threshold(W, v, t))
                 choose.append(lambda W=W, v=v, i=i: library.gemv_rows(W, i, v))
                 copy_first.append(lambda W=W, v=v, i=i: W[i].T @ v[i])
@@ -597,7 +597,7 @@ plt.show()
 
 # %% [markdown]
 # Copying the rows that count reads them, writes them, and reads them again: no saving until few are left. A product that reads rows where they are
-# gains with every row that it skips, about along the ideal line. How far above or below it runs is the machine's doing: `torch.mv` streams through its
+# gains with every row that it skips, along the ideal line and a little below it. How far below is the machine's doing: `torch.mv` streams through its
 # matrix, which processors are best at, and jumping from row to row is a little slower, as is finding the rows. Outputs that are chosen
 # by a list are copied a few at a time here, into the cache, and that costs.
 #
