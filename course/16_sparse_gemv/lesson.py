@@ -599,7 +599,8 @@ plt.show()
 # Copying the rows that count reads them, writes them, and reads them again: no saving until few are left. A product that reads rows where they are
 # gains with every row that it skips, along the ideal line and a little below it. How far below is the machine's doing: `torch.mv` streams through its
 # matrix, which processors are best at, and jumping from row to row is a little slower, as is finding the rows. Outputs that are chosen
-# by a list are copied a few at a time here, into the cache, and that costs.
+# by a list come from another function for something else, which computes chosen entries of a matrix product one by one, for the pattern of a sparse
+# matrix.
 #
 # ## Experiment 3: the roofline of this machine
 #

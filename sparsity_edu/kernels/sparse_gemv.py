@@ -12,6 +12,7 @@ On a GPU, and in the interpreter, kernels do it (sparse_gemv_kernels.py); on a C
 
 import functools
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -379,14 +380,43 @@ def _joined(parts: list[Tensor], x: Tensor, N: int) -> Tensor:
 
 
 def _rows_on_cpu(W: Tensor, rows: Tensor, tokens: Tensor, M: int) -> Tensor:
-    """The chosen rows are copied few at a time: they are multiplied while they are in the cache, and memory is read once."""
+    """For several tokens, or in 16 bits, the chosen rows are copied few at a time: they are multiplied while they are in the
+    cache, and memory is read once."""
     y = tokens.new_zeros(len(tokens), M)
-    few = W.new_empty(128, W.shape[1])
-    for start in range(0, len(rows), 128):
-        some = rows[start : start + 128]
+    if len(tokens) == 1 and W.dtype == torch.float32 and len(rows):
+        y[0, : len(rows)] = _sampled(W, rows, tokens)
+        return y
+    few = W.new_empty(max(1, 2 * BAG // (W.shape[1] * W.itemsize)), W.shape[1])
+    x = tokens[0] if len(tokens) == 1 else tokens.T  # a product with a vector is the faster one
+    for start in range(0, len(rows), len(few)):
+        some = rows[start : start + len(few)]
         chosen = torch.index_select(W, 0, some, out=few[: len(some)])
-        y[:, start : start + len(some)] = tokens @ chosen.T
+        y[:, start : start + len(some)] = (chosen @ x).view(len(some), -1).T
     return y
+
+
+def _sampled(W: Tensor, rows: Tensor, x: Tensor) -> Tensor:
+    """x @ W[rows].T without a copy: as chosen entries of a matrix product, which torch computes one by one.
+
+    Each row of that product is one thread's: x once for each, and a share of the entries.
+    """
+    low, high = rows.aminmax()
+    if low < 0 or high >= len(W):
+        raise IndexError(f"idx must be of rows of W, 0 to {len(W) - 1}, got {int(low)} to {int(high)}")
+    _csr_is_beta()
+    n, threads = len(rows), torch.get_num_threads()
+    ends = torch.tensor([n * thread // threads for thread in range(threads + 1)])
+    # its indices need not ascend, as they should in a CSR matrix: nothing but this product sees it
+    entries = torch.sparse_csr_tensor(ends, rows, W.new_zeros(n), (threads, len(W)), check_invariants=False)
+    return torch.sparse.sampled_addmm(entries, x.expand(threads, -1), W.T, beta=0.0).values()
+
+
+@functools.cache
+def _csr_is_beta() -> None:
+    """Torch warns of it, once in a process: now, unheard."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor([0, 1], [0], [0.0], check_invariants=True)
 
 
 def _rows(idx: Tensor, count: Tensor | None, group: int) -> Tensor:

@@ -186,6 +186,28 @@ def test_rows(N, K, tokens, group, index, dtype):
         assert seen.of(W).bytes_loaded == len(k) * K * dtype.itemsize
 
 
+@pytest.mark.parametrize("n", [1, 2, 95])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("without_interpreter")
+def test_rows_in_any_order_on_a_cpu(n, monkeypatch):
+    """Fewer than threads, as many, and a share of other length for each; some twice, and NaN in all that are not chosen."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    sparse_gemv._csr_is_beta.cache_clear()
+    W, x = matrices(96, 272, 1, torch.float32)
+    W, idx = W.T.contiguous(), torch.randint(0, 272, (n,), generator=torch.Generator().manual_seed(2))
+    kept = torch.full_like(W, torch.nan).index_copy(0, idx, W[idx])
+    assert_product(gemv_rows(kept, idx, x), x, W[idx])
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize("wrong", [-1, 272])
+@pytest.mark.usefixtures("without_interpreter")
+def test_rows_that_are_not_there_on_a_cpu(wrong, tokens):
+    W, x = matrices(96, 272, tokens, torch.float32)
+    with pytest.raises(IndexError):
+        gemv_rows(W.T.contiguous(), torch.tensor([3, wrong, 5]), x)
+
+
 @pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_only_so_many_indices_count(tokens):
