@@ -1,8 +1,10 @@
 """Scores what is not in a notebook: a file, and the declared mistakes themselves."""
 
 import contextlib
+import io
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -45,20 +47,23 @@ def load_answer(exercise: Exercise, file: Path) -> object:
     return namespace[exercise.defines]
 
 
-def mutation_report(root: Path) -> dict:
+def mutation_report(root: Path, units: Sequence[str] = UNITS) -> dict:
     """Run every misconception and the untouched stub of every exercise against its check.
 
     Args:
         root: the course folder, whose lessons hold the stubs.
+        units: of which the exercises are.
 
     Returns:
         rejected, recognised and total over all exercises, and the same for each under "exercises", with the names of
         misconceptions that got full marks ("survivors") or were not recognised as themselves, and the points of the stub.
     """
     rows = []
-    for unit in UNITS:
-        stubs = run_cells(with_stubs(render(root, unit)))
-        for exercise in tqdm(exercises_of(unit), desc=unit, unit="exercise", delay=1, leave=False):
+    for unit in units:
+        exercises = exercises_of(unit)
+        with contextlib.redirect_stdout(io.StringIO()):  # cells show examples
+            stubs = run_cells(with_stubs(render(root, unit)))
+        for exercise in tqdm(exercises, desc=unit, unit="exercise", delay=1, leave=False):
             verdicts = {mistake.name: score_object(exercise, mistake.wrong) for mistake in exercise.misconceptions}
             rows.append(
                 {

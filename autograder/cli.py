@@ -51,12 +51,12 @@ def try_(
 
 
 @app.command()
-def mutants(json: Json = False) -> None:
-    """Run every declared misconception and the untouched stub against every check. Exit code 2 if one gets away."""
+def mutants(unit: Unit = None, json: Json = False) -> None:
+    """Run every declared misconception and the untouched stub against its check. Exit code 2 if one gets away."""
     from autograder.attempt import mutation_report
     from autograder.lessons.source import course_root
 
-    report = mutation_report(course_root())
+    report = mutation_report(course_root(), [unit] if unit else UNITS)
     if json:
         print(json_.dumps(report, indent=2))
     else:

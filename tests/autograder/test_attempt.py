@@ -211,13 +211,12 @@ def test_progress_as_json(autograder):
 
 @pytest.fixture
 def course(monkeypatch):
-    """The course from its second unit on: the first is tested as much in test_exercises."""
+    """The working folder is the course's."""
     monkeypatch.chdir(course_root(Path(__file__).parent))
-    monkeypatch.setattr(attempt, "UNITS", UNITS[1:2])
 
 
 def test_mutants_counts_rejected_and_recognised(autograder, course):
-    code, out, _ = autograder("mutants", "--json")
+    code, out, _ = autograder("mutants", UNITS[1], "--json")
     report = json.loads(out)
     total = sum(len(exercise.misconceptions) for exercise in exercises_of(UNITS[1]))
     assert code == 0
@@ -242,12 +241,21 @@ def test_mutants_tells_what_gets_away(autograder, course, monkeypatch, mistakes,
     exercise = find("magnitude.schedule")
     known = {mistake.name: mistake for mistake in [*exercise.misconceptions, Misconception("right", "", exercise.reference)]}
     monkeypatch.setattr(exercise, "misconceptions", [known[name] for name in mistakes])
-    monkeypatch.setattr(attempt, "exercises_of", lambda unit: (exercise,))
-    monkeypatch.setattr(attempt, "run_cells", lambda notebook: {exercise.defines: known[stub].wrong})
+    asked = []
+    monkeypatch.setattr(attempt, "exercises_of", lambda unit: asked.append(unit) or ((exercise,) if unit == UNITS[1] else ()))
+    monkeypatch.setattr(attempt, "run_cells", lambda notebook: print("an example") or {exercise.defines: known[stub].wrong})
     got, out, _ = autograder("mutants")
+    assert asked == list(UNITS)
+    assert "an example" not in out
     assert got == code
     row = next(line for line in out.splitlines() if "magnitude.schedule" in line)
     assert [cell.strip() for cell in row[1:-1].split("│")] == ["magnitude.schedule", *cells]
+
+
+def test_mutants_of_an_unknown_unit(autograder, course):
+    code, out, err = autograder("mutants", "magnitude")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: unit must be one of 01_patterns, 02_magnitude")
 
 
 def test_mutants_needs_a_course(autograder, tmp_path, monkeypatch):
