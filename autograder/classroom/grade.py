@@ -92,14 +92,25 @@ class ClassRun:
         """
         if self.judge.sandbox:
             require()
-        with contextlib.suppress(MissingEntry), self._gradebook() as gradebook:
-            gradebook.find_assignment(self.unit)
+        if self._is_registered():
             return
         config = Config(self.config)
         config.CourseDirectory.release_directory = str(Path(self.config.CourseDirectory.submitted_directory).parent / "release")
         made = NbGraderAPI(config=config).generate_assignment(self.unit, force=True, create=True)
         if not made["success"]:
             raise RuntimeError(f"nbgrader could not register {self.unit}:\n{made['log']}")
+
+    def _is_registered(self) -> bool:
+        """Whether the gradebook knows all cells: nbgrader writes them one by one, and may have been killed in between."""
+        source = notebook_path(self.course.source, self.unit)
+        cells = nbformat.read(source, as_version=4).cells
+        with contextlib.suppress(MissingEntry), self._gradebook() as gradebook:
+            known = gradebook.find_notebook(source.stem, self.unit)
+            graded = bool(known.submissions)  # then it was whole once, and nbgrader refuses to change it
+            return graded or {cell.metadata.nbgrader.grade_id for cell in cells if "nbgrader" in cell.metadata} <= {
+                cell.name for cell in known.source_cells
+            }
+        return False
 
     def take_in(self) -> list[Intake]:
         """Make the submissions safe to read; one record each, in the order of the students' ids."""

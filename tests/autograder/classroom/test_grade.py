@@ -91,6 +91,31 @@ def test_nbgrader_itself_gives_the_same_scores(graded, tmp_path):
     assert gradebook_rows(root) == [row for row in gradebook_rows(graded[0]) if row[0] == "signed-weights"]
 
 
+@pytest.mark.parametrize("left", [0, 2, -1])
+def test_a_unit_that_was_registered_by_halves_is_registered_again(tmp_path, left):
+    """nbgrader writes cell by cell: the notebook is there without any, with two, or with all but the last."""
+    root = make_course(tmp_path / "course", [])
+    run = module.ClassRun(root, UNIT, demo.course_config(root))
+
+    def cells(gradebook):
+        notebook = gradebook.find_notebook("magnitude", UNIT)
+        return [*notebook.grade_cells, *notebook.solution_cells, *notebook.source_cells]  # in the order of writing
+
+    def names():
+        with Gradebook(f"sqlite:///{root}/grading/gradebook.db") as gradebook:
+            return sorted((type(cell).__name__, cell.name) for cell in cells(gradebook))
+
+    run.prepare()
+    whole = names()
+    with Gradebook(f"sqlite:///{root}/grading/gradebook.db") as gradebook:
+        for cell in cells(gradebook)[left:]:
+            gradebook.db.delete(cell)
+        gradebook.db.commit()
+    assert names() != whole
+    run.prepare()
+    assert names() == whole
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_as_many_are_judged_at_once_as_one_asked_for(tmp_path, monkeypatch, jobs):
     root = make_course(tmp_path / "course")
