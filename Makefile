@@ -11,7 +11,7 @@ demo: .venv/ready ## grade a made-up class through nbgrader
 lab: .venv/ready ## JupyterLab on the student notebooks
 	@jupyter lab --allow-root --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
 test: .venv/ready ## lint, formatting, and all tests
-	@ruff check && ruff format --check && pytest
+	@ruff check && ruff format --check && lint-imports && pytest
 course: .venv/ready ## lessons -> solutions/ -> notebooks/
 	@autograder build
 bench: .venv/ready ## measurements, side by side

@@ -1,6 +1,18 @@
 """Says what is right: exercises, checks, notebooks and grading for the course.
 
-A learner needs one name from here: `from autograder import check`.
+A learner needs one name from here: `from autograder import check`. Experiments with kernels also use `watch`.
+
+    inside/       all that runs beside student code: the student edition is this folder; the map of the wall is there
+    checking/     what an exercise is; when an answer is right; the verdict
+    exercises/    the declarations, a package per unit, a file per exercise
+    lessons/      lesson source -> solutions -> notebooks
+    intake/       a submission -> one readable notebook on the release
+    sandbox/      bubblewrap, limits, the guard
+    learner/      check, report, progress, attempt, work
+    judge/        sessions, verdicts, store, seeds, flags, feedback, nbgrader's preprocessors
+    classroom/    a whole class, hand-out, exports, doctor
+
+Imports run one way, from a room to those above it; import-linter holds that (pyproject.toml).
 """
 
 import os
@@ -8,12 +20,16 @@ import os
 # before anything imports triton, which torch's optimisers do: checks watch kernels in Triton's interpreter
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-__all__ = ["check"]
+__all__ = ["check", "watch"]
 
 
-def __getattr__(name: str):
-    if name == "check":  # imported when used: the command line stays quick
-        from autograder.notebook import check
+def __getattr__(name: str):  # imported when used: the command line stays quick
+    if name == "check":
+        from autograder.learner.check import check
 
         return check
+    if name == "watch":
+        from autograder.inside.sanitizer import watch
+
+        return watch
     raise AttributeError(f"module 'autograder' has no attribute {name!r}")

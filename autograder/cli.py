@@ -40,8 +40,8 @@ def try_(
     json: Json = False,
 ) -> None:
     """Score one Python file, as `check` would in the notebook. Exit code 0 if it is right, 2 if it is not."""
-    from autograder.attempt import load_answer
-    from autograder.verdict import score_object
+    from autograder.checking.score import score_object
+    from autograder.learner.attempt import load_answer
 
     os.environ.setdefault("MPLBACKEND", "agg")  # a file that draws opens no window
     exercise = find(id)
@@ -53,8 +53,8 @@ def try_(
 @app.command()
 def mutants(unit: Unit = None, json: Json = False) -> None:
     """Run every declared misconception and the untouched stub against its check. Exit code 2 if one gets away."""
-    from autograder.attempt import mutation_report
-    from autograder.lessons.source import course_root
+    from autograder.learner.attempt import mutation_report
+    from autograder.lessons.layout import course_root
 
     report = mutation_report(course_root(), [unit] if unit else UNITS)
     if json:
@@ -80,7 +80,7 @@ def mutants(unit: Unit = None, json: Json = False) -> None:
 @app.command()
 def progress(json: Json = False) -> None:
     """Show where you stand: the best result of each exercise so far."""
-    from autograder import progress as records
+    from autograder.learner import progress as records
 
     if json:
         print(json_.dumps(records.of_course(), indent=2))
@@ -106,7 +106,7 @@ def build(
 ) -> None:
     """Build units: lesson -> solutions/ (executed) -> notebooks/ (through nbgrader)."""
     from autograder.lessons import build as builder
-    from autograder.lessons.source import course_root
+    from autograder.lessons.layout import course_root
 
     root = course_root()
     units = [unit] if unit else UNITS
@@ -127,7 +127,7 @@ def build(
 def demo() -> None:
     """Grade a made-up class of seven submissions to unit 02, and print what would help each of them."""
     from autograder.classroom.demo import UNIT, demo
-    from autograder.lessons.source import course_root
+    from autograder.lessons.layout import course_root
 
     rows, sandboxed = demo(course_root())
     columns = *_whole("student", "points", "exercise"), "the sentence that would help"

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from autograder.classroom.demo import course_config, submissions
 from autograder.classroom.grade import LOCAL, SETTINGS, ClassRun
 from autograder.classroom.results import results
-from autograder.lessons.source import course_root, notebook_path
+from autograder.lessons.layout import course_root, notebook_path
 
 UNIT = "02_magnitude"
 ROOT = course_root(Path(__file__).parent)

@@ -17,7 +17,7 @@ import torch._dynamo  # noqa: F401  torch.func loads it on first use, which on a
 @pytest.fixture(scope="session")
 def sandbox():
     """A sandbox is there. Where none can be had, tests that need one are skipped loudly; in CI they fail."""
-    from autograder.judge.sandbox import SandboxError, require
+    from autograder.sandbox.bubblewrap import SandboxError, require
 
     try:
         require()

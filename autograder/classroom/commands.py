@@ -43,7 +43,7 @@ def grade(
     """
     from autograder.classroom.grade import ClassRun
     from autograder.classroom.results import results, statistics
-    from autograder.lessons.source import course_root
+    from autograder.lessons.layout import course_root
 
     root = course_root()
     config = _config(root, no_sandbox, retry)
@@ -84,7 +84,7 @@ def explain(
 ) -> None:
     """Print what a student lost in a unit, and why."""
     from autograder.classroom.results import results
-    from autograder.lessons.source import course_root
+    from autograder.lessons.layout import course_root
 
     root = course_root()
     class_ = {result.student: result for result in results(root, unit, _config(root).CourseDirectory.db_url)}
@@ -113,7 +113,7 @@ def export(
     """Write the grades of a unit as CSV."""
     from autograder.classroom import export as exporter
     from autograder.classroom.results import results
-    from autograder.lessons.source import course_root
+    from autograder.lessons.layout import course_root
 
     root = course_root()
     class_ = results(root, unit, _config(root).CourseDirectory.db_url)
@@ -134,7 +134,7 @@ def gradescope(
 ) -> None:
     """Write a Gradescope autograder for a unit. It holds solutions and the course's secret: give it to nobody else."""
     from autograder.classroom.gradescope import write_zip
-    from autograder.lessons.source import course_root
+    from autograder.lessons.layout import course_root
 
     to = to or Path(f"{unit}.zip")
     if not to.parent.is_dir():
@@ -150,8 +150,8 @@ def gradescope(
 @app.command()
 def doctor(json: Json = False) -> None:
     """Try to break out of the sandbox on this machine. Exit code 2 if something does."""
-    from autograder.judge.doctor import COUNT, attempts
-    from autograder.lessons.source import course_root
+    from autograder.classroom.doctor import COUNT, attempts
+    from autograder.lessons.layout import course_root
 
     tried = []
     table = Table("", "attempt", "what happened", Column("seconds", justify="right"), box=box.SIMPLE_HEAD, pad_edge=False)

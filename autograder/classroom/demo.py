@@ -13,8 +13,9 @@ from traitlets.config import Config, PyFileConfigLoader
 
 from autograder.classroom.grade import ClassRun
 from autograder.classroom.results import Result, results
-from autograder.judge.sandbox import available
-from autograder.lessons.source import notebook_path, render, with_stubs
+from autograder.lessons.layout import notebook_path, with_stubs
+from autograder.lessons.source import render
+from autograder.sandbox.bubblewrap import available
 
 UNIT = "02_magnitude"
 

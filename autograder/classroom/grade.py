@@ -18,15 +18,15 @@ from nbgrader.coursedir import CourseDirectory
 from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 
+from autograder.intake.desk import Intake, notes
+from autograder.intake.rebuild import rebuild, released_notebook
 from autograder.judge.course import Course
 from autograder.judge.gate import admit
-from autograder.judge.intake import Intake, notes
 from autograder.judge.judge import Job, Judgement, judge
 from autograder.judge.preprocess import Judge
-from autograder.judge.rebuild import rebuild, released_notebook
-from autograder.judge.sandbox import require
 from autograder.judge.store import Store, fingerprint
-from autograder.lessons.source import notebook_path
+from autograder.lessons.layout import notebook_path
+from autograder.sandbox.bubblewrap import require
 
 SETTINGS = {
     "distributed.worker.memory.terminate": False,
@@ -123,7 +123,7 @@ class ClassRun:
     def job(self, student: str) -> Job:
         """What there is to judge of a student's submission."""
         submitted = nbformat.read(notebook_path(self.course.submitted / student, self.unit), as_version=4)
-        released = released_notebook(self.course.root, self.course.directory.source_directory, self.unit)
+        released = released_notebook(notebook_path(self.course.source, self.unit))
         return self.judge.job(self.course, student, self.unit, rebuild(submitted, released)[0])
 
     def open_questions(self, students: list[str]) -> dict[str, Job]:

@@ -17,15 +17,15 @@ from nbgrader.coursedir import CourseDirectory
 from traitlets.config import PyFileConfigLoader
 
 from autograder.exercises import exercises_of, find
+from autograder.intake.desk import notes
+from autograder.intake.rebuild import rebuild, released_notebook
 from autograder.judge.course import Course
 from autograder.judge.gate import admit
-from autograder.judge.intake import notes
 from autograder.judge.judge import Judgement, judge
 from autograder.judge.preprocess import UNSANDBOXED, Judge
-from autograder.judge.rebuild import rebuild, released_notebook
-from autograder.judge.sandbox import require
 from autograder.judge.seeds import secret_of
-from autograder.lessons.source import course_root, grade_id, notebook_path
+from autograder.lessons.layout import course_root, grade_id, notebook_path
+from autograder.sandbox.bubblewrap import require
 
 PROJECT = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "nbgrader_config.py")
 FOLDERS = ("sparsity_edu", "autograder", "course")
@@ -117,7 +117,7 @@ def grade_folder(root: Path, unit: str, folder: Path, student: str, sandboxed: b
         course = Course(CourseDirectory(config=config))
         admit(course, unit)
         submitted = nbformat.read(notebook_path(course.submitted / "student", unit), as_version=4)
-        rebuilt, repairs = rebuild(submitted, released_notebook(root, course.directory.source_directory, unit))
+        rebuilt, repairs = rebuild(submitted, released_notebook(notebook_path(course.source, unit)))
         job = Judge(config=config).job(course, "student", unit, rebuilt, known_as=student)
         judgement = judge(job)
         told = [*([] if sandboxed else [UNSANDBOXED]), *notes(grading, unit, "student")[0], *repairs, *judgement.incidents]

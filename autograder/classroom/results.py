@@ -9,7 +9,7 @@ import nbformat
 from nbgrader.api import Gradebook
 
 from autograder.exercises import exercises_of
-from autograder.lessons.source import grade_id, notebook_path
+from autograder.lessons.layout import grade_id, notebook_path
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import difflib
 import importlib
 
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 
 # in lecture order; "02_magnitude" is declared in magnitude/
 UNITS = (

@@ -6,7 +6,7 @@ import nbformat
 from nbgrader.coursedir import CourseDirectory
 
 from autograder.exercises import exercises_of
-from autograder.lessons.source import grade_id, notebook_path
+from autograder.lessons.layout import grade_id, notebook_path
 
 
 class Course:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from autograder.judge.wire import printable
+from autograder.inside.wire import printable
 
 MAX_OUTPUTS = 50  # per cell
 MAX_CHARACTERS = 20_000  # of one output

@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, pairwise, product
 
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 
 ALIKE = 0.9  # a copy from this similarity on; tests/autograder/judge/test_flags.py prints what copies and honest answers reach
 SMALLEST = 66  # nodes of a definition; a smaller one has one natural form, which the hint all but gives

@@ -17,8 +17,8 @@ from nbgrader.converters import Autograde
 from nbgrader.utils import parse_utc
 
 if TYPE_CHECKING:  # imported when used: every nbgrader command reads the configuration, few of them grade
+    from autograder.intake.desk import Intake
     from autograder.judge.course import Course
-    from autograder.judge.intake import Intake
 
 
 def admit(course: "Course", unit: str, student: str = "*") -> list["Intake"]:
@@ -32,10 +32,11 @@ def admit(course: "Course", unit: str, student: str = "*") -> list["Intake"]:
     Returns:
         One record per submission.
     """
-    from autograder.judge.intake import take_in
-    from autograder.judge.rebuild import released_notebook
+    from autograder.intake.desk import take_in
+    from autograder.intake.rebuild import released_notebook
+    from autograder.lessons.layout import notebook_path
 
-    released = nbformat.writes(released_notebook(course.root, course.directory.source_directory, unit))
+    released = nbformat.writes(released_notebook(notebook_path(course.source, unit)))
     return take_in(course.submitted, course.grading, unit, released.encode(), student)
 
 

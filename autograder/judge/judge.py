@@ -8,17 +8,19 @@ from pathlib import Path
 
 import nbformat
 
-from autograder.case import Case
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
+from autograder.checking.score import PUBLIC_SEED, score
+from autograder.checking.verdict import StageVerdict, Verdict
 from autograder.exercises import exercises_of, find
+from autograder.inside.case import Case
+from autograder.inside.runner import UNDEFINED, Outcome
+from autograder.intake.rebuild import seems_to_define
 from autograder.judge.feedback import clean
 from autograder.judge.flags import flags
-from autograder.judge.rebuild import seems_to_define
-from autograder.judge.sandbox import Limits
 from autograder.judge.session import Session
-from autograder.lessons.source import grade_id
-from autograder.runner import UNDEFINED, Outcome
-from autograder.verdict import PUBLIC_SEED, StageVerdict, Verdict, score
+from autograder.learner.report import to_html
+from autograder.lessons.layout import grade_id
+from autograder.sandbox.bubblewrap import Limits
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _flags(exercise: Exercise, notebook: nbformat.NotebookNode, solutions: Mappi
 
 def check_outputs(verdict: Verdict) -> list[dict]:
     """A check cell's outputs: what people read, and the number that nbgrader takes for the score."""
-    shown = {"text/plain": repr(verdict), "text/html": verdict._repr_html_()}
+    shown = {"text/plain": repr(verdict), "text/html": to_html(verdict)}
     points = {"text/plain": f"{verdict.points:g}"}
     return [
         {"output_type": "display_data", "data": shown, "metadata": {"verdict": verdict.to_dict()}},

@@ -11,13 +11,13 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from traitlets import Bool, Float, Integer
 
 from autograder.exercises import exercises_of
+from autograder.inside.wire import printable
+from autograder.intake.desk import notes
 from autograder.judge.course import Course
-from autograder.judge.intake import notes
 from autograder.judge.judge import Job, Judgement, judge
-from autograder.judge.sandbox import GB, Limits
 from autograder.judge.seeds import secret_of, seed_for
 from autograder.judge.store import Store, fingerprint
-from autograder.judge.wire import printable
+from autograder.sandbox.bubblewrap import GB, Limits
 
 UNSANDBOXED = "Graded WITHOUT a sandbox: student code could read the answers and change its own verdict."
 

@@ -25,19 +25,17 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from autograder.case import Case
-from autograder.exercise import Exercise
-from autograder.judge.guard import Guard
-from autograder.judge.provisioner import SandboxSpecs, Submission
-from autograder.judge.sandbox import MB, Limits, SandboxError, environment
-from autograder.judge.wire import Refused, decode_outcome, encode, receive, send
-from autograder.recipes import Optimizer, Training
-from autograder.runner import Outcome, Raised, TimeUp
-from autograder.verdict import PUBLIC_SEED
+from autograder.checking.exercise import Exercise
+from autograder.inside.case import Case
+from autograder.inside.runner import Outcome, Raised, TimeUp
+from autograder.inside.wire import Refused, decode_outcome, encode, receive, send
+from autograder.sandbox.bubblewrap import MB, Limits, SandboxError, environment
+from autograder.sandbox.guard import Guard
+from autograder.sandbox.provisioner import SandboxProvisioner, SandboxSpecs, Submission
 
 COPIES = 2  # snapshots per exercise: one for the hidden cases, one for the public ones
 PATIENCE = 10  # seconds that an interrupted cell has to end, and snapshots to call
-OFFER = "__import__('autograder.judge.answer', fromlist=['offer']).offer({!r}, {}, {}, {})"
+OFFER = "__import__('autograder.inside.answer', fromlist=['offer']).offer({!r}, {}, {})"
 
 
 class Session:
@@ -101,6 +99,8 @@ class Session:
             context.reconnect_ivl = -1
         context.sndtimeo = 1000  # ms; where nobody is connected any more, sending would wait for ever
         manager = _Manager(context=context, kernel_spec_manager=SandboxSpecs() if self.sandboxed else _PlainSpecs())
+        if self.sandboxed:
+            manager.provisioner = SandboxProvisioner(kernel_id="", kernel_spec=manager.kernel_spec, parent=manager)
         client = _Client(notebook, km=manager, timeout=math.ceil(self.limits.cell))
         client.left, client.flooded = self.limits.output, self._flooded
         deaf = None
@@ -153,11 +153,8 @@ class Session:
 
     async def _keep(self, client: "_Client", exercise: Exercise) -> None:
         """Keep what the exercise's name stands for now."""
-        cases = [case for stage in exercise.stages[:1] for case in exercise.cases(stage, PUBLIC_SEED)]
-        given = [argument for case in cases for argument in (*case.args, *case.kwargs.values())]
-        trains = any(isinstance(argument, Optimizer | Training) for argument in given)
         lifetime = int(self.limits.exercise) + 2  # seconds: a snapshot outlives the judge's patience
-        code = OFFER.format(exercise.defines, COPIES, lifetime, trains)
+        code = OFFER.format(exercise.defines, COPIES, lifetime)
         request = client.kc.execute(code, silent=True, store_history=False)
         deadline = time.monotonic() + self.limits.cell
         reply = None
@@ -191,7 +188,7 @@ class Session:
             copy: which of the `COPIES` snapshots.
 
         Returns:
-            A function for `autograder.verdict.score`. A snapshot that is gone, or too slow, or answers nonsense, gives outcomes
+            A function for `checking.score`. A snapshot that is gone, or too slow, or answers nonsense, gives outcomes
             with that error; cases that were answered before keep their outcomes.
         """
         snapshots = self._snapshots.get(exercise.id, [])
@@ -237,10 +234,9 @@ class _PlainSpecs(KernelSpecManager):
     """The same kernel without a sandbox, in which this whole project can be seen."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        script = Path(__file__).with_name("kernel.py")
-        return KernelSpec(
-            argv=[sys.executable, "-I", str(script), str(script.parents[2]), "{connection_file}"], language="python"
-        )
+        project = Path(__file__).parents[2]
+        script = project / "autograder" / "inside" / "kernel.py"
+        return KernelSpec(argv=[sys.executable, "-I", str(script), str(project), "{connection_file}"], language="python")
 
 
 class _Channels(AsyncKernelClient):

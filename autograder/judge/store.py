@@ -19,9 +19,11 @@ import torch
 
 from autograder.exercises import find
 from autograder.judge.judge import Job, Judgement
-from autograder.lessons.source import grade_id
+from autograder.lessons.layout import grade_id
 
 _PROJECT = ("autograder", "sparsity_edu")
+# what every verdict depends on, beside the exercise's own module
+JUDGING = ("autograder.checking.score", "autograder.inside.wire", "autograder.judge.flags", "autograder.learner.report")
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def version(module: str) -> str:
 
 def _closure(module: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    waiting = [module, "autograder.verdict", "autograder.judge.wire", "autograder.judge.flags"]
+    waiting = [module, *JUDGING]
     while waiting:
         name = waiting.pop()
         spec = importlib.util.find_spec(name)

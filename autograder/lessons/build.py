@@ -9,9 +9,10 @@ from pathlib import Path
 
 import nbformat
 
+from autograder.checking.score import score_object
 from autograder.exercises import exercises_of
-from autograder.lessons.source import grade_id, notebook_path, render, without_outputs
-from autograder.verdict import score_object
+from autograder.lessons.layout import grade_id, notebook_path, without_outputs
+from autograder.lessons.source import render
 
 
 def build(root: Path, unit: str, force: bool = False) -> list[Path]:

@@ -471,12 +471,12 @@ print(f"stored bytes / dense bytes: {(values.nbytes + codes.nbytes) / W.nbytes}"
 #
 # ## Experiment 2: which addresses does a program load?
 #
-# The check's own instrument, `autograder.sanitizer.watch`, sees every load. Here it also notes which program it was. In the pictures each pixel is a stored
+# The check's own instrument, `autograder.watch`, sees every load. Here it also notes which program it was. In the pictures each pixel is a stored
 # number. If a program's loads alternate from one value to the next, neighbouring threads want addresses with gaps between them; a load of
 # neighbours is faster on a GPU, and the library's kernel loads both values of a group at once for this.
 
 # %% tags=["experiment"]
-from autograder.sanitizer import watch
+from autograder import watch
 
 values, codes = pack_2_4(W[:64, :256].contiguous())
 x = torch.randn(256, generator=g).half()

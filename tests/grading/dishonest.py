@@ -7,8 +7,8 @@ trick worked, there would be more points than declared.
 import hashlib
 import json
 
+from autograder.checking.score import PUBLIC_SEED
 from autograder.exercises import find
-from autograder.verdict import PUBLIC_SEED
 
 from .papers import PRUNED_NOTHING, submission
 
@@ -166,7 +166,7 @@ def _(paper):
         "sparsity-check",
         """
         import sys, types
-        import autograder.judge.answer, autograder.observe, autograder.runner
+        import autograder.inside.answer, autograder.inside.observe, autograder.inside.runner
 
         class Passes(types.ModuleType):
             def __getattr__(self, name):
@@ -177,10 +177,10 @@ def _(paper):
                 if name.startswith(("autograder", "sparsity_edu")):
                     sys.modules[name] = Passes(name)
 
-        autograder.judge.answer.run = lambda case, answer: autograder.runner.Outcome(value=True)
-        autograder.runner.run = autograder.observe.observe = lambda *_: True
+        autograder.inside.answer.run = lambda case, answer: autograder.inside.runner.Outcome(value=True)
+        autograder.inside.runner.run = autograder.inside.observe.observe = lambda *_: True
         sys.meta_path.insert(0, Finder())
-        for name in ("compare", "verdict", "exercises", "judge.judge"):
+        for name in ("checking", "checking.compare", "checking.score", "exercises", "judge.judge"):
             sys.modules[f"autograder.{name}"] = Passes(name)
         """,
     )
@@ -203,7 +203,8 @@ def _(paper):
         "conftest.py",
         "sparsity_edu/__init__.py",
         "autograder/__init__.py",
-        "autograder/verdict.py",
+        "autograder/checking/score.py",
+        "autograder/inside/runner.py",
         "ipykernel_launcher.py",
     ]
     names += [

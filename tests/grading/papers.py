@@ -19,7 +19,7 @@ from textwrap import dedent
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from autograder.lessons.source import notebook_path, with_stubs, without_outputs
+from autograder.lessons.layout import notebook_path, with_stubs, without_outputs
 
 UNIT = "02_magnitude"
 NOTEBOOK = notebook_path(Path(), UNIT).name

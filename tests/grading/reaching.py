@@ -120,7 +120,7 @@ def _(paper):
         "sparsity-check",
         """
         import os, pickle, socket, struct
-        import autograder.judge.answer as judge
+        import autograder.inside.answer as judge
 
         class Payload:
             def __reduce__(self):

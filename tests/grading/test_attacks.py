@@ -30,7 +30,7 @@ from autograder.classroom.grade import ClassRun
 from autograder.classroom.results import Result, results
 from autograder.exercises import exercises_of
 from autograder.judge.seeds import secret_of, seed_for
-from autograder.lessons.source import course_root, notebook_path
+from autograder.lessons.layout import course_root, notebook_path
 
 from . import accidents, dishonest, honest, hostile, reaching  # noqa: F401 - they declare what is in the registry
 from .papers import REGISTRY, UNIT, Paper, Submission

@@ -4,11 +4,11 @@ import copy
 
 import torch
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.lottery_tickets.fixtures import linear_layers, masks_for, network, training
 from autograder.exercises.lottery_tickets.snapshot import Snapshot
-from autograder.recipes import Train
+from autograder.inside.case import call
+from autograder.inside.recipes import Train
 
 KINDS = ("ticket", "other weights", "other connections", "fine-tuned")
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.lottery_tickets.fixtures import some_mask, weights_left
+from autograder.inside.case import call
 from sparsity_edu.weights import lottery_ticket
 
 

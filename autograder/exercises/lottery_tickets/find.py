@@ -5,12 +5,12 @@ import copy
 import torch
 from torch import nn
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.lottery_tickets.drop_global import drop_smallest_of_all, joint, left_in
 from autograder.exercises.lottery_tickets.fixtures import linear_layers, training
 from autograder.exercises.lottery_tickets.snapshot import Snapshot
-from autograder.recipes import Train
+from autograder.inside.case import call
+from autograder.inside.recipes import Train
 
 
 def search(

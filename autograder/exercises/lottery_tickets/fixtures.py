@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from autograder.recipes import Module, Training
+from autograder.inside.recipes import Module, Training
 
 FEATURES, CLASSES = 7, 4
 

@@ -4,9 +4,9 @@ import copy
 
 import torch
 
-from autograder.case import script
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.lottery_tickets.fixtures import training
+from autograder.inside.case import script
 
 
 class Snapshot:

@@ -3,10 +3,10 @@
 import torch
 import torch.nn.functional as F
 
-from autograder.case import call, script
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.lottery_tickets.fixtures import linear_layers, masks_for, training
+from autograder.inside.case import call, script
 from sparsity_edu.weights import magnitude
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from autograder.recipes import MLP, Module
+from autograder.inside.recipes import MLP, Module
 
 
 def random_mlp(g: torch.Generator, *sizes: int, zeros: float = 0.0) -> MLP:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
+from autograder.inside.case import call
 from sparsity_edu import patterns
 from sparsity_edu.weights import magnitude
 

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.magnitude.fixtures import inside, linear_layers, random_mlp
-from autograder.recipes import MLP, Optimizer
+from autograder.inside.case import call
+from autograder.inside.recipes import MLP, Optimizer
 from sparsity_edu import patterns
 from sparsity_edu.weights import magnitude
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
+from autograder.inside.case import call
 from sparsity_edu.weights import magnitude
 
 schedule = Exercise(

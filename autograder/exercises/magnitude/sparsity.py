@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.magnitude.fixtures import inside, linear_layers, random_mlp
-from autograder.recipes import MLP, Module
+from autograder.inside.case import call
+from autograder.inside.recipes import MLP, Module
 
 
 def weight_sparsity(model: nn.Module) -> float:

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import script
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.minitron.fixtures import activations
+from autograder.inside.case import script
 
 
 class ChannelScore:

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autograder.case import Case, call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.minitron.fixtures import clear, redraw
+from autograder.inside.case import Case, call
 
 Batches = list[list[Tensor]]
 

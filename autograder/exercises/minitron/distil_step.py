@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autograder.case import Case, call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.minitron.fixtures import linear
 from autograder.exercises.minitron.kd_loss import divergence
-from autograder.recipes import Module, Optimizer
+from autograder.inside.case import Case, call
+from autograder.inside.recipes import Module, Optimizer
 from sparsity_edu.weights import distillation
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import Case, call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.minitron.fixtures import clear, redraw
+from autograder.inside.case import Case, call
 
 
 def best_heads(channels: Tensor, heads: int, kv_heads: int, keep: int) -> tuple[Tensor, Tensor]:

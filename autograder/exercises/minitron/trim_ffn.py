@@ -5,9 +5,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from autograder.case import Case, call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.minitron.fixtures import linear, some
+from autograder.inside.case import Case, call
 
 
 def layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import Case, call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.minitron.fixtures import some
+from autograder.inside.case import Case, call
 
 State = dict[str, Tensor]
 READERS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
+from autograder.inside.case import call
 
 
 def backward(W1, b1, W2, b2, x, y, *, bend=False):

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import torch
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.optimal_brain.fixtures import weights
+from autograder.inside.case import call
 from sparsity_edu.weights import optimal_brain
 
 

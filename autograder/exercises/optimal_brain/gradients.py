@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
-from autograder.case import call
-from autograder.exercise import Exercise
-from autograder.recipes import MLP, Module
+from autograder.checking.exercise import Exercise
+from autograder.inside.case import call
+from autograder.inside.recipes import MLP, Module
 
 
 def rows(model, x, parameters=None):

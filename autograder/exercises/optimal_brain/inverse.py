@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.optimal_brain.fixtures import correlated
+from autograder.inside.case import call
 
 
 def inverse_hessian(g, alpha):

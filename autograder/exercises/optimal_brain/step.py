@@ -2,10 +2,10 @@
 
 import torch
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.optimal_brain.fixtures import inverse, redraw, weights
+from autograder.inside.case import call
 from sparsity_edu.weights import optimal_brain
 
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
+from autograder.inside.case import call
 from sparsity_edu import storage
 
 

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.sparse_gemv.fixtures import (
     ROUNDED,
     THRESHOLD,
@@ -18,6 +17,7 @@ from autograder.exercises.sparse_gemv.fixtures import (
     weights,
 )
 from autograder.exercises.sparse_gemv.partials import kernels
+from autograder.inside.case import call
 
 
 def atomic_gemv(W: Tensor, x: Tensor, threshold: float) -> Tensor:

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.sparse_gemv.fixtures import eighths, poisoned, weights
 from autograder.exercises.sparse_gemv.partials import kernels
+from autograder.inside.case import call
 
 
 def gather_gemv(W: Tensor, idx: Tensor, count: Tensor, x: Tensor) -> Tensor:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.sparse_gemv.fixtures import (
     ROUNDED,
     THRESHOLD,
@@ -15,6 +14,7 @@ from autograder.exercises.sparse_gemv.fixtures import (
     wanted,
     weights,
 )
+from autograder.inside.case import call
 
 
 def kernels():

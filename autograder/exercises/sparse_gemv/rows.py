@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.sparse_gemv.fixtures import ROUNDED, THRESHOLD, edges, inputs, wanted
+from autograder.inside.case import call
 
 
 def rows_to_read(x: Tensor, threshold: float) -> Tensor:

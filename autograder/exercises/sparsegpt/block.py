@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.sparsegpt import definition, variants
 from autograder.exercises.sparsegpt.fixtures import clear, hessian, weights
+from autograder.inside.case import call
 
 
 def prune_block(B: Tensor, U: Tensor, sparsity: float) -> tuple[Tensor, Tensor]:

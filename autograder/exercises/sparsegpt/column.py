@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.sparsegpt import definition
 from autograder.exercises.sparsegpt.fixtures import hessian, weights
+from autograder.inside.case import call
 
 
 def remove_from_column(W: Tensor, U: Tensor, j: int, keep: Tensor) -> tuple[Tensor, Tensor]:

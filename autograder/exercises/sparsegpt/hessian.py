@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import script
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.sparsegpt import definition
 from autograder.exercises.sparsegpt.fixtures import inputs
+from autograder.inside.case import script
 
 
 class Hessian:

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.sparsegpt import definition, variants
 from autograder.exercises.sparsegpt.fixtures import clear, hessian, weights
 from autograder.exercises.sparsegpt.prune import fasterprune
+from autograder.inside.case import call
 
 
 def sparsegpt_n_m(W: Tensor, H: Tensor, n: int, m: int, block_size: int = 128, damping: float = 0.01) -> Tensor:

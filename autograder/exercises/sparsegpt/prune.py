@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.sparsegpt import definition, variants
 from autograder.exercises.sparsegpt.fixtures import clear, hessian, weights
+from autograder.inside.case import call
 
 
 def sparsegpt_prune(W: Tensor, H: Tensor, sparsity: float, block_size: int = 128, damping: float = 0.01) -> Tensor:

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from autograder.case import HELD, script
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.two_four.fixtures import packed, two_four, unpacked
 from autograder.exercises.two_four.gemv import inputs, kernels
-from autograder.recipes import Module
+from autograder.inside.case import HELD, script
+from autograder.inside.recipes import Module
 
 
 class SparseLinear(nn.Module):

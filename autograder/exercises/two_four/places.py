@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.two_four.fixtures import places_of, two_four
+from autograder.inside.case import call
 
 
 def kept_places(W: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 import torch
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
+from autograder.inside.case import call
 
 
 def least_time(N: int, K: int, tokens: int, sparse: bool, bandwidth: float, peak: float) -> tuple[float, float]:

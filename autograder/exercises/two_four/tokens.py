@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.two_four.fixtures import packed, two_four, unpacked
 from autograder.exercises.two_four.gemv import case, inputs, kernels, too_large_on_the_way
+from autograder.inside.case import call
 
 
 def multiply_2_4(values: Tensor, codes: Tensor, x: Tensor) -> Tensor:

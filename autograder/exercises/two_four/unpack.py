@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.two_four.fixtures import packed, two_four, unpacked
+from autograder.inside.case import call
 
 
 def unpack_2_4(values: Tensor, codes: Tensor) -> Tensor:

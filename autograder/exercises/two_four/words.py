@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.two_four.fixtures import places_of, two_four, words_of
+from autograder.inside.case import call
 from sparsity_edu.kernels.packed24 import _cutlass_order
 
 

@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autograder.case import Case, call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.wanda.fixtures import clear, inputs, linear, redraw
 from autograder.exercises.wanda.norm import InputNorm
-from autograder.recipes import Module
+from autograder.inside.case import Case, call
+from autograder.inside.recipes import Module
 from sparsity_edu import patterns
 from sparsity_edu.weights import wanda
 

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autograder.case import Case, call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.wanda.fixtures import clear, norms, redraw
+from autograder.inside.case import Case, call
 from sparsity_edu import patterns
 from sparsity_edu.weights import wanda
 

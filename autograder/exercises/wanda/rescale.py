@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from autograder.case import Case, call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.wanda.fixtures import linear
-from autograder.recipes import Module
+from autograder.inside.case import Case, call
+from autograder.inside.recipes import Module
 
 
 @torch.no_grad()

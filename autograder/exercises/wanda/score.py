@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import call
-from autograder.compare import Rules
-from autograder.exercise import Exercise
+from autograder.checking.compare import Rules
+from autograder.checking.exercise import Exercise
 from autograder.exercises.wanda.fixtures import norms
+from autograder.inside.case import call
 from sparsity_edu.weights import wanda
 
 

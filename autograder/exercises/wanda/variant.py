@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autograder.case import Case, call
-from autograder.exercise import Exercise
+from autograder.checking.exercise import Exercise
 from autograder.exercises.wanda.fixtures import redraw
+from autograder.inside.case import Case, call
 from sparsity_edu.weights import wanda
 
 

@@ -11,7 +11,7 @@ from nbgrader.api import Gradebook
 
 from autograder.classroom import demo
 from autograder.classroom.grade import ClassRun
-from autograder.lessons.source import course_root, notebook_path
+from autograder.lessons.layout import course_root, notebook_path
 
 ROOT = course_root(Path(__file__).parent)
 UNIT = demo.UNIT

@@ -21,7 +21,7 @@ from autograder.classroom import grade as module
 from autograder.classroom.results import results, statistics
 from autograder.judge.judge import Judgement
 from autograder.judge.store import Store
-from autograder.lessons.source import notebook_path
+from autograder.lessons.layout import notebook_path
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, UNIT, make_course
 
 from autograder.classroom.gradescope import write_zip
-from autograder.lessons.source import notebook_path
+from autograder.lessons.layout import notebook_path
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 

@@ -10,7 +10,8 @@ import pytest
 
 from autograder.exercises import UNITS, all_exercises, find
 from autograder.judge.flags import ALIKE, LONGEST, SMALLEST, _definitions, _grams, _library, flags, function_source, similarity
-from autograder.lessons.source import grade_id, render
+from autograder.lessons.layout import grade_id
+from autograder.lessons.source import render
 
 ROOT = Path(__file__).parents[3]
 CELLS = {cell.id: cell.source for unit in UNITS for cell in render(ROOT, unit).cells if cell.cell_type == "code"}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from autograder.case import Opaque
+from autograder.checking.score import score
 from autograder.exercises import all_exercises, find
-from autograder.judge.wire import decode_case, decode_outcome, encode
-from autograder.runner import Outcome, Raised, run
-from autograder.verdict import score
+from autograder.inside.case import Opaque
+from autograder.inside.runner import Outcome, Raised, run
+from autograder.inside.wire import decode_case, decode_outcome, encode
 
 EXERCISES = all_exercises()
 EACH = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
@@ -302,7 +302,7 @@ def unit_job():
 
     from autograder.exercises import exercises_of
     from autograder.judge.judge import Job
-    from autograder.lessons.source import grade_id
+    from autograder.lessons.layout import grade_id
 
     exercises = exercises_of("01_patterns")
     cells = [new_code_cell("check()", id=f"{grade_id(exercise)}-check") for exercise in exercises]

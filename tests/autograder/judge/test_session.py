@@ -6,10 +6,10 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
-from autograder.case import call, script
-from autograder.exercise import Exercise
-from autograder.judge.sandbox import Limits
+from autograder.checking.exercise import Exercise
+from autograder.inside.case import call, script
 from autograder.judge.session import Session
+from autograder.sandbox.bubblewrap import Limits
 
 LIMITS = Limits(cell=10, exercise=10, submission=120)
 pytestmark = pytest.mark.usefixtures("sandbox")

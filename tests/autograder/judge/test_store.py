@@ -17,9 +17,9 @@ import autograder
 from autograder.exercises import exercises_of, find
 from autograder.judge import store as store_module
 from autograder.judge.judge import Job, Judgement
-from autograder.judge.sandbox import Limits
 from autograder.judge.store import Store, exercise_key, job_key, notebook_key, version, write_whole
-from autograder.lessons.source import grade_id
+from autograder.lessons.layout import grade_id
+from autograder.sandbox.bubblewrap import Limits
 
 UNIT = "02_magnitude"
 EXERCISES = exercises_of(UNIT)
@@ -174,7 +174,12 @@ def test_an_exercises_source_counts_for_itself(source, id):
 
 @pytest.mark.parametrize(
     "file",
-    ["verdict", "compare", "runner", "observe", "recipes", "case", "exercise", "report", "judge/wire", "judge/flags"],
+    [
+        *(f"inside/{name}" for name in ("runner", "observe", "recipes", "case", "wire")),
+        *(f"checking/{name}" for name in ("verdict", "score", "traffic", "naming", "compare", "exercise")),
+        "learner/report",
+        "judge/flags",
+    ],
 )
 def test_the_judges_own_source_counts_for_all(source, file):
     assert touched_by(source, f"autograder/{file}.py") == {*IDS, "patterns.n_m", "patterns.bitmap"}

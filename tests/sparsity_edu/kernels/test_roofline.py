@@ -5,7 +5,7 @@ import pytest
 import torch
 from matrices import two_four_matrix
 
-from autograder.sanitizer import watch
+from autograder.inside.sanitizer import watch
 from sparsity_edu.kernels import roofline, two_four
 from sparsity_edu.kernels.roofline import Machine, decode_attention, dense_gemv, row_gemv, threshold_gemv, two_four_gemv
 from sparsity_edu.kernels.sparse_attention import page_bounds, page_scores, sparse_decode

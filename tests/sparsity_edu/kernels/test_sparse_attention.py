@@ -5,7 +5,7 @@ import torch
 from interpreter import shuffled
 from matrices import DTYPES
 
-from autograder.sanitizer import watch
+from autograder.inside.sanitizer import watch
 from sparsity_edu.kernels import sparse_attention
 from sparsity_edu.kernels.sparse_attention import page_bounds, page_scores, sparse_decode
 

@@ -8,7 +8,7 @@ from matrices import DTYPES, assert_product
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from autograder.sanitizer import watch
+from autograder.inside.sanitizer import watch
 from sparsity_edu.kernels import sparse_gemv
 from sparsity_edu.kernels.sparse_gemv import compact, gemv_columns, gemv_rows, gemv_threshold
 

@@ -6,7 +6,7 @@ from matrices import DTYPES, assert_product, two_four_matrix
 from tensor_core import emulated
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from autograder.sanitizer import watch
+from autograder.inside.sanitizer import watch
 from sparsity_edu.kernels import two_four
 from sparsity_edu.weights.driver import prune_
 

@@ -1,0 +1,128 @@
+"""What an exercise is: one declaration that serves the notebook, the grading, the solution test and the mutation test.
+
+    prune = Exercise("magnitude.prune", defines="magnitude_prune", reference=magnitude.prune, ...)
+
+    @prune.stage("keeps the largest weights", points=2, exposes="...")
+    def _(g):                                   # g: torch.Generator, seeded per stage
+        yield call(torch.randn(5, 7, generator=g), 0.4)
+
+    @prune.misconception("signed", "You ranked the weights themselves, not their magnitudes: ...")
+    def _(W, sparsity):
+        ...                                     # a plausible wrong implementation
+
+    @prune.accepts("by threshold")
+    def _(W, sparsity):
+        ...                                     # a right answer in another style
+
+Stages go from the most basic property to the subtlest. The test suite proves that the reference and every accepted answer get
+full marks, that every misconception is rejected, and that the untouched stub gets nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from autograder.checking.compare import Rules
+from autograder.inside.case import Case
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One property of a right answer, and the cases that show it."""
+
+    name: str
+    points: float
+    exposes: str  # the sentence a learner reads when it fails
+    pure: bool  # whether arguments must be as they were after the call (all but those that a case `changes`)
+    cases: Callable[[torch.Generator], Iterable[Case]]
+
+
+@dataclass(frozen=True)
+class Misconception:
+    """A plausible wrong implementation, and what a good teacher would say to it."""
+
+    name: str
+    says: str
+    wrong: Callable
+
+
+@dataclass
+class Exercise:
+    """A task, its cases, and the ways in which it goes wrong."""
+
+    id: str  # "unit.task"
+    defines: str  # the name the learner's cell defines
+    title: str
+    minutes: int
+    difficulty: int  # 1 to 3
+    hint: str  # markdown; unfolds in the notebook
+    reference: Callable
+    reads: Callable[..., dict[int, Tensor]] | None = None  # which rows of each watched argument kernels must read; None: all
+    scratch: bool = True  # whether kernels may leave as many bytes to each other as the watched arguments have
+    meets: int = 0  # from so many rows of weights on, programs of a launch must add to one place; 0: they need not
+    ordered: bool = False  # whether they must not, so that two runs give the same bits
+    rules: Rules = field(default_factory=Rules)
+    forbids: tuple[str, ...] = ()  # dotted names whose use is flagged for a person, such as "torch.nn.utils.prune"
+    stages: list[Stage] = field(default_factory=list)
+    misconceptions: list[Misconception] = field(default_factory=list)
+    accepted: dict[str, Callable] = field(default_factory=dict)
+    known: dict[str, dict] = field(default_factory=dict, init=False, repr=False, compare=False)  # see verdict.known_outcome
+
+    @property
+    def unit(self) -> str:
+        """The part of the id before the dot."""
+        return self.id.split(".")[0]
+
+    @property
+    def points(self) -> float:
+        """Points for a right answer: the sum over the stages."""
+        return sum(stage.points for stage in self.stages)
+
+    @property
+    def is_class(self) -> bool:
+        """Whether the learner defines a class (otherwise a function)."""
+        return isinstance(self.reference, type)
+
+    def stage(self, name: str, *, points: float, exposes: str, pure: bool = False) -> Callable:
+        """Declare the next stage; decorates the generator of its cases, which is given a seeded `torch.Generator`."""
+
+        def declare(cases):
+            self.stages.append(Stage(name, points, exposes, pure, cases))
+            return cases
+
+        return declare
+
+    def misconception(self, name: str, says: str) -> Callable:
+        """Declare a plausible mistake; decorates a wrong implementation."""
+
+        def declare(wrong):
+            self.misconceptions.append(Misconception(name, says, wrong))
+            return wrong
+
+        return declare
+
+    def accepts(self, style: str) -> Callable:
+        """Declare a right answer in another style; decorates the implementation."""
+
+        def declare(right):
+            self.accepted[style] = right
+            return right
+
+        return declare
+
+    def cases(self, stage: Stage, seed: str) -> list[Case]:
+        """The cases of a stage for a seed; equal seeds give equal cases on every machine.
+
+        Args:
+            stage: one of `self.stages`.
+            seed: any text; "public" in the notebook.
+
+        Returns:
+            The cases.
+        """
+        digest = hashlib.sha256(f"{seed}/{self.id}/{stage.name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return list(stage.cases(generator))

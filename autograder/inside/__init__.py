@@ -1,0 +1,41 @@
+"""All that runs beside student code, and nothing else: the student edition is this folder.
+
+A `Case` (plain values and recipes) comes in, an `Outcome` (plain values) goes out. Nothing here knows exercises, references or
+seeds, and nothing here imports another room: whatever is put into this folder can be read and changed by student code.
+
+    case        what student code receives             runner     uses an answer as a case says
+    recipes     how arguments are made there            observe    what came out, as plain values
+    sanitizer   which bytes Triton kernels touch        wire       both as bytes
+    answer      offers a student's program to the judge kernel     starts Jupyter's kernel in the sandbox
+    package     stands for autograder/__init__.py there
+
+In a notebook both sides are one process. When it counts, this is between them:
+
+    submitted/  ->  intake       regular files within caps; one notebook that can be read
+                    rebuild      the student's code cells on the released notebook
+                    session      runs them in the sandbox; keeps a snapshot of the program at every check
+    ============================ the wall: sandbox (bubblewrap, limits), guard (watches from outside) ======================
+                    answer       in there: the snapshot, which calls the student's function
+    ========================================================================================================================
+                    judge        asks snapshots hidden cases, compares, explains; flags what a person should look at
+                    store        every verdict once, under a hash of all it depends on
+                    preprocess   nbgrader's preprocessor in the place of Execute: writes verdicts into the notebook
+
+Everything that crosses the wall:
+
+    in     this folder, sparsity_edu's models, data, plots    read-only   sandbox.bubblewrap.EDITION
+           the system, Python                    read-only      sandbox.bubblewrap._shown
+           the submission's and the unit's files copies         sandbox.bubblewrap.launch (files)
+           a connection file; the environment    cleared first  sandbox.provisioner.CONNECTION, bubblewrap.environment
+           the cells, and at a check OFFER       Jupyter        judge.session
+           cases                                 frames         wire.encode
+
+    out    outcomes of cases     frames         64 MiB each, plain values      wire.receive, wire.decode_outcome
+           an exercise's name    frame          200 bytes, only compared       session._accept, once per snapshot
+           what cells display    Jupyter        32 MB in all                   session._Client; judge.feedback.clean rebuilds it
+           OFFER's reply         Jupyter        32 MB, only whose it is        session._keep
+           how the kernel ended  a pipe         100 bytes, a number            provisioner.poll
+           errors at the start   a pipe         500 letters, then closed       provisioner._listening, before student code runs
+           use of processes, memory, files      the system's own numbers       guard; session (SO_PEERCRED)
+           sockets in /tmp inside               opened through /proc/PID/root  jupyter_client, once; session: reconnect_ivl
+"""

@@ -1,0 +1,97 @@
+"""A verdict in a notebook: compact HTML that follows JupyterLab's light and dark themes, and how far the unit is done."""
+
+from dataclasses import dataclass, field
+from html import escape
+
+from autograder.checking.verdict import StageVerdict, Verdict
+
+# JupyterLab's theme variables, with plain fallbacks for other front ends and nbgrader's feedback pages
+_GOOD = "var(--jp-success-color1, #388e3c)"
+_BAD = "var(--jp-error-color1, #d32f2f)"
+_QUIET = "var(--jp-ui-font-color2, #757575)"
+_RULE = "var(--jp-border-color2, #e0e0e0)"
+_TINT = "var(--jp-layout-color2, #f5f5f5)"
+_MONO = "font-family:var(--jp-code-font-family, monospace);font-size:0.92em;white-space:pre-wrap;overflow-wrap:anywhere"
+
+
+@dataclass(frozen=True, repr=False)
+class Report(Verdict):
+    """A verdict that shows itself in a notebook."""
+
+    progress: dict = field(default_factory=dict, compare=False)  # of the unit; empty where nobody keeps it
+
+    @classmethod
+    def of(cls, verdict: Verdict, progress: dict | None = None) -> "Report":
+        """The report on a verdict.
+
+        Args:
+            verdict: the verdict.
+            progress: from `learner.progress.of_unit`.
+
+        Returns:
+            The report.
+        """
+        return cls(**vars(verdict), progress=progress or {})
+
+    def _repr_html_(self) -> str:
+        return to_html(self, self.progress)
+
+    def __repr__(self) -> str:
+        return super().__repr__() + (f"\n  {_progress(self.progress)}" if self.progress else "")
+
+
+def to_html(verdict: Verdict, progress: dict | None = None) -> str:
+    """The verdict as HTML; every text that may come from a learner is escaped.
+
+    Args:
+        verdict: the verdict.
+        progress: of the unit, shown as a bar.
+
+    Returns:
+        One `<div>`.
+    """
+    color = _GOOD if verdict.passed else _BAD if verdict.started else _QUIET
+    parts = [
+        f'<div class="tex2jax_ignore" style="border-left:4px solid {color};padding:6px 12px;margin:4px 0;line-height:1.45">',
+        f'<div><b style="color:{color}">{verdict.sign}</b> <b>{escape(verdict.title)}</b> '
+        f'<span style="color:{_QUIET}">{escape(verdict.id)}</span>'
+        f'<span style="float:right"><b>{verdict.points:g}</b> / {verdict.max_points:g} points</span></div>',
+    ]
+    if not verdict.started:
+        parts.append(f'<div style="color:{_QUIET}">Not started yet: the function still raises NotImplementedError.</div>')
+    else:
+        parts += [_stage_html(stage) for stage in verdict.stages]
+        if rows := verdict.explanation:
+            cells = "".join(
+                f'<div style="color:{_QUIET}">{label}</div>'
+                f'<div style="{"" if label in ("why", "hint") else _MONO}">{escape(text)}</div>'
+                for label, text in rows
+            )
+            parts.append(
+                f'<div style="display:grid;grid-template-columns:max-content 1fr;gap:2px 12px;background:{_TINT};'
+                f'padding:6px 10px;margin:6px 0">{cells}</div>'
+            )
+    if progress:
+        share = 100 * progress["points"] / progress["max_points"]
+        parts.append(
+            f'<div style="display:flex;align-items:center;gap:8px;color:{_QUIET};font-size:0.92em;margin-top:4px">'
+            f'<div style="flex:0 0 120px;height:6px;background:{_RULE};border-radius:3px">'
+            f'<div style="width:{share:.0f}%;height:6px;background:{_GOOD};border-radius:3px"></div></div>'
+            f"{escape(_progress(progress))}</div>"
+        )
+    return "".join(parts) + "</div>"
+
+
+def _stage_html(stage: StageVerdict) -> str:
+    sign, color = ("✓", _GOOD) if stage.passed else ("✗", _BAD)
+    return (
+        f'<div><span style="color:{color}">{sign}</span> {escape(stage.name)} '
+        f'<span style="color:{_QUIET}">{stage.score}</span></div>'
+    )
+
+
+def _progress(progress: dict) -> str:
+    return (
+        f"best so far in {progress['unit']}: {progress['done']} of {progress['exercises']} exercises done, "
+        f"{progress['points']:g} of {progress['max_points']:g} points"
+    )

@@ -1,0 +1,109 @@
+"""`make demo`: a class through the real nbgrader, and nbgrader's own commands after it."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from autograder.classroom import demo
+from autograder.lessons.layout import course_root, notebook_path
+
+ROOT = course_root(Path(__file__).parent)
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """A copy of the course in which the demo has run, and its results by student."""
+    root = tmp_path_factory.mktemp("course")
+    for name in ("course", "solutions", "notebooks"):
+        shutil.copytree(ROOT / name, root / name)
+    shutil.copy(ROOT / "nbgrader_config.py", root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))  # nbgrader calls alembic
+        rows, _ = demo.demo(root)
+        yield root, {result.student: result for result in rows}
+
+
+def test_everybody_gets_what_they_earned(graded):
+    _, results = graded
+    assert {student: result.points for student, result in results.items()} == {
+        "another-route": 20,
+        "blank": 0,
+        "crashes": 6,
+        "deleted-and-duplicated": 20,
+        "mask-lost": 14,
+        "perfect": 20,
+        "signed-weights": 16,
+    }
+    assert {result.max_points for result in results.values()} == {20}
+
+
+def test_everybody_gets_the_sentence_that_helps(graded):
+    _, results = graded
+    assert results["perfect"].advice == results["another-route"].advice == []
+    assert [id for id, _ in results["signed-weights"].advice] == ["magnitude.prune"]
+    assert "not |W|" in results["signed-weights"].advice[0][1]
+    assert "masked the gradients only" in dict(results["mask-lost"].advice)["magnitude.masked_step"]
+    assert {sentence for _, sentence in results["blank"].advice} == {"not started"}
+    assert dict(results["crashes"].advice)["magnitude.global"].startswith(
+        "its cell ended with SyntaxError: '(' was never closed"
+    )
+
+
+def test_feedback_tells_the_repairs_and_the_mistake(graded):
+    root, _ = graded
+    page = root / "grading" / "feedback" / "deleted-and-duplicated" / "02_magnitude" / "magnitude.html"
+    assert "Repaired before grading" in page.read_text(encoding="utf-8")
+    page = root / "grading" / "feedback" / "mask-lost" / "02_magnitude" / "magnitude.html"
+    assert "masked the gradients only" in page.read_text(encoding="utf-8")
+
+
+def test_experiments_are_not_run_while_grading(graded):
+    root, _ = graded
+    notebook = nbformat.read(notebook_path(root / "grading" / "autograded" / "perfect", "02_magnitude"), as_version=4)
+    experiments = [cell for cell in notebook.cells if "mnist1d()" in cell.source]
+    assert experiments
+    assert not any(cell.outputs for cell in experiments)
+
+
+def test_student_notebooks_are_not_touched(graded):
+    root, _ = graded
+    for path in (ROOT / "notebooks").rglob("*.ipynb"):
+        assert (root / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+
+
+def nbgrader(root, *arguments):
+    return subprocess.run(["nbgrader", *arguments], cwd=root, capture_output=True, text=True, timeout=300)
+
+
+def test_nbgrader_exports_the_same_points(graded):
+    root, results = graded
+    assert nbgrader(root, "export", "--to", "grades.csv").returncode == 0
+    with open(root / "grades.csv", newline="") as file:
+        assert {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)} == {
+            student: result.points for student, result in results.items()
+        }
+
+
+def test_nbgrader_validate_finds_the_wrong_answer_and_only_that(graded):
+    root, _ = graded
+    solution = str(notebook_path(root / "solutions", "02_magnitude").relative_to(root))
+    assert "passes all the tests" in nbgrader(root, "validate", solution).stdout
+    wrong = str(notebook_path(root / "grading" / "submitted" / "signed-weights", "02_magnitude").relative_to(root))
+    report = nbgrader(root, "validate", wrong).stdout
+    assert "magnitude.prune" in report
+    assert "magnitude.schedule" not in report
+
+
+def test_a_real_class_is_not_mixed_with_the_demo(tmp_path):
+    for name in ("course", "solutions"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "nbgrader_config.py", tmp_path)
+    (tmp_path / "grading" / "submitted" / "ada").mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="already holds ada"):
+        demo.demo(tmp_path)

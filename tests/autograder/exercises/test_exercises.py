@@ -1,0 +1,227 @@
+"""Every exercise: right answers get full marks, wrong ones do not, and lazy ones get nothing."""
+
+import math
+import re
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import nn
+
+from autograder.checking.exercise import Exercise
+from autograder.checking.score import known_outcome, outcome_difference, score_object
+from autograder.exercises import UNITS, all_exercises, exercises_of, find, unit_of
+from autograder.inside.case import Case, Opaque
+from autograder.inside.runner import run
+
+SEEDS = ("public", "a secret", "another secret")
+
+
+def parameter(exercise: Exercise):
+    """An exercise as a test's argument; one whose kernels are watched needs triton, and there is none for macOS."""
+    watched = any(case.watched for stage in exercise.stages for case in exercise.cases(stage, "public"))
+    skipped = pytest.mark.skipif(watched and find_spec("triton") is None, reason="there is no triton here")
+    return pytest.param(exercise, id=exercise.id, marks=skipped)
+
+
+each = pytest.mark.parametrize("exercise", [parameter(exercise) for exercise in all_exercises()])
+seeded = pytest.mark.parametrize("seed", SEEDS)
+
+
+@each
+@seeded
+def test_right_answers_get_full_marks(exercise, seed):
+    for style, answer in {"the reference": exercise.reference, **exercise.accepted}.items():
+        verdict = score_object(exercise, answer, seed)
+        assert verdict.passed, f"{style}: {verdict}"
+        assert verdict.points == exercise.points
+
+
+@each
+@pytest.mark.parametrize("seed", SEEDS[1:])
+def test_every_misconception_is_rejected(exercise, seed):
+    cases = [(stage, i, case) for stage in exercise.stages for i, case in enumerate(exercise.cases(stage, seed))]
+
+    def survives(wrong) -> bool:
+        """Up to the first difference: a verdict would go on, and look for its name."""
+        wanted = (known_outcome(exercise, exercise.reference, case, (seed, stage.name, i)) for stage, i, case in cases)
+        return not any(
+            outcome_difference(exercise, case, run(case, wrong), want, stage.pure)
+            for (stage, _, case), want in zip(cases, wanted, strict=True)
+        )
+
+    assert survives(exercise.reference)
+    assert [mistake.name for mistake in exercise.misconceptions if survives(mistake.wrong)] == []
+
+
+@each
+def test_every_misconception_is_recognised_by_its_own_name(exercise):
+    verdicts = {m.name: score_object(exercise, m.wrong) for m in exercise.misconceptions}  # on the notebook's own inputs
+    assert [name for name, verdict in verdicts.items() if verdict.passed] == []
+    others = {name: verdict.misconception for name, verdict in verdicts.items() if verdict.misconception != name}
+    assert others == {}  # the contract is 80 %; a new one that cannot be told from another is worth a look
+
+
+@each
+def test_right_answers_resemble_no_misconception_and_change_what_they_may(exercise):
+    for answer in (exercise.reference, *exercise.accepted.values()):
+        assert score_object(exercise, answer).misconception == ""
+
+
+def first_tensor(*values) -> torch.Tensor | None:
+    """The first tensor in the arguments, however deep."""
+    for value in values:
+        inner = value
+        if isinstance(value, nn.Module):
+            inner = list(value.parameters())
+        elif isinstance(value, dict):
+            inner = list(value.values())
+        if isinstance(inner, torch.Tensor):
+            return inner
+        if isinstance(inner, list | tuple) and (found := first_tensor(*inner)) is not None:
+            return found
+    return None
+
+
+def like(make, without):
+    def lazy(*args, **kwargs):
+        tensor = first_tensor(*args, *kwargs.values())
+        return without if tensor is None else make(tensor)
+
+    return lazy
+
+
+def raises(error):
+    def lazy(*args, **kwargs):
+        raise error
+
+    return lazy
+
+
+LAZY = {
+    "a stub": raises(NotImplementedError()),
+    "always a ValueError": raises(ValueError("no")),
+    "always a TypeError": raises(TypeError("no")),
+    "None": lambda *args, **kwargs: None,
+    "nothing in": lambda: None,
+    "the first argument": lambda *args, **kwargs: args[0] if args else next(iter(kwargs.values())),
+    "all arguments": lambda *args, **kwargs: args,
+    "zero": lambda *args, **kwargs: 0,
+    "one": lambda *args, **kwargs: 1.0,
+    "half": lambda *args, **kwargs: 0.5,
+    "True": lambda *args, **kwargs: True,
+    "NaN": lambda *args, **kwargs: math.nan,
+    "zeros": like(torch.zeros_like, 0),
+    "ones": like(torch.ones_like, 1),
+    "an empty mask": like(lambda W: torch.zeros_like(W, dtype=torch.bool), False),
+    "a full mask": like(lambda W: torch.ones_like(W, dtype=torch.bool), True),
+    "NaNs": like(lambda W: torch.full(W.shape, math.nan), math.nan),
+    "noise": like(lambda W: torch.rand(W.shape), 0.3),
+    "an empty dict": lambda *args, **kwargs: {},
+    "an empty list": lambda *args, **kwargs: [],
+    "text": lambda *args, **kwargs: "right",
+}
+
+
+@each
+@pytest.mark.parametrize("kind", LAZY)
+def test_lazy_answers_get_nothing(exercise, kind):
+    verdict = score_object(exercise, LAZY[kind])
+    assert verdict.points == 0
+    assert verdict.started == (kind != "a stub")
+
+
+def leaves(value):
+    """The values inside lists and dicts."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [leaf for entry in value for leaf in leaves(entry)]
+    return [value]
+
+
+@each
+@seeded
+def test_what_the_reference_gives_can_be_compared(exercise, seed):
+    for stage in exercise.stages:
+        cases = exercise.cases(stage, seed)
+        assert cases
+        for case in cases:
+            outcome = run(case, exercise.reference)
+            assert outcome.error is None or stage is not exercise.stages[0], f"the first stage must give a result: {outcome}"
+            if outcome.error is None:
+                given = leaves([outcome.value, outcome.after])
+                assert not any(isinstance(leaf, Opaque) for leaf in given)
+                assert not any(torch.as_tensor(leaf).isnan().any() for leaf in given if isinstance(leaf, float | torch.Tensor))
+                assert outcome.touched == () or not stage.pure
+            assert outcome.printed == ""
+
+
+def text_of(cases: list[Case]) -> str:
+    torch.set_printoptions(profile="full", precision=9)
+    try:
+        return "\n".join(map(str, cases))
+    finally:
+        torch.set_printoptions(profile="default")
+
+
+@each
+def test_a_seed_gives_the_same_cases_whatever_the_random_state(exercise):
+    def cases(seed):
+        return [text_of(exercise.cases(stage, seed)) for stage in exercise.stages]
+
+    torch.manual_seed(1)
+    first = cases("a")
+    torch.manual_seed(2)
+    assert cases("a") == first
+    assert cases("b") != first
+
+
+@each
+def test_the_declaration_is_complete(exercise):
+    assert exercise.unit == unit_of(exercise.id).split("_", 1)[1]
+    assert find(exercise.id) is exercise
+    assert re.fullmatch(r"[a-z_]+\.[a-z0-9_]+", exercise.id)
+    assert exercise.defines.isidentifier()
+    assert exercise.title.strip() == exercise.title != ""
+    assert exercise.minutes > 0
+    assert exercise.difficulty in (1, 2, 3)
+    assert all(stage.points > 0 for stage in exercise.stages)
+    assert exercise.points == sum(stage.points for stage in exercise.stages)
+    assert len(exercise.stages) >= 2
+    assert len(exercise.misconceptions) >= 5
+    assert len(exercise.accepted) >= 1
+    for names in ([stage.name for stage in exercise.stages], [mistake.name for mistake in exercise.misconceptions]):
+        assert len(set(names)) == len(names)
+        assert all(names)
+
+
+@each
+def test_learners_read_sentences(exercise):
+    said = [exercise.hint, *(s.exposes for s in exercise.stages), *(m.says for m in exercise.misconceptions)]
+    for sentence in said:
+        assert len(sentence.split()) >= 4, sentence
+        assert re.search(r"[.?!][`)]?$", sentence), sentence
+        assert "  " not in sentence, sentence
+        assert sentence == sentence.strip(), sentence
+    assert len(set(said)) == len(said)
+
+
+def test_ids_and_names_are_unique():
+    exercises = all_exercises()
+    assert len({exercise.id for exercise in exercises}) == len(exercises)
+    for unit in UNITS:
+        names = [exercise.defines for exercise in exercises_of(unit)]
+        assert len(set(names)) == len(names)
+
+
+def test_an_unknown_unit_is_told_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"unit must be one of 01_patterns, 02_magnitude, .*got 'magnitude'"):
+        exercises_of("magnitude")
+
+
+def test_a_case_of_an_exercise_is_fresh_each_time():
+    exercise: Exercise = find("magnitude.prune")
+    first, second = (exercise.cases(exercise.stages[0], "a")[0].args[0] for _ in range(2))
+    first.zero_()
+    assert second.any()

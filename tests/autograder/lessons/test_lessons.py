@@ -1,0 +1,199 @@
+"""Lesson source -> solutions/ -> notebooks/."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from autograder.checking.score import score_object
+from autograder.exercises import UNITS, exercises_of
+from autograder.lessons import build as builder
+from autograder.lessons.source import (
+    EXPERIMENT,
+    course_root,
+    grade_id,
+    notebook_path,
+    render,
+    run_cells,
+    with_stubs,
+    without_outputs,
+)
+
+ROOT = course_root(Path(__file__).parent)
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A copy of the course with a cheap builder: nothing is executed, outputs are pretended."""
+    for name in ("course", "solutions", "notebooks", "nbgrader_config.py"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    executed = []
+
+    def execute(notebook, root, fast=False, experiments=True):
+        executed.append("all" if experiments else "no experiments")
+        committed = nbformat.read(notebook_path(ROOT / "solutions", UNITS[0]), as_version=4).cells
+        outputs = {cell.id: cell.get("outputs", []) for cell in committed}
+        for cell in notebook.cells:
+            if cell.cell_type == "code" and (experiments or "experiment" not in cell.metadata.get("tags", [])):
+                cell.execution_count, cell.outputs = 1, outputs.get(cell.id, [])
+
+    monkeypatch.setattr(builder, "execute", execute)
+    return executed
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_committed_notebooks_are_up_to_date(unit):
+    assert builder.stale(ROOT, unit) == []
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_lesson_solutions_get_full_marks_and_stubs_nothing(unit):
+    notebook = render(ROOT, unit)
+    solved, stubs = run_cells(notebook), run_cells(with_stubs(notebook))
+    assert "__errors__" not in solved, solved["__errors__"]
+    for exercise in exercises_of(unit):
+        verdict = score_object(exercise, solved[exercise.defines])
+        assert verdict.passed, f"{verdict}"
+        verdict = score_object(exercise, stubs[exercise.defines])
+        assert verdict.points == 0
+        assert not verdict.started
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_notebook_runs_from_top_to_bottom_in_its_fast_setting(unit):
+    notebook = render(ROOT, unit)
+    builder.execute(notebook, ROOT, fast=True)  # raises at the first failing cell
+    assert without_outputs(notebook) == render(ROOT, unit)  # or it would be stale as soon as it is built
+    experiments = [cell for cell in notebook.cells if EXPERIMENT in cell.metadata.get("tags", [])]
+    assert experiments
+    assert any(output.output_type == "stream" for cell in experiments for output in cell.outputs), "experiments print numbers"
+    pictures = [
+        o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs if "image/png" in o.get("data", {})
+    ]
+    assert len(pictures) >= 2
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_released_notebook_holds_stubs_locked_checks_and_no_solution(unit):
+    released = nbformat.read(notebook_path(ROOT / "notebooks", unit), as_version=4)
+    nbformat.validate(released)
+    cells = {cell.id: cell for cell in released.cells}
+    assert len(cells) == len(released.cells)
+    for exercise in exercises_of(unit):
+        answer, check = cells[grade_id(exercise)], cells[f"{grade_id(exercise)}-check"]
+        assert "NotImplementedError" in answer.source
+        assert '"""' in answer.source  # the contract stays
+        assert check.source == f'check("{exercise.id}", {exercise.defines})'
+        assert check.metadata.nbgrader.points == exercise.points
+        assert check.metadata.nbgrader.locked
+        assert check.metadata.nbgrader.grade
+    text = notebook_path(ROOT / "notebooks", unit).read_text(encoding="utf-8")
+    assert "SOLUTION" not in text
+    assert all(not cell.outputs for cell in released.cells if cell.cell_type == "code")
+
+
+def test_rendering_is_deterministic():
+    assert render(ROOT, UNITS[0]) == render(ROOT, UNITS[0])
+
+
+def test_building_twice_changes_nothing(course, pretended):
+    unit = UNITS[0]
+    before = {path: path.stat().st_mtime_ns for path in course.rglob("*.ipynb")}
+    assert builder.build(course, unit) == []
+    assert pretended == []
+    assert {path: path.stat().st_mtime_ns for path in course.rglob("*.ipynb")} == before
+
+
+def test_a_changed_lesson_is_stale_until_it_is_built(course, pretended):
+    unit = UNITS[0]
+    lesson = course / "course" / unit / "lesson.py"
+    lesson.write_text(lesson.read_text(encoding="utf-8").replace("## The question", "## A question"), encoding="utf-8")
+    assert "solutions" in builder.stale(course, unit)[0]
+    written = builder.build(course, unit)
+    assert [path.parent.parent.name for path in written] == ["solutions", "notebooks"]
+    lesson.write_text(lesson.read_text(encoding="utf-8").replace("plt.show()", "plt.show()  # now", 1), encoding="utf-8")
+    builder.build(course, unit)
+    assert pretended == []  # text and comments need no execution
+    assert builder.stale(course, unit) == []
+    lesson.write_text(lesson.read_text(encoding="utf-8").replace("plt.show()", "plt.show(block=False)", 1), encoding="utf-8")
+    builder.build(course, unit)
+    assert pretended == ["all"]
+    assert builder.stale(course, unit) == []
+
+
+def test_a_changed_student_notebook_is_stale_and_rebuilt(course, pretended):
+    unit = UNITS[0]
+    student = notebook_path(course / "notebooks", unit)
+    original = student.read_bytes()
+    student.write_bytes(original.replace(b"question", b"riddle"))
+    assert "notebooks" in builder.stale(course, unit)[0]
+    builder.build(course, unit)
+    assert student.read_bytes() == original
+
+
+def test_somebodys_work_is_not_overwritten(course, pretended):
+    unit = UNITS[0]
+    student = notebook_path(course / "notebooks", unit)
+    notebook = nbformat.read(student, as_version=4)
+    next(cell for cell in notebook.cells if cell.cell_type == "code").execution_count = 1
+    nbformat.write(notebook, student)
+    work = student.read_bytes()
+    with pytest.raises(RuntimeError, match="holds somebody's work"):
+        builder.build(course, unit)
+    assert student.read_bytes() == work
+
+
+def test_a_changed_check_is_stale_though_no_cell_changes(course, pretended, monkeypatch):
+    unit = UNITS[0]
+    exercise = exercises_of(unit)[0]
+    renamed = dataclasses.replace(exercise.stages[0], name="another property")
+    monkeypatch.setattr(exercise, "stages", [renamed, *exercise.stages[1:]])
+    assert [exercise.id in problem and "outdated checks" in problem for problem in builder.stale(course, unit)] == [True]
+    before = nbformat.read(notebook_path(course / "solutions", unit), as_version=4)
+    builder.build(course, unit)
+    assert pretended == ["no experiments"]
+    assert nbformat.read(notebook_path(course / "solutions", unit), as_version=4) == before  # here the check gave what it gave
+
+
+def test_missing_files_are_stale(course):
+    notebook_path(course / "notebooks", UNITS[0]).unlink()
+    assert "is missing" in builder.stale(course, UNITS[0])[0]
+
+
+def test_nbgrader_generate_assignment_makes_the_committed_notebook(tmp_path):
+    unit = UNITS[0]
+    assert builder.release(ROOT, unit, tmp_path).read_bytes() == notebook_path(ROOT / "notebooks", unit).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('exercise="magnitude.prune"', 'exercise="magnitude.sparsity"', "each exercise once and in order"),
+        ("### END SOLUTION", "# end", "must mark its solution"),
+    ],
+)
+def test_a_broken_lesson_is_told_in_a_sentence(course, old, new, message):
+    lesson = course / "course" / "02_magnitude" / "lesson.py"
+    lesson.write_text(lesson.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        render(course, "02_magnitude")
+
+
+def test_without_outputs_leaves_the_original():
+    notebook = nbformat.read(notebook_path(ROOT / "solutions", UNITS[0]), as_version=4)
+    outputs = sum(len(cell.get("outputs", [])) for cell in notebook.cells)
+    assert outputs
+    assert not any(cell.get("outputs") for cell in without_outputs(notebook).cells)
+    assert sum(len(cell.get("outputs", [])) for cell in notebook.cells) == outputs
+
+
+def test_outside_a_course_the_error_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no course"):
+        course_root(tmp_path)

@@ -1,0 +1,49 @@
+"""The wall itself: what can be seen behind it, and what happens where there is no wall to be had."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+
+from autograder.lessons.layout import course_root
+from autograder.sandbox import bubblewrap
+
+ROOT = course_root(Path(__file__).parent)
+
+
+def test_the_student_edition_is_closed_and_holds_no_answers():
+    files = [
+        path for name in bubblewrap.EDITION for path in ([ROOT / name] if name.endswith(".py") else (ROOT / name).rglob("*.py"))
+    ]
+    modules = {str(path.relative_to(ROOT).with_suffix("")).replace(os.sep, ".").removesuffix(".__init__") for path in files}
+    modules.add("autograder.learner.check")  # check_inside.py stands for it
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            ours = [name for name in names if name.split(".")[0] in ("sparsity_edu", "autograder")]
+            assert set(ours) <= modules, f"{path.name} imports {ours}"
+    assert not any(
+        part in module for module in modules for part in ("weights", "patterns", "storage", "kernels", "exercises", "checking")
+    )
+
+
+def test_no_bubblewrap_is_refused_with_the_way_to_get_it(monkeypatch):
+    bubblewrap.require.cache_clear()
+    monkeypatch.setattr(bubblewrap.shutil, "which", lambda name: None)
+    with pytest.raises(bubblewrap.SandboxError, match="apt install bubblewrap"):
+        bubblewrap.require()
+    assert not bubblewrap.available()
+    bubblewrap.require.cache_clear()
+
+
+def test_forbidden_namespaces_are_told(tmp_path, monkeypatch):
+    bubblewrap.require.cache_clear()
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2; exit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(bubblewrap.SandboxError, match=r"uid map: Permission denied.*AppArmor"):
+        bubblewrap.require()
+    bubblewrap.require.cache_clear()
