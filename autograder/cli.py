@@ -124,6 +124,18 @@ def build(
 
 
 @app.command()
+def verify(unit: Unit = None) -> None:
+    """Run notebooks from top to bottom in their fast setting, and record it, so that tests need not until a source changes."""
+    from autograder.lessons import build as builder
+    from autograder.lessons.layout import course_root
+
+    root = course_root()
+    for each in [unit] if unit else UNITS:
+        changed = builder.verify(root, each)
+        console.print(f"{each}: ran" + (", recorded" if changed else ", as recorded"), highlight=False)
+
+
+@app.command()
 def demo() -> None:
     """Grade a made-up class of seven submissions to unit 02, and print what would help each of them."""
     from autograder.classroom.demo import UNIT, demo

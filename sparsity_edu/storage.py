@@ -131,23 +131,28 @@ class TwoFour:
     shape: tuple[int, int]
 
     @classmethod
-    def encode(cls, W: Tensor) -> "TwoFour":
+    def encode(cls, W: Tensor, fill: tuple[int, int, int, int] = (0, 1, 2, 3)) -> "TwoFour":
         """Encode a 2:4 matrix.
 
         Args:
             W: (rows, cols) with at most 2 non-zeros in every 4 neighbours of a row; cols a multiple of 4.
+            fill: in which order zeros are taken where a group has fewer than two non-zeros. By default the first ones;
+                torch takes (2, 3, 0, 1).
 
         Returns:
             The encoding.
 
         Raises:
-            ValueError: `W` is not 2-D, cols is not a multiple of 4, or a group holds more than 2 non-zeros.
+            ValueError: `W` is not 2-D, cols is not a multiple of 4, a group holds more than 2 non-zeros, or `fill` is no
+                order of the four places.
         """
         _need_matrix(W)
         if W.shape[1] % 4:
             raise ValueError(f"W must have a multiple of 4 columns, got shape {tuple(W.shape)}")
+        if sorted(fill) != [0, 1, 2, 3]:
+            raise ValueError(f"fill must be an order of 0, 1, 2 and 3, got {fill}")
         groups = W.reshape(-1, 4)  # (rows * cols / 4, 4)
-        nonzero = groups != 0
+        nonzero = groups != 0  # NaN is a value too
         per_group = nonzero.sum(dim=1)  # (groups,)
         if (per_group > 2).any():
             group = int((per_group > 2).nonzero()[0, 0])
@@ -156,7 +161,9 @@ class TwoFour:
                 f"W must hold at most 2 non-zeros in every 4, got {per_group[group]} at row {row}, columns {col}-{col + 3}"
             )
         # non-zeros first, then zeros to fill up to two; sorted, so that the indices ascend
-        chosen = nonzero.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :2].sort(dim=1).values
+        order = torch.tensor(fill, device=W.device)
+        first = nonzero[:, order].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :2]  # (groups, 2)
+        chosen = order[first].sort(dim=1).values
         nibble = (chosen[:, 0] | chosen[:, 1] << 2).to(torch.uint8)  # (groups,)
         pairs = torch.nn.functional.pad(nibble, (0, len(nibble) % 2)).view(-1, 2)
         values = groups.gather(1, chosen).view(W.shape[0], W.shape[1] // 2)

@@ -2,7 +2,10 @@
 
 import os
 import re
+import sys
 import tempfile
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
@@ -27,10 +30,8 @@ def sandbox():
         pytest.skip(f"NOT TESTED, and this is the part that protects a class: {error}")
 
 
-BY_EXERCISE = (
-    "test_exercises.py",
-    "test_hidden.py",
-)  # hundreds of tests each, of which only those of one exercise share anything
+BY_EXERCISE = ("test_exercises.py", "test_hidden.py")  # hundreds of tests each; only those of one exercise share anything
+SLOW = "grading", "test_notebook_runs"  # what `make quick` leaves out: the class of attackers, and running notebooks
 
 
 class ByFileOrExercise(LoadFileScheduling):
@@ -47,6 +48,51 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFileOrExercise(config, log) if config.getoption("dist") == "loadfile" else None
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    """What `make test UNIT=05` and `make quick` say."""
+    parser.addoption("--unit", help="only what is about a unit, such as 05: its lesson, checks, grading, and library")
+    parser.addoption("--quick", action="store_true", help="all but the class of attackers and the runs of notebooks")
+
+
+def pytest_collection_modifyitems(config, items):
     """The class of attackers first, by far the longest; last what is cut finest, so that no worker ends long before another."""
     items.sort(key=lambda item: ("grading" not in item.path.parts) + (item.path.name in BY_EXERCISE))
+    wanted = items
+    if config.getoption("--quick"):
+        wanted = [item for item in items if SLOW[0] not in item.path.parts and SLOW[1] not in item.name]
+    if unit := config.getoption("--unit"):
+        wanted = _about(unit, items)
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
+    items[:] = wanted
+
+
+def _about(given: str, items: list) -> list:
+    """The tests of a unit: those with its name or one of its exercises among their parameters, and of modules it imports."""
+    from autograder.exercises import UNITS, exercises_of
+    from autograder.lessons.sources import imports
+
+    found = [unit for unit in UNITS if given in (unit, *unit.split("_", 1))]
+    if not found:
+        raise pytest.UsageError(f"--unit must be one of {', '.join(UNITS)}, or the number of one, got {given!r}")
+    [unit] = found
+    files = {Path(sys.modules[exercise.stages[0].cases.__module__].__file__) for exercise in exercises_of(unit)}
+    names = {name for file in files for name in imports(file.read_text(encoding="utf-8")) if name.startswith("sparsity_edu.")}
+    library = {Path("tests", *name.split(".")[:-1], f"test_{name.split('.')[-1]}.py") for name in names}
+    about = re.compile(rf"\b{unit}\b|\b{unit.split('_', 1)[1]}\.[a-z]")
+    root = Path(__file__).parents[1]
+    return [item for item in items if about.search(item.name) or item.path.relative_to(root) in library]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Seconds per room of the tests, so that growth is seen: of all workers together, set-up included."""
+    seconds, count = Counter(), Counter()
+    for reports in terminalreporter.stats.values():
+        for report in (report for report in reports if isinstance(report, pytest.TestReport)):
+            room = str(Path(report.location[0]).parent).removeprefix("tests/")
+            seconds[room] += report.duration
+            count[room] += report.when == "call"
+    if seconds:
+        terminalreporter.section("seconds per room, of all workers together")
+        for room, spent in seconds.most_common():
+            terminalreporter.write_line(f"{spent:8.1f}  {count[room]:5}  {room}")
+        terminalreporter.write_line(f"{seconds.total():8.1f}  {count.total():5}  all")

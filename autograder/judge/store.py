@@ -3,9 +3,7 @@
 So a killed run goes on where it was, and after a change to one exercise only that exercise is judged again.
 """
 
-import ast
 import hashlib
-import importlib.util
 import json
 import os
 import platform
@@ -20,8 +18,8 @@ import torch
 from autograder.exercises import find
 from autograder.judge.judge import Job, Judgement
 from autograder.lessons.layout import grade_id
+from autograder.lessons.sources import closure
 
-_PROJECT = ("autograder", "sparsity_edu")
 # what every verdict depends on, beside the exercise's own module
 JUDGING = ("autograder.checking.score", "autograder.inside.wire", "autograder.judge.flags", "autograder.learner.report")
 
@@ -131,40 +129,9 @@ def fingerprint(job: Job, judgement: Judgement, told: list[str]) -> str:
 @cache
 def version(module: str) -> str:
     """A hash of the source of a module, and of every module of this project that it imports, directly or not."""
-    return _hash({name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in sorted(_closure(module).items())})
-
-
-def _closure(module: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    waiting = [module, *JUDGING]
-    while waiting:
-        name = waiting.pop()
-        spec = importlib.util.find_spec(name)
-        if name in found or spec is None or not spec.origin:
-            continue
-        found[name] = spec.origin
-        waiting += _imports(Path(spec.origin).read_text(encoding="utf-8"))
-    return found
-
-
-@cache
-def _imports(source: str) -> list[str]:
-    found: list[str] = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in _PROJECT:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found += [node.module, *filter(_is_module, names)]  # `from package import module`
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] in _PROJECT]
-    return found
-
-
-@cache
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+    return _hash(
+        {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(closure(module, *JUDGING).items())}
+    )
 
 
 @lru_cache(8)

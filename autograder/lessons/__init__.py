@@ -1,6 +1,9 @@
 """From lesson source to notebooks: course/ -> solutions/ -> notebooks/.
 
-layout   where a unit's files are, how its cells are marked, the forms of a notebook
-source   a lesson (jupytext) -> nbgrader's source notebook, not executed
-build    executes it, and has nbgrader make the release
+In here:
+
+    layout    where a unit's files are, how its cells are marked, the forms of a notebook
+    source    a lesson (jupytext) -> nbgrader's source notebook, not executed
+    sources   which files a result depends on
+    build     executes solutions, and has nbgrader make the release
 """

@@ -1,6 +1,5 @@
 """Builds a unit: lesson -> solutions/ (executed) -> notebooks/ (by nbgrader's generate_assignment)."""
 
-import ast
 import filecmp
 import os
 import tempfile
@@ -13,6 +12,9 @@ from autograder.checking.score import score_object
 from autograder.exercises import exercises_of
 from autograder.lessons.layout import grade_id, notebook_path, without_outputs
 from autograder.lessons.source import render
+from autograder.lessons.sources import fingerprint, what_it_does
+
+RAN_WITH = "ran with sources"  # key in an output's metadata
 
 
 def build(root: Path, unit: str, force: bool = False) -> list[Path]:
@@ -37,6 +39,7 @@ def build(root: Path, unit: str, force: bool = False) -> list[Path]:
     if force or old is None or outdated or without_outputs(old) != fresh:
         if force or old is None or _code(old) != _code(fresh):
             execute(fresh, root)
+            _record(fresh, sources_of(unit, fresh))
         else:  # text, checks and comments do not change what the experiments give, which takes long
             if outdated:
                 execute(fresh, root, experiments=False)
@@ -125,6 +128,51 @@ def execute(notebook: nbformat.NotebookNode, root: Path, fast: bool = False, exp
             cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
 
 
+def verify(root: Path, unit: str) -> bool:
+    """Run a unit's notebook in its fast setting, and record in the solution that it ran with today's sources.
+
+    Args:
+        root: the course folder.
+        unit: the unit; its solution must be built.
+
+    Returns:
+        Whether the record has changed.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    notebook, path = render(root, unit), notebook_path(root / "solutions", unit)
+    execute(notebook, root, fast=True)
+    solution, now = _read(path), sources_of(unit, notebook)
+    if recorded(solution) == now:
+        return False
+    _record(solution, now)
+    _write(solution, path)
+    return True
+
+
+def sources_of(unit: str, notebook: nbformat.NotebookNode) -> str:
+    """A hash of all that a unit's notebook runs: its cells, what they import, and its checks."""
+    modules = {exercise.stages[0].cases.__module__ for exercise in exercises_of(unit)}
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return fingerprint(code, ["autograder.learner.check", *modules])
+
+
+def recorded(solution: nbformat.NotebookNode) -> str:
+    """`sources_of` a solution when it was run last; empty if nobody has written it down."""
+    return _last_result(solution).metadata.get(RAN_WITH, "")
+
+
+def _record(solution: nbformat.NotebookNode, sources: str) -> None:
+    _last_result(solution).metadata[RAN_WITH] = sources
+
+
+def _last_result(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The last check's output: a place for the record that no release has, for nbgrader clears outputs."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return next(output for output in reversed(outputs) if output.output_type == "execute_result")
+
+
 def release(root: Path, unit: str, scratch: Path) -> Path:
     """Run nbgrader's generate_assignment on solutions/, into a scratch folder and with a scratch gradebook.
 
@@ -166,11 +214,7 @@ def _outdated_checks(unit: str, solution: nbformat.NotebookNode) -> list[str]:
 
 def _code(notebook: nbformat.NotebookNode) -> list[str]:
     """What the cells do, whatever their comments and docstrings say."""
-    trees = [ast.parse(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
-    for node in (node for tree in trees for node in ast.walk(tree)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            node.body[0] = ast.Pass()
-    return [ast.dump(tree) for tree in trees]
+    return [what_it_does(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def _take_outputs(fresh: nbformat.NotebookNode, old: nbformat.NotebookNode) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsity_edu.storage import TwoFour
+
 DTYPES = (torch.float16, torch.bfloat16)
 
 
@@ -21,6 +23,7 @@ class Packed24:
     """Two values of every four neighbours and which two they are, row by row.
 
     A group is a nibble `i0 | i1 << 2` with i0 < i1, four groups to a 16-bit word, the first in the lowest bits: torch's order.
+    These are the bytes of `storage.TwoFour`, in words that kernels can load and torch and tensor cores know.
     """
 
     values: Tensor  # (N, K / 2), float16 or bfloat16
@@ -55,28 +58,13 @@ def pack(W: Tensor) -> Packed24:
     """
     if W.ndim != 2 or W.dtype not in DTYPES or W.shape[1] % 16:
         raise ValueError(f"W must be (N, K) in float16 or bfloat16, K a multiple of 16, got {tuple(W.shape)} in {W.dtype}")
-    N, K = W.shape
-    groups = W.reshape(N, K // 4, 4)
-    nonzero = groups != 0  # NaN is a value too
-    if (excess := nonzero.sum(dim=2) > 2).any():
-        row, group = excess.nonzero()[0].tolist()
-        where = f"row {row}, columns {4 * group} to {4 * group + 3}"
-        raise ValueError(f"W must hold at most 2 non-zeros in every 4, got {int(nonzero[row, group].sum())} in {where}")
-    preference = torch.tensor([1, 0, 3, 2], device=W.device) + 4 * nonzero  # non-zeros before zeros
-    place = preference.topk(2, dim=2).indices.sort(dim=2).values  # (N, K/4, 2), ascending
-    nibble = place[..., 0] | place[..., 1] << 2  # (N, K/4)
-    words = (nibble.view(N, K // 16, 4) << torch.tensor([0, 4, 8, 12], device=W.device)).sum(dim=2)
-    return Packed24(groups.gather(2, place).view(N, K // 2), words.to(torch.uint16).view(torch.int16))
+    encoded = TwoFour.encode(W, fill=(2, 3, 0, 1))
+    return Packed24(encoded.values, encoded.indices.view(torch.int16).view(W.shape[0], W.shape[1] // 16))
 
 
 def unpack(packed: Packed24) -> Tensor:
     """The dense matrix (N, K)."""
-    N, K = packed.shape
-    shifts = torch.tensor([0, 4, 8, 12], device=packed.codes.device)
-    nibble = (packed.codes.long()[:, :, None] >> shifts & 15).view(N, K // 4)
-    place = torch.stack([nibble & 3, nibble >> 2], dim=2)  # (N, K/4, 2)
-    zeros = packed.values.new_zeros(N, K // 4, 4)
-    return zeros.scatter_(2, place, packed.values.view(N, K // 4, 2)).view(N, K)
+    return TwoFour(packed.values, packed.codes.flatten().view(torch.uint8), packed.shape).decode()
 
 
 # The same as torch has it

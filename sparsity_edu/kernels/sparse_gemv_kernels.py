@@ -1,4 +1,4 @@
-"""The Triton kernels behind `sparse_gemv`. All skip the weights that are not needed, and accumulate in float32.
+"""The Triton kernels that sparse_gemv/launch.py launches. All skip the weights that are not needed, and accumulate in float32.
 
 Inputs are converted to float32 as soon as they are loaded: a threshold is compared with what the input is, not with a rounded
 one, and bfloat16 arithmetic is silently wrong in Triton's interpreter.

@@ -185,10 +185,14 @@ def test_two_four_is_torch_metadata(dtype, word):
     assert torch.equal(ours.values, values)
     assert torch.equal(words.flatten(), reordered.flatten()[order])
 
-    underfull = random_two_four(rows, cols, dtype, non_zeros=1)  # here torch's choice of the second index differs
+    underfull = random_two_four(rows, cols, dtype, non_zeros=1)  # torch fills with other zeros, and can read ours too
     ours = TwoFour.encode(underfull)
     reordered = torch.empty_like(words.flatten()).scatter_(0, order, ours.indices.view(word)).view(rows, -1)
     assert torch.equal(torch_two_four.sparse_semi_structured_to_dense_cutlass(ours.values, reordered), underfull)
+    ours = TwoFour.encode(underfull, fill=(2, 3, 0, 1))
+    values, reordered = torch_two_four.sparse_semi_structured_from_dense_cutlass(underfull)
+    assert torch.equal(ours.values, values)
+    assert torch.equal(ours.indices.view(word), reordered.flatten()[order])
 
 
 # ---- bytes
@@ -340,6 +344,8 @@ def test_two_four_refuses():
         TwoFour.encode(W)
     with pytest.raises(ValueError, match=r"^W must have a multiple of 4 columns, got shape \(4, 6\)$"):
         TwoFour.encode(torch.zeros(4, 6))
+    with pytest.raises(ValueError, match=r"^fill must be an order of 0, 1, 2 and 3, got \(0, 1, 2, 2\)$"):
+        TwoFour.encode(torch.zeros(4, 8), fill=(0, 1, 2, 2))
 
 
 def test_block_refuses():

@@ -69,7 +69,7 @@ def test_values_survive_to_the_bit(dtype):
         (torch.zeros(2, 16), r"float16 or bfloat16, K a multiple of 16, got \(2, 16\) in torch.float32"),
         (torch.zeros(2, 24).half(), r"got \(2, 24\)"),
         (torch.zeros(16).half(), r"got \(16,\)"),
-        (torch.eye(16)[:3].half() + torch.tensor([0] * 12 + [0, 1, 1, 1.0]).half(), "got 3 in row 0, columns 12 to 15"),
+        (torch.eye(16)[:3].half() + torch.tensor([0] * 12 + [0, 1, 1, 1.0]).half(), "got 3 at row 0, columns 12-15"),
     ],
 )
 def test_what_cannot_be_packed(W, message):
