@@ -35,12 +35,15 @@ SLOW = "grading", "test_notebook_runs"  # what `make quick` leaves out: the clas
 
 
 class ByFileOrExercise(LoadFileScheduling):
-    """A worker takes a file at a time, so that what tests share is made once; of the longest files an exercise at a time."""
+    """A worker takes a file at a time, so that what tests share is made once; of the longest files an exercise at a time.
+
+    What the reference and the declared mistakes make of an exercise's cases is worked out once for both of these files.
+    """
 
     def _split_scope(self, nodeid):
         file = super()._split_scope(nodeid)
         exercise = re.search(r"[a-z_]+\.[a-z0-9_]+(?=[\]-])", nodeid.removeprefix(file))
-        return f"{file} {exercise[0]}" if file.endswith(BY_EXERCISE) and exercise else file
+        return exercise[0] if file.endswith(BY_EXERCISE) and exercise else file
 
 
 def pytest_xdist_make_scheduler(config, log):

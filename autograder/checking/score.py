@@ -35,6 +35,33 @@ def score_object(exercise: Exercise, answer: Callable, seed: str = PUBLIC_SEED) 
     return score(exercise, lambda case: run(case, answer), seed)
 
 
+def score_declared(
+    exercise: Exercise,
+    function: Callable,
+    seed: str = PUBLIC_SEED,
+    hidden: bool = False,
+    arrives: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+) -> Verdict:
+    """Score the reference or a declared mistake; what it makes of a case is worked out once, for answer and comparison.
+
+    Args:
+        exercise: the exercise.
+        function: its reference, or the wrong answer of a misconception.
+        seed: which cases to use.
+        hidden: as for `score`.
+        arrives: what becomes of an outcome on its way to the judge.
+
+    Returns:
+        The verdict, as `score` gives it of an answer that does the same.
+    """
+    outcomes = (
+        known_outcome(exercise, function, case, (seed, stage.name, i))
+        for stage in exercise.stages
+        for i, case in enumerate(exercise.cases(stage, seed))
+    )
+    return score(exercise, lambda _: arrives(next(outcomes)), seed, hidden)
+
+
 def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str = PUBLIC_SEED, hidden: bool = False) -> Verdict:
     """Score whatever answers cases.
 

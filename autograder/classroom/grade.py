@@ -29,6 +29,7 @@ from autograder.lessons.layout import notebook_path
 from autograder.sandbox.bubblewrap import require
 
 SETTINGS = {
+    "distributed.worker.multiprocessing-method": "forkserver",
     "distributed.worker.memory.terminate": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.profile.enabled": False,  # it looks at a worker a hundred times a second
@@ -147,7 +148,7 @@ class ClassRun:
         import dask
         from distributed import Client, LocalCluster, as_completed
 
-        from autograder.classroom.workers import OwnProcessors
+        from autograder.classroom.workers import OwnProcessors, prepare_workers
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(dask.config.set(SETTINGS))
@@ -155,6 +156,7 @@ class ClassRun:
                 # a terminal sends Ctrl-C to all its processes; workers inherit that it is ignored and leave it to this one
                 before = signal.signal(signal.SIGINT, signal.SIG_IGN)
                 try:
+                    prepare_workers()
                     jobs = min(jobs, len(questions))
                     scheduler = stack.enter_context(LocalCluster(n_workers=jobs, **LOCAL))
                 finally:

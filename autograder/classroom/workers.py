@@ -1,8 +1,15 @@
-"""What a worker of this machine does before it judges."""
+"""Workers of this machine: how they start, and what they do before they judge."""
 
 import os
+from multiprocessing import forkserver
 
 from distributed import WorkerPlugin
+
+
+def prepare_workers() -> None:
+    """Start the process that workers are forked from. It has imported the judge: seconds, once for all of them."""
+    forkserver.set_forkserver_preload(["distributed.nanny", "autograder.judge.judge"])
+    forkserver.ensure_running()
 
 
 class OwnProcessors(WorkerPlugin):

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from autograder.checking.exercise import Exercise
-from autograder.checking.score import score_object
+from autograder.checking.score import score_declared, score_object
 from autograder.exercises import UNITS, exercises_of
 from autograder.learner.check import require_kind
 from autograder.lessons.layout import with_stubs
@@ -65,7 +65,7 @@ def mutation_report(root: Path, units: Sequence[str] = UNITS) -> dict:
         with contextlib.redirect_stdout(io.StringIO()):  # cells show examples
             stubs = run_cells(with_stubs(render(root, unit)))
         for exercise in tqdm(exercises, desc=unit, unit="exercise", delay=1, leave=False):
-            verdicts = {mistake.name: score_object(exercise, mistake.wrong) for mistake in exercise.misconceptions}
+            verdicts = {mistake.name: score_declared(exercise, mistake.wrong) for mistake in exercise.misconceptions}
             rows.append(
                 {
                     "id": exercise.id,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 
-from autograder.checking.score import score_object
+from autograder.checking.score import score_declared
 from autograder.exercises import exercises_of
 from autograder.lessons.layout import grade_id, notebook_path, without_outputs
 from autograder.lessons.source import render
@@ -208,7 +208,7 @@ def _outdated_checks(unit: str, solution: nbformat.NotebookNode) -> list[str]:
     return [
         exercise.id
         for exercise in exercises_of(unit)
-        if not shown.get(f"{grade_id(exercise)}-check", "").startswith(repr(score_object(exercise, exercise.reference)))
+        if not shown.get(f"{grade_id(exercise)}-check", "").startswith(repr(score_declared(exercise, exercise.reference)))
     ]
 
 

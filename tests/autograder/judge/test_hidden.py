@@ -4,13 +4,14 @@ import builtins
 import math
 import re
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from autograder.checking.score import score
+from autograder.checking.score import score, score_declared
 from autograder.exercises import all_exercises, find
 from autograder.inside.case import Opaque
 from autograder.inside.runner import Outcome, Raised, run
@@ -50,9 +51,14 @@ ALLOWED = re.compile(
 )
 
 
+def over_the_wire(outcome):
+    """An outcome as it arrives from behind the wall."""
+    return decode_outcome(encode(outcome))
+
+
 def judged(exercise, answer, seed, hidden=True):
     """A verdict on an answer behind the wall."""
-    return score(exercise, lambda case: decode_outcome(encode(run(decode_case(encode(case)), answer))), seed, hidden)
+    return score(exercise, lambda case: over_the_wire(run(decode_case(encode(case)), answer)), seed, hidden)
 
 
 def assert_nothing_is_told(verdict) -> None:
@@ -67,15 +73,15 @@ def assert_nothing_is_told(verdict) -> None:
 @EACH
 def test_mistakes_are_told_without_values(exercise):
     for mistake in exercise.misconceptions:
-        verdict = judged(exercise, mistake.wrong, SEED)
-        assert not verdict.passed
+        verdict = score_declared(exercise, mistake.wrong, SEED, hidden=True, arrives=over_the_wire)
+        assert not verdict.passed, mistake.name
         assert_nothing_is_told(verdict)
 
 
 @EACH
 def test_hiding_changes_nothing_but_what_is_told(exercise):
     for wrong in (exercise.reference, *(mistake.wrong for mistake in exercise.misconceptions[:4])):
-        hidden, shown = (judged(exercise, wrong, SEED, hide).to_dict() for hide in (True, False))
+        hidden, shown = (score_declared(exercise, wrong, SEED, hide, arrives=over_the_wire).to_dict() for hide in (True, False))
         for a, b in zip(hidden.pop("stages"), shown.pop("stages"), strict=True):
             told, problem = a.pop("problem"), b.pop("problem")
             assert a == b
@@ -223,7 +229,7 @@ assert len(FORGED) == 2 * len(LEAVES) + 7
 @EACH_FORM
 def test_forged_outcomes_give_no_points(exercise, forge):
     for hidden in (True, False):
-        verdict = score(exercise, lambda case: forge(run(case, exercise.reference)), SEED, hidden)
+        verdict = score_declared(exercise, exercise.reference, SEED, hidden, arrives=forge)
         assert verdict.points == 0
         if hidden:
             assert_nothing_is_told(verdict)
@@ -236,7 +242,8 @@ CHANGING = [e for e in EXERCISES if any(case.changes for stage in e.stages for c
 @pytest.mark.parametrize("exercise", CHANGING, ids=lambda exercise: exercise.id)
 @pytest.mark.parametrize("after", [{}, {"0": 1}, {-1: 1, 7: 2}, {True: 1}], ids=str)
 def test_arguments_after_the_call_that_are_not_there(exercise, after):
-    verdict = score(exercise, lambda case: replace(run(case, exercise.reference), after=after), SEED, hidden=True)
+    changed = partial(replace, after=after)
+    verdict = score_declared(exercise, exercise.reference, SEED, hidden=True, arrives=changed)
     assert not verdict.passed
     assert_nothing_is_told(verdict)
 
@@ -247,14 +254,14 @@ PURE = [exercise for exercise in EXERCISES if any(stage.pure for stage in exerci
 @pytest.mark.parametrize("exercise", PURE, ids=lambda exercise: exercise.id)
 @pytest.mark.parametrize("key", [12345, -12345, 10**300, True, "secret 12345", "", "\u202e\x1b"], ids=ascii)
 def test_arguments_of_odd_names_that_were_changed(exercise, key):
-    def outcome_of(case):
-        return replace(run(case, exercise.reference), touched=(key,))
+    def told(hidden):
+        return score_declared(exercise, exercise.reference, SEED, hidden, lambda outcome: replace(outcome, touched=(key,)))
 
-    verdict = score(exercise, outcome_of, SEED, hidden=True)
+    verdict = told(hidden=True)
     assert [stage.passed for stage in verdict.stages] == [not stage.pure for stage in exercise.stages]
     assert_nothing_is_told(verdict)
     assert "12345" not in str(verdict.to_dict())
-    score(exercise, outcome_of, SEED)
+    told(hidden=False)
 
 
 # a judgement asks snapshots, which are processes of one sandbox
