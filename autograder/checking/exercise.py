@@ -14,6 +14,8 @@
     def _(W, sparsity):
         ...                                     # a right answer in another style
 
+An exercise with many misconceptions declares them in a second file: see `Mistakes`.
+
 Stages go from the most basic property to the subtlest. The test suite proves that the reference and every accepted answer get
 full marks, that every misconception is rejected, and that the untouched stub gets nothing.
 """
@@ -49,6 +51,29 @@ class Misconception:
     wrong: Callable
 
 
+class Mistakes(list[Misconception]):
+    """Misconceptions in order, which can be declared before their exercise, in a file of their own:
+
+        mistakes = Mistakes()
+
+        @mistakes("signed", "You ranked the weights themselves, not their magnitudes: ...")
+        def _(W, sparsity):
+            ...
+
+    The exercise takes them as `misconceptions=mistakes`. Its file imports theirs, never the other way round: a verdict that is
+    kept holds as long as the exercise's file, and all that it imports, stay the same.
+    """
+
+    def __call__(self, name: str, says: str) -> Callable:
+        """Declare the next plausible mistake; decorates a wrong implementation."""
+
+        def declare(wrong):
+            self.append(Misconception(name, says, wrong))
+            return wrong
+
+        return declare
+
+
 @dataclass
 class Exercise:
     """A task, its cases, and the ways in which it goes wrong."""
@@ -67,7 +92,7 @@ class Exercise:
     rules: Rules = field(default_factory=Rules)
     forbids: tuple[str, ...] = ()  # dotted names whose use is flagged for a person, such as "torch.nn.utils.prune"
     stages: list[Stage] = field(default_factory=list)
-    misconceptions: list[Misconception] = field(default_factory=list)
+    misconceptions: Mistakes = field(default_factory=Mistakes)
     accepted: dict[str, Callable] = field(default_factory=dict)
     known: dict[str, dict] = field(default_factory=dict, init=False, repr=False, compare=False)  # see verdict.known_outcome
 
@@ -96,13 +121,8 @@ class Exercise:
         return declare
 
     def misconception(self, name: str, says: str) -> Callable:
-        """Declare a plausible mistake; decorates a wrong implementation."""
-
-        def declare(wrong):
-            self.misconceptions.append(Misconception(name, says, wrong))
-            return wrong
-
-        return declare
+        """Declare the next plausible mistake; decorates a wrong implementation."""
+        return self.misconceptions(name, says)
 
     def accepts(self, style: str) -> Callable:
         """Declare a right answer in another style; decorates the implementation."""

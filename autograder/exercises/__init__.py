@@ -1,4 +1,7 @@
-"""The declarations: a package per unit, found by the unit's name, with a file per exercise."""
+"""The declarations: a package per unit, found by the unit's name, with a file per exercise.
+
+Where the misconceptions would make `prune.py` long, they stand in `prune_mistakes.py`, which `prune.py` imports.
+"""
 
 import difflib
 import importlib

@@ -1,5 +1,6 @@
-"""Weights, masks and trainings that the exercises of unit 06 work on."""
+"""Weights, masks, trainings and their snapshots that the exercises of unit 06 work on."""
 
+import copy
 from itertools import pairwise
 
 import torch
@@ -54,3 +55,41 @@ def masks_for(g: torch.Generator, recipe: Training, *densities: float | None) ->
     layers = linear_layers(recipe.model.build([]))
     pairs = zip(layers.items(), densities, strict=True)
     return {name: some_mask(g, *layer.weight.shape, density=p) for (name, layer), p in pairs if p is not None}
+
+
+class Snapshot:
+    """Keeps each part by a function that copies it, puts it back by another; mistakes replace one of the two."""
+
+    def __init__(self, training) -> None:
+        self.training = training
+        self.kept = {part: getattr(self, f"keep_{part}")(getattr(training, part)) for part in self.parts}
+
+    parts = ("model", "optimizer", "scheduler", "order")
+
+    def rewind_(self) -> None:
+        for part in self.parts:
+            getattr(self, f"put_{part}")(getattr(self.training, part), self.kept[part])
+
+    def keep_model(self, model):
+        return copy.deepcopy(model.state_dict())
+
+    def put_model(self, model, kept):
+        model.load_state_dict(kept)
+
+    def keep_optimizer(self, optimizer):
+        return copy.deepcopy(optimizer.state_dict())
+
+    def put_optimizer(self, optimizer, kept):
+        optimizer.load_state_dict(copy.deepcopy(kept))
+
+    def keep_scheduler(self, scheduler):
+        return copy.deepcopy(scheduler.state_dict())
+
+    def put_scheduler(self, scheduler, kept):
+        scheduler.load_state_dict(copy.deepcopy(kept))
+
+    def keep_order(self, order):
+        return order.get_state()
+
+    def put_order(self, order, kept):
+        order.set_state(kept)

@@ -9,6 +9,14 @@ from autograder.inside.recipes import Module
 
 CLEAR = 1e-2  # by how much, of its size, the worst that stays stands off the best that goes: no rounding swaps the two
 
+State = dict[str, Tensor]  # the tensors of a decoder of the Llama layout, by name
+
+# its parts, by what they do with the residual stream
+READERS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+WRITERS = ("o_proj", "down_proj")
+NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
+ENDS = ("embed_tokens", "lm_head")
+
 
 def activations(g: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
     """(..., channels): correlated, with means of their own (of either sign) and unequal scales."""

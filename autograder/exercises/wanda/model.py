@@ -2,24 +2,15 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.exercises.wanda.fixtures import clear, inputs, linear, redraw
-from autograder.exercises.wanda.norm import InputNorm
+from autograder.exercises.wanda.model_mistakes import mistakes, norm_of
 from autograder.inside.case import Case, call
 from autograder.inside.recipes import Module
-from sparsity_edu import patterns
 from sparsity_edu.weights import wanda
-
-
-def norm_of(batches: list[Tensor]) -> Tensor:
-    kept = InputNorm(batches[0].shape[-1])
-    for X in batches:
-        kept.add(X)
-    return kept.norm()
 
 
 @torch.no_grad()
@@ -42,6 +33,7 @@ model = Exercise(
     reference=wanda_prune_model_,
     rules=Rules(exact_zeros=True),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
+    misconceptions=mistakes,
 )
 
 
@@ -114,188 +106,6 @@ def _(g):
     yield model_case(g, 0.7, 10, 12, "GELU", 11, "GELU", 9)
     yield model_case(g, 0.75, 9, 12, "Tanh", 12, "LayerNorm", 14, "SiLU", 8, batches=((4, 3), (1, 9)))
     yield model_case(g, 0.6, 8, 10, "ReLU", 12, "ReLU", 10, batches=((1, 5), (2, 20)))
-
-
-def walk(model, batches, sparsity, chooser=wanda.prune, statistic=norm_of, skip=lambda i, last: False):
-    """`wanda_prune_model_` with its parts exchangeable, for mistakes in one part."""
-    with torch.no_grad():
-        indices = [i for i, part in enumerate(model) if isinstance(part, nn.Linear)]
-        for i, part in enumerate(model):
-            if i in indices and not skip(i, indices[-1]):
-                part.weight.copy_(chooser(part.weight.detach(), statistic(batches), sparsity))
-            batches = [part(X) for X in batches]
-
-
-def dense_inputs(model, batches) -> dict:
-    """What each linear layer of the dense model reads."""
-    seen = {}
-    with torch.no_grad():
-        for part in model:
-            if isinstance(part, nn.Linear):
-                seen[part] = batches
-            batches = [part(X) for X in batches]
-    return seen
-
-
-@model.misconception(
-    "dense activations",
-    "You collected every layer's inputs from the dense model, or ran a layer before you pruned it. Prune first, run second: the layers "
-    "behind it will never see what the dense one made.",
-)
-def _(model, batches, sparsity):
-    for part, X in dense_inputs(model, batches).items():
-        part.weight.data = wanda.prune(part.weight, norm_of(X), sparsity)
-
-
-@model.misconception(
-    "first layer only",
-    "Only the first linear layer is pruned. Go on with what it makes of the batches, through the whole model.",
-)
-def _(model, batches, sparsity):
-    first = next(i for i, part in enumerate(model) if isinstance(part, nn.Linear))
-    walk(model, batches, sparsity, skip=lambda i, last: i > first)
-
-
-@model.misconception("last layer left out", "You left the last linear layer dense. Here all linear layers are pruned.")
-def _(model, batches, sparsity):
-    walk(model, batches, sparsity, skip=lambda i, last: i == last and i > 0)
-
-
-@model.misconception(
-    "the first inputs for all",
-    "You used the norm of the model's inputs for every layer. Each layer reads something else.",
-)
-def _(model, batches, sparsity):
-    norm = norm_of(batches)
-    walk(model, batches, sparsity, statistic=lambda _: norm)
-
-
-@model.misconception(
-    "last batch only", "Only the last batch counts in your norms. Collect all batches before you prune the layer."
-)
-def _(model, batches, sparsity):
-    walk(model, batches, sparsity, statistic=lambda batches: norm_of(batches[-1:]))
-
-
-@model.misconception(
-    "first batch only",
-    "Only the first batch counts in your norms (or you prune after each batch: what the first one has removed is gone). Collect all batches "
-    "before you prune the layer.",
-)
-def _(model, batches, sparsity):
-    walk(model, batches, sparsity, statistic=lambda batches: norm_of(batches[:1]))
-
-
-@model.misconception(
-    "mean of norms",
-    "You averaged the norms of the batches, which differ in size. Use one InputNorm per layer, and `add` every batch.",
-)
-def _(model, batches, sparsity):
-    walk(model, batches, sparsity, statistic=lambda batches: torch.stack([norm_of([X]) for X in batches]).mean(dim=0))
-
-
-@model.misconception(
-    "pruned batch by batch",
-    "You prune a layer after every batch. Collect all batches first, prune once: what one batch removes, the next cannot judge any more.",
-)
-def _(model, batches, sparsity):
-    with torch.no_grad():
-        for part in model:
-            out = []
-            for X in batches:
-                if isinstance(part, nn.Linear):
-                    part.weight.copy_(wanda.prune(part.weight, norm_of([X]), sparsity))
-                out.append(part(X))
-            batches = out
-
-
-@model.misconception(
-    "one statistic for all layers",
-    "Your InputNorm goes on from layer to layer. Every layer needs a fresh one.",
-)
-def _(model, batches, sparsity):
-    kept = InputNorm(batches[0].shape[-1])
-    with torch.no_grad():
-        for part in model:
-            if isinstance(part, nn.Linear):
-                for X in batches:
-                    kept.add(X)
-                part.weight.copy_(wanda.prune(part.weight, kept.norm(), sparsity))
-            batches = [part(X) for X in batches]
-
-
-@model.misconception("magnitude", "You pruned by magnitude, row by row: the inputs have no say.")
-def _(model, batches, sparsity):
-    walk(model, batches, sparsity, statistic=lambda batches: torch.ones(batches[0].shape[-1]))
-
-
-@model.misconception("layer-wide", "You let a whole layer compete. Wanda compares within a row: one output's weights.")
-def _(model, batches, sparsity):
-    walk(
-        model,
-        batches,
-        sparsity,
-        lambda W, norm, sparsity: W.masked_fill(~patterns.unstructured(wanda.score(W, norm), sparsity), 0),
-    )
-
-
-@model.misconception(
-    "activation left out",
-    "You feed a linear layer's output to the next linear layer and leave out what is between them. Run every part of the model, in order.",
-)
-def _(model, batches, sparsity):
-    walk([part for part in model if isinstance(part, nn.Linear)], batches, sparsity)
-
-
-@model.misconception(
-    "every second part",
-    "You take every second part for a linear layer. Parts come in any order: ask each one, isinstance(part, nn.Linear).",
-)
-def _(model, batches, sparsity):
-    walk(model, batches, sparsity, skip=lambda i, last: i % 2)
-
-
-@model.misconception(
-    "batches overwritten",
-    "The model is right, but you write the activations into the list that you were given: `batches[i] = part(X)`. Bind a list of your own: "
-    "`batches = [part(X) for X in batches]`.",
-)
-def _(model, batches, sparsity):
-    walk(model, batches, sparsity)
-    with torch.no_grad():
-        batches[:] = [model(X) for X in batches]
-
-
-@model.misconception(
-    "biases forgotten",
-    "You compute the next inputs as X @ W.T and forget the bias. Call the layer itself: `part(X)`.",
-)
-def _(model, batches, sparsity):
-    with torch.no_grad():
-        for part in model:
-            if isinstance(part, nn.Linear):
-                part.weight.copy_(wanda.prune(part.weight, norm_of(batches), sparsity))
-                batches = [F.linear(X, part.weight) for X in batches]
-            else:
-                batches = [part(X) for X in batches]
-
-
-@model.misconception(
-    "biases pruned", "You set biases to zero. A pruned layer keeps its bias: it costs nothing and shifts every output."
-)
-def _(model, batches, sparsity):
-    walk(model, batches, sparsity)
-    for part in model:
-        if isinstance(part, nn.Linear) and part.bias is not None:
-            part.bias.data.zero_()
-
-
-@model.misconception(
-    "on a copy",
-    "The model is as it was: you pruned copies of the weights. Write them back: `layer.weight.copy_(...)` under `torch.no_grad()`.",
-)
-def _(model, batches, sparsity):
-    pass
 
 
 @model.accepts("official code: hooks, and a run of the model for every layer")

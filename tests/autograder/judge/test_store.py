@@ -172,6 +172,13 @@ def test_an_exercises_source_counts_for_itself(source, id):
     assert touched_by(source, file) == {id}
 
 
+def test_mistakes_in_a_second_file_count_for_their_exercise(source):
+    module = find("wanda.model").stages[0].cases.__module__
+    before = version(module)
+    edit(source / f"{module.replace('.', '/')}_mistakes.py")
+    assert version(module) != before
+
+
 @pytest.mark.parametrize(
     "file",
     [
