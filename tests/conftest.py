@@ -30,6 +30,22 @@ def sandbox():
         pytest.skip(f"NOT TESTED, and this is the part that protects a class: {error}")
 
 
+@pytest.fixture
+def autograder(monkeypatch, capsys):
+    """Runs the command line in this process; gives its exit code and what it printed."""
+    from autograder import cli
+
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # main() changes it
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["autograder", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return exit.value.code or 0, *capsys.readouterr()
+
+    return command
+
+
 BY_EXERCISE = ("test_exercises.py", "test_hidden.py")  # hundreds of tests each; only those of one exercise share anything
 SLOW = "grading", "test_notebook_runs"  # what `make quick` leaves out: the class of attackers, and running notebooks
 

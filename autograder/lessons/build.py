@@ -174,7 +174,7 @@ def _last_result(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def release(root: Path, unit: str, scratch: Path) -> Path:
-    """Run nbgrader's generate_assignment on solutions/, into a scratch folder and with a scratch gradebook.
+    """Run nbgrader's generate_assignment on solutions/, into a scratch folder and without a gradebook.
 
     Args:
         root: the course folder.
@@ -191,7 +191,7 @@ def release(root: Path, unit: str, scratch: Path) -> Path:
     from traitlets.config import PyFileConfigLoader
 
     config = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
-    config.CourseDirectory.db_url = f"sqlite:///{scratch / 'gradebook.db'}"
+    config.GenerateAssignment.no_database, config.SaveCells.enabled = True, False  # making a gradebook takes seconds
     config.CourseDirectory.release_directory = os.path.relpath(scratch / "release", root)
     result = NbGraderAPI(config=config).generate_assignment(unit, force=True, create=True)
     if not result["success"]:

@@ -141,6 +141,7 @@ def _(paper):
         "sparsity-check",
         """
         import logging, sys, warnings
+        import matplotlib.pyplot as plt
         from tqdm.auto import tqdm
 
         def noise():

@@ -14,14 +14,14 @@ from .papers import NOTEBOOK, submission
 # Time
 
 
-@submission("infinite loops", points=9, says="took longer than")
+@submission("infinite loops", points=9, says="took longer than", hangs=True)
 def _(paper):
     """In a cell: interrupted, and the notebook goes on. In an answer: that exercise is lost."""
     paper.after("prune-check", "while True:\n    pass")
     paper.answer("schedule", "def cubic_sparsity(*args, **kwargs):\n    while True:\n        pass")
 
 
-@submission("an infinite loop that ignores interrupts", points=6, says="could not be interrupted")
+@submission("an infinite loop that ignores interrupts", points=6, says="could not be interrupted", hangs=True)
 def _(paper):
     paper.after(
         "prune-check",
@@ -35,7 +35,7 @@ def _(paper):
     )
 
 
-@submission("stuck inside C", points=9, says=("could not be interrupted", "no answer within"))
+@submission("stuck inside C", points=9, says=("could not be interrupted", "no answer within"), hangs=True)
 def _(paper):
     """Sleeping in an answer with all signals blocked, and one huge torch operation in a cell."""
     paper.answer(
@@ -51,7 +51,7 @@ def _(paper):
     paper.after("schedule-check", "torch.linalg.svd(torch.randn(5000, 5000))")
 
 
-@submission("catches every exception", points=9, says=("could not be interrupted", "no answer within"))
+@submission("catches every exception", points=9, says=("could not be interrupted", "no answer within"), hangs=True)
 def _(paper):
     paper.answer(
         "global",
@@ -69,7 +69,7 @@ def _(paper):
     paper.after("schedule-check", "global_masks({}, 0)")
 
 
-@submission("objects that never come to an end", points=2)
+@submission("objects that never come to an end", points=2, hangs=True)
 def _(paper):
     paper.first(
         """
@@ -173,7 +173,7 @@ def _(paper):
     paper.after("prune-check", "print('line' * 2**22)")
 
 
-@submission("100,000 pictures", points=6)
+@submission("100,000 pictures", points=6, hangs=True)
 def _(paper):
     paper.blank("global", "schedule")
     paper.after(

@@ -45,12 +45,13 @@ class Submission:
     write: Callable[["Paper"], None]
     folder: str  # its name as it was handed in
     student: str  # the id in the gradebook
+    hangs: bool  # whether it uses up its time
 
 
 REGISTRY: list[Submission] = []
 
 
-def submission(name: str, points: float, says=(), folder: str = "", student: str = "") -> Callable:
+def submission(name: str, points: float, says=(), folder: str = "", student: str = "", hangs: bool = False) -> Callable:
     """Declare a submission; decorates what writes it.
 
     Args:
@@ -59,12 +60,13 @@ def submission(name: str, points: float, says=(), folder: str = "", student: str
         says: what must be told of it in the report or the feedback: a text, or several.
         folder: the name of the student's folder, if it is part of the attack.
         student: the id that such a student must have in the gradebook.
+        hangs: whether it uses up the time that it has, of which it then gets little.
     """
 
     def declare(write: Callable) -> Callable:
         id = re.sub(r"\W+", "-", name).strip("-").lower()
         texts = (says,) if isinstance(says, str) else tuple(says)
-        REGISTRY.append(Submission(name, points, texts, write, folder or id, student or folder or id))
+        REGISTRY.append(Submission(name, points, texts, write, folder or id, student or folder or id, hangs))
         return write
 
     return declare

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from html.parser import HTMLParser
 from itertools import chain
 from pathlib import Path
@@ -30,13 +30,17 @@ from autograder.classroom.grade import ClassRun
 from autograder.classroom.results import Result, results
 from autograder.exercises import exercises_of
 from autograder.judge.seeds import secret_of, seed_for
-from autograder.lessons.layout import course_root, notebook_path
+from autograder.lessons.layout import notebook_path
+from autograder.sandbox.bubblewrap import GB, Limits
+from tests.courses import make_course
 
 from . import accidents, dishonest, honest, hostile, reaching  # noqa: F401 - they declare what is in the registry
 from .papers import REGISTRY, UNIT, Paper, Submission
 
 AGAIN = "handed-in-again-after-manual-grading"
 HONEST = [submission for submission in REGISTRY if submission.name.startswith("honest")]
+HANGS = {submission.student for submission in REGISTRY if submission.hangs}
+HANGING = Limits(memory=2 * GB, cell=6, exercise=6, submission=60)  # so that nobody waits long for what never ends
 SECRET, CANARY = "5ec2e7" * 10 + "5ec2", "canary-in-the-environment"
 TURNING = re.compile(r"[\x1b\x9b\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # terminals and directions of text
 
@@ -97,12 +101,8 @@ def alone(class_, tmp_path_factory) -> Class:
 
 
 def _course(root: Path) -> ClassRun:
-    """A copy of the course with small limits."""
-    source = course_root(Path(__file__).parent)
-    for name in ("course", "solutions"):
-        shutil.copytree(source / name, root / name)
-    shutil.copy(source / "nbgrader_config.py", root)
-    (root / "grading").mkdir()
+    """A course with small limits."""
+    make_course(root)
     (root / "grading" / "secret").touch(mode=0o600)
     (root / "grading" / "secret").write_text(SECRET)
     config = course_config(root)
@@ -121,6 +121,7 @@ def _grade(run: ClassRun) -> list[str]:
     run.prepare()
     students = [record.student for record in run.take_in()]
     questions = run.open_questions(students)
+    questions |= {student: replace(job, limits=HANGING) for student, job in questions.items() if student in HANGS}
     known = [(student, "") for student in students if student not in questions]
     errors = []
     for student, error in chain(known, run.judge_all(questions, jobs=2)):  # graded while others are judged
@@ -146,7 +147,7 @@ def _hand_in_again(root: Path, words: dict[str, str]) -> None:
 
 def _contents(root: Path) -> dict[Path, bytes]:
     """What no submission may change: the course, its secret, and what honest students have handed in."""
-    folders = [root / "course", root / "solutions", *(root / "grading" / "submitted").glob("honest*")]
+    folders = [root / "course", root / "solutions", root / "notebooks", *(root / "grading" / "submitted").glob("honest*")]
     files = [root / "nbgrader_config.py", root / "grading" / "secret"]
     files += [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     return {path: path.read_bytes() for path in files}
@@ -270,7 +271,7 @@ def test_nobody_pays_for_the_others(class_, alone):
 def test_nothing_outside_was_changed(class_):
     assert [path for path, content in class_.before.items() if path.read_bytes() != content] == []
     root = class_.run.course.root
-    assert {path.name for path in root.iterdir()} == {"course", "solutions", "grading", "nbgrader_config.py"}
+    assert {path.name for path in root.iterdir()} == {"course", "solutions", "notebooks", "grading", "nbgrader_config.py"}
     assert {path.name for path in root.parent.iterdir()} == {"course", "socket"}
 
 

@@ -1,34 +1,17 @@
-"""A small class in a copy of the course."""
+"""A small class, and what a gradebook says of it."""
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 from nbgrader.api import Gradebook
 
 from autograder.classroom import demo
 from autograder.classroom.grade import ClassRun
-from autograder.lessons.layout import course_root, notebook_path
 
-ROOT = course_root(Path(__file__).parent)
 UNIT = demo.UNIT
 POINTS = {"another-route": 20, "blank": 0, "crashes": 6, "mask-lost": 14, "signed-weights": 16}
-
-
-def make_course(root, students=POINTS):
-    """A copy of the course with these of the demo's submissions."""
-    for name in ("course", "solutions", "notebooks"):
-        shutil.copytree(ROOT / name, root / name)
-    shutil.copy(ROOT / "nbgrader_config.py", root)
-    made = demo.submissions(root)
-    for student in students:
-        path = notebook_path(root / "grading" / "submitted" / student, UNIT)
-        path.parent.mkdir(parents=True)
-        nbformat.write(made[student], path)
-    return root
 
 
 def grade(root, jobs=2, scheduler=None, **judge):

@@ -7,10 +7,11 @@ import sys
 import zipfile
 
 import pytest
-from conftest import ROOT, UNIT, make_course
+from conftest import UNIT
 
 from autograder.classroom.gradescope import write_zip
 from autograder.lessons.layout import notebook_path
+from tests.courses import ROOT, make_course
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 

@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import UNIT, grade, gradebook_rows, make_course
+from conftest import UNIT, grade, gradebook_rows
 
 from autograder.classroom.results import results
+from tests.courses import make_course
 
 
 def program(name):

@@ -1,14 +1,17 @@
 """Recipes make the same objects every time."""
 
 import copy
+import subprocess
+import sys
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from autograder.inside.case import script
 from autograder.inside.observe import observe
-from autograder.inside.recipes import MLP, Add, Module, Optimizer, Train, Training
+from autograder.inside.recipes import MLP, Add, Module, Optimizer, Train, Training, optimizer_class
 from autograder.inside.runner import run
 
 W0, b0, W1, b1 = torch.randn(3, 2), torch.randn(3), torch.randn(1, 3), torch.randn(1)
@@ -29,6 +32,34 @@ def test_modules_nest():
     assert [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)] == ["1.1.0", "1.1.2"]
     assert model[0](torch.tensor(3)).tolist() == [6, 7]
     assert torch.equal(model.get_submodule("1.1.2").weight, W1)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("SGD", {"momentum": 0.9}), ("Adam", {"amsgrad": True}), ("AdamW", {})])
+def test_optimisers_are_torchs(kind, options):
+    ours, theirs = MODEL.build([]), MODEL.build([])
+    kinds = (optimizer_class(kind), ours), (getattr(torch.optim, kind), theirs)
+    optimizers = [cls(model.parameters(), lr=0.1, **options) for cls, model in kinds]
+    assert isinstance(optimizers[0], getattr(torch.optim, kind))
+    for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+        for step in range(3):
+            optimizer.zero_grad()
+            model(torch.full((1, 2), 1.0 + step)).sum().backward()
+            optimizer.step()
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert str(optimizers[0]) == str(optimizers[1])
+
+
+def test_optimisers_do_not_import_torchs_compiler():
+    program = (
+        "import sys, torch; from torch import nn; from autograder.inside.recipes import MLP, Optimizer, Training\n"
+        "W, b = torch.ones(2, 2), torch.ones(2)\nmodel = MLP((W,), (b,)).build([])\n"
+        "Optimizer('AdamW', of=0, options={'lr': 0.1}, warm_steps=2).build([model])\n"
+        "Training(MLP((W,), (b,)), W, torch.tensor([0, 1]), done=2).build([])\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "False"
 
 
 def test_warm_steps_fill_the_moments_and_leave_the_parameters():

@@ -11,7 +11,7 @@ from autograder.inside.case import call, script
 from autograder.judge.session import Session
 from autograder.sandbox.bubblewrap import Limits
 
-LIMITS = Limits(cell=10, exercise=10, submission=120)
+LIMITS = Limits(cell=6, exercise=5, submission=120)
 pytestmark = pytest.mark.usefixtures("sandbox")
 
 

@@ -1,13 +1,10 @@
 """`autograder try`, `progress` and `mutants`, as a person calls them."""
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from autograder import cli
 from autograder.checking.exercise import Misconception
 from autograder.checking.score import score_object
 from autograder.exercises import UNITS, all_exercises, exercises_of, find
@@ -31,21 +28,7 @@ SIGNED = RIGHT.replace("W.abs().flatten()", "W.flatten()")
 @pytest.fixture(autouse=True)
 def nobody_else(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSITY_EDU_PROGRESS", str(tmp_path / "progress"))
-    monkeypatch.setenv("PATH", os.environ["PATH"])  # main() changes it
     monkeypatch.setenv("MPLBACKEND", "agg")
-
-
-@pytest.fixture
-def autograder(monkeypatch, capsys):
-    """Runs the command line; gives its exit code and what it printed."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["autograder", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return exit.value.code or 0, *capsys.readouterr()
-
-    return command
 
 
 @pytest.fixture

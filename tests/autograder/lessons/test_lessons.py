@@ -1,14 +1,18 @@
 """Lesson source -> solutions/ -> notebooks/."""
 
 import dataclasses
+import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbgrader.apps import NbGraderAPI
 
 from autograder.checking.score import score_object
+from autograder.classroom.demo import course_config
 from autograder.exercises import UNITS, exercises_of
 from autograder.lessons import build as builder
 from autograder.lessons.layout import EXPERIMENT, course_root, grade_id, notebook_path, with_stubs, without_outputs
@@ -127,6 +131,29 @@ def test_a_changed_lesson_is_stale_until_it_is_built(course, pretended):
     assert builder.stale(course, unit) == []
 
 
+def test_a_run_is_recorded_with_its_sources_and_no_release_shows_it(course, pretended):
+    unit = UNITS[0]
+    lesson, path = course / "course" / unit / "lesson.py", notebook_path(course / "solutions", unit)
+
+    def solution():
+        return nbformat.read(path, as_version=4)
+
+    lesson.write_text(lesson.read_text(encoding="utf-8").replace("plt.show()", "plt.show(block=False)", 1), encoding="utf-8")
+    before = builder.recorded(solution())
+    builder.build(course, unit)
+    now = builder.sources_of(unit, render(course, unit))
+    assert builder.recorded(solution()) == now != before
+    assert now not in notebook_path(course / "notebooks", unit).read_text(encoding="utf-8")
+    written = path.stat().st_mtime_ns
+    assert not builder.verify(course, unit)
+    assert path.stat().st_mtime_ns == written
+    path.write_text(path.read_text(encoding="utf-8").replace(now, "0" * 32), encoding="utf-8")
+    assert builder.verify(course, unit)
+    assert pretended == ["all", "all", "all"]
+    assert builder.recorded(solution()) == now
+    assert builder.stale(course, unit) == []
+
+
 def test_a_changed_student_notebook_is_stale_and_rebuilt(course, pretended):
     unit = UNITS[0]
     student = notebook_path(course / "notebooks", unit)
@@ -166,9 +193,17 @@ def test_missing_files_are_stale(course):
     assert "is missing" in builder.stale(course, UNITS[0])[0]
 
 
-def test_nbgrader_generate_assignment_makes_the_committed_notebook(tmp_path):
+def test_nbgrader_generate_assignment_makes_the_committed_notebook(tmp_path, monkeypatch):
+    """Also with a gradebook, as the Formgrader does it."""
     unit = UNITS[0]
-    assert builder.release(ROOT, unit, tmp_path).read_bytes() == notebook_path(ROOT / "notebooks", unit).read_bytes()
+    monkeypatch.setenv(
+        "PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    )  # nbgrader calls alembic
+    config = course_config(ROOT)
+    config.CourseDirectory.db_url = f"sqlite:///{tmp_path}/gradebook.db"
+    config.CourseDirectory.release_directory = os.path.relpath(tmp_path / "release", ROOT)
+    assert NbGraderAPI(config=config).generate_assignment(unit, create=True)["success"]
+    assert notebook_path(tmp_path / "release", unit).read_bytes() == notebook_path(ROOT / "notebooks", unit).read_bytes()
 
 
 @pytest.mark.parametrize(
