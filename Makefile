@@ -1,17 +1,22 @@
 # The first four work as the very first command in a fresh clone: each sets up .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
+LINT := ruff check && ruff format --check && lint-imports --no-logo --no-cache
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo lab test course bench
+.PHONY: setup demo lab test quick notebooks course bench
 
 setup: .venv/ready ## the environment, with the versions that are tested
 demo: .venv/ready ## grade a made-up class through nbgrader
 	@autograder demo
 lab: .venv/ready ## JupyterLab on the student notebooks
 	@jupyter lab --allow-root --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
-test: .venv/ready ## lint, formatting, and all tests
-	@ruff check && ruff format --check && lint-imports && pytest
+test: .venv/ready ## lint, formatting, imports, and all tests; UNIT=05: what is about one unit
+	@$(LINT) && pytest $(if $(UNIT),--unit $(UNIT))
+quick: .venv/ready ## the same without the class of attackers and the runs of notebooks
+	@$(LINT) && pytest --quick
+notebooks: .venv/ready ## run every notebook in its fast setting, and record that it ran
+	@autograder verify
 course: .venv/ready ## lessons -> solutions/ -> notebooks/
 	@autograder build
 bench: .venv/ready ## measurements, side by side

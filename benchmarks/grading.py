@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from autograder.classroom.demo import course_config, submissions
 from autograder.classroom.grade import LOCAL, SETTINGS, ClassRun
 from autograder.classroom.results import results
+from autograder.classroom.workers import prepare_workers
 from autograder.lessons.layout import course_root, notebook_path
 
 UNIT = "02_magnitude"
@@ -46,6 +47,7 @@ def main(count: int) -> None:
         stock, one, two = (course(scratch / name, perfect, students) for name in ("stock", "one", "two"))
         with timed(seconds, "start of workers"):
             stack.enter_context(dask.config.set(SETTINGS))
+            prepare_workers()
             workers = {jobs: stack.enter_context(LocalCluster(n_workers=jobs, **LOCAL)).scheduler_address for jobs in (1, 2)}
         # in turns, because a machine that others use is not equally fast for minutes
         for part in tqdm([students[i : i + PART] for i in range(0, count, PART)], unit=f"{PART} students"):
