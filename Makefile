@@ -8,8 +8,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 setup: .venv/ready ## the environment, with the versions that are tested
 demo: .venv/ready ## grade a made-up class through nbgrader
 	@autograder demo
-lab: .venv/ready ## JupyterLab on the student notebooks
-	@jupyter lab --allow-root --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
+lab: .venv/ready ## JupyterLab on your own copies of the notebooks
+	@autograder work
+	@jupyter lab --allow-root --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work
 test: .venv/ready ## lint, formatting, and all tests
 	@ruff check && ruff format --check && lint-imports && pytest
 course: .venv/ready ## lessons -> solutions/ -> notebooks/
