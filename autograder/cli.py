@@ -99,6 +99,21 @@ def progress(json: Json = False) -> None:
 
 
 @app.command()
+def work(unit: Unit = None) -> None:
+    """Copy the notebooks to work/, where you solve them; what is there is never overwritten."""
+    from autograder.learner.work import WORK, prepare
+    from autograder.lessons.layout import course_root
+
+    if unit:
+        exercises_of(unit)  # refuses an unknown one
+    root = course_root()
+    for each in [unit] if unit else UNITS:
+        if said := prepare(root, each):
+            console.print(f"{each}: {'; '.join(said)}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Solve the notebooks in {WORK}/.", highlight=False)
+
+
+@app.command()
 def build(
     unit: Unit = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 2 if a generated file is stale.")] = False,

@@ -36,11 +36,9 @@ class _Cell:
 
 
 def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNode, list[str]]:
-    """The released notebook with a submission's answers in it.
+    """The notebook that is graded: the released one with a submission's answers in it.
 
-    Solution cells are taken by their grade_id, the first copy of each; where an editor has dropped the grade_ids, by what they
-    define. Code cells that the student added or changed are kept, right after the released cell they follow. Everything else,
-    check cells above all, is as it was released. Experiments are marked to be skipped: no points depend on them.
+    Experiments are marked to be skipped: no points depend on them.
 
     Args:
         submitted: the student's notebook; whatever it holds, this does not raise.
@@ -49,9 +47,34 @@ def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNo
     Returns:
         The rebuilt notebook, and a sentence per repair.
     """
+    rebuilt, repairs = place_answers(submitted, released)
+    for cell in rebuilt.cells:
+        if EXPERIMENT in cell.metadata.get("tags", []):
+            cell.metadata.tags = [*cell.metadata.tags, "skip-execution"]
+    if repairs:
+        note = "**Repaired before grading:**\n\n" + "\n".join(f"- {repair}" for repair in repairs)
+        rebuilt.cells.insert(0, new_markdown_cell(note, id="repairs"))
+        rebuilt.metadata["repairs"] = repairs  # for reports
+    return rebuilt, repairs
+
+
+def place_answers(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNode, list[str]]:
+    """The released notebook with somebody's answers in it.
+
+    Solution cells are taken by their grade_id, the first copy of each; where an editor has dropped the grade_ids, by what they
+    define. Code cells that were added or changed are kept, right after the released cell they follow. Everything else, check
+    cells above all, is as it was released.
+
+    Args:
+        submitted: the notebook with the answers; whatever it holds, this does not raise.
+        released: the notebook to put them on.
+
+    Returns:
+        A copy of the released notebook with the answers, and a sentence for each that was not simply where it belongs.
+    """
     cells = list(_submitted(submitted, released))
     repairs = _recognise(cells, released)
-    graded = {_grade_id(cell): cell for cell in released.cells if _grade_id(cell)}
+    graded = {grade_id_of(cell): cell for cell in released.cells if grade_id_of(cell)}
     answers: dict[str, str] = {}
     extras: dict[str | None, list[str]] = {}  # code of the student, by the released cell it follows
     last = None
@@ -68,12 +91,12 @@ def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNo
             if cell.kind == "code" and cell.source.strip() and (cell.home is None or _is_changed(cell)):
                 extras.setdefault(last, []).append(cell.source)
 
-    rebuilt = deepcopy(released)
-    frame, rebuilt.cells = rebuilt.cells, [_extra(source, None, i) for i, source in enumerate(extras.get(None, []))]
+    placed = deepcopy(released)
+    frame, placed.cells = placed.cells, [_extra(source, None, i) for i, source in enumerate(extras.get(None, []))]
     code = chain((answers[name] for name in answers if not graded[name].metadata.nbgrader.grade), *extras.values())
     defined = {name for source in code for name in seems_to_define(source)}
     for cell in frame:
-        name = _grade_id(cell)
+        name = grade_id_of(cell)
         if name and cell.metadata.nbgrader.grade:
             if answers.get(name, cell.source) != cell.source:
                 repairs.append(f"{name} had been changed; it is as released")
@@ -87,14 +110,8 @@ def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNo
             elif not answers[name].strip():
                 repairs.append(f"{name} was empty; {counts}")
             cell.source = answers.get(name, "" if is_elsewhere else cell.source)
-        if EXPERIMENT in cell.metadata.get("tags", []):
-            cell.metadata.tags = [*cell.metadata.tags, "skip-execution"]
-        rebuilt.cells += [cell, *(_extra(source, cell.id, i) for i, source in enumerate(extras.get(cell.id, [])))]
-    if repairs:
-        note = "**Repaired before grading:**\n\n" + "\n".join(f"- {repair}" for repair in repairs)
-        rebuilt.cells.insert(0, new_markdown_cell(note, id="repairs"))
-        rebuilt.metadata["repairs"] = repairs  # for reports
-    return rebuilt, repairs
+        placed.cells += [cell, *(_extra(source, cell.id, i) for i, source in enumerate(extras.get(cell.id, [])))]
+    return placed, repairs
 
 
 def released_notebook(source: Path) -> NotebookNode:
@@ -123,13 +140,13 @@ def _submitted(notebook: NotebookNode, released: NotebookNode) -> Iterator[_Cell
     """The cells of a submission that hold text, with the released cells they come from. Nothing in it has a type to rely on."""
     by_id = {cell.id: cell for cell in released.cells}
     by_text = {(cell.cell_type, cell.source.strip()): cell for cell in released.cells}  # editors that drop ids keep the text
-    names = {_grade_id(cell) for cell in released.cells} - {None}
+    names = {grade_id_of(cell) for cell in released.cells} - {None}
     cells = notebook.get("cells") if isinstance(notebook, dict) else None
     for cell in cells if isinstance(cells, list) else []:
         kind, source = (cell.get("cell_type"), clean_text(cell.get("source"))) if isinstance(cell, dict) else (None, None)
         if source is None or kind not in ("code", "markdown", "raw"):
             continue
-        id, name = cell.get("id"), _grade_id(cell)
+        id, name = cell.get("id"), grade_id_of(cell)
         home = by_id.get(id) if isinstance(id, str) else None
         yield _Cell(kind, source, name if name in names else None, home or by_text.get((kind, source.strip())))
 
@@ -142,13 +159,13 @@ def _recognise(cells: list[_Cell], released: NotebookNode) -> list[str]:
     """
     present = {cell.name for cell in cells}
     for cell in cells:
-        name = _grade_id(cell.home) if cell.name is None and cell.home is not None else None
+        name = grade_id_of(cell.home) if cell.name is None and cell.home is not None else None
         if name not in present:
             cell.name = name
             present.add(name)
     lost = {}  # grade_id by the name that its answer defines
     for cell in released.cells:
-        name = _grade_id(cell)
+        name = grade_id_of(cell)
         if name and name not in present and not cell.metadata.nbgrader.grade:
             lost |= dict.fromkeys(seems_to_define(cell.source), name)
     repairs, room = [], PARSED
@@ -187,7 +204,8 @@ def _defines(cell: _Cell, is_parsed: bool) -> set[str]:
     return named | {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-def _grade_id(cell: dict) -> str | None:
+def grade_id_of(cell: dict) -> str | None:
+    """The grade_id in a cell's metadata, whatever these hold; None if there is none."""
     metadata = cell.get("metadata")
     nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
     name = nbgrader.get("grade_id") if isinstance(nbgrader, dict) else None

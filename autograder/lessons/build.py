@@ -10,7 +10,7 @@ import nbformat
 
 from autograder.checking.score import score_declared
 from autograder.exercises import exercises_of
-from autograder.lessons.layout import grade_id, notebook_path, without_outputs
+from autograder.lessons.layout import grade_id, holds_work, notebook_path, without_outputs
 from autograder.lessons.source import render
 from autograder.lessons.sources import fingerprint, what_it_does
 
@@ -51,7 +51,7 @@ def build(root: Path, unit: str, force: bool = False) -> list[Path]:
         made = release(root, unit, Path(scratch))
         student = notebook_path(root / "notebooks", unit)
         if not student.exists() or not filecmp.cmp(made, student, shallow=False):
-            if student.exists() and not force and _holds_work(_read(student)):
+            if student.exists() and not force and holds_work(_read(student)):
                 raise RuntimeError(f"{student.relative_to(root)} holds somebody's work: move it away, or build with --force")
             student.parent.mkdir(parents=True, exist_ok=True)
             student.write_bytes(made.read_bytes())
@@ -224,10 +224,6 @@ def _take_outputs(fresh: nbformat.NotebookNode, old: nbformat.NotebookNode) -> N
         if not new.execution_count:
             new.outputs = executed.outputs
         new.execution_count = executed.execution_count
-
-
-def _holds_work(notebook: nbformat.NotebookNode) -> bool:
-    return any(cell.cell_type == "code" and (cell.execution_count or cell.outputs) for cell in notebook.cells)
 
 
 def _is_progress(output: nbformat.NotebookNode) -> bool:

@@ -62,3 +62,8 @@ def without_outputs(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     return bare
+
+
+def holds_work(notebook: nbformat.NotebookNode) -> bool:
+    """Whether somebody has run cells of a notebook that is released without outputs."""
+    return any(cell.cell_type == "code" and (cell.get("execution_count") or cell.get("outputs")) for cell in notebook.cells)
