@@ -47,7 +47,8 @@ def autograder(monkeypatch, capsys):
 
 
 BY_EXERCISE = ("test_exercises.py", "test_hidden.py")  # hundreds of tests each; only those of one exercise share anything
-SLOW = "grading", "test_notebook_runs"  # what `make quick` leaves out: the class of attackers, and running notebooks
+# what `make quick` leaves out: the class of attackers, and running generated notebooks, here and in the sandbox
+SLOW = re.compile(r"^tests/grading/|::test_notebook_runs|::test_a_solved_notebook_gets")
 
 
 class ByFileOrExercise(LoadFileScheduling):
@@ -78,7 +79,7 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: ("grading" not in item.path.parts) + (item.path.name in BY_EXERCISE))
     wanted = items
     if config.getoption("--quick"):
-        wanted = [item for item in items if SLOW[0] not in item.path.parts and SLOW[1] not in item.name]
+        wanted = [item for item in items if not SLOW.search(item.nodeid)]
     if unit := config.getoption("--unit"):
         wanted = _about(unit, items)
     config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
@@ -86,7 +87,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _about(given: str, items: list) -> list:
-    """The tests of a unit: those with its name or one of its exercises among their parameters, and of modules it imports."""
+    """The tests of a unit: with its name or one of its exercises in their own, and those of modules that it imports."""
     from autograder.exercises import UNITS, exercises_of
     from autograder.lessons.sources import imports
 
@@ -97,9 +98,9 @@ def _about(given: str, items: list) -> list:
     files = {Path(sys.modules[exercise.stages[0].cases.__module__].__file__) for exercise in exercises_of(unit)}
     names = {name for file in files for name in imports(file.read_text(encoding="utf-8")) if name.startswith("sparsity_edu.")}
     library = {Path("tests", *name.split(".")[:-1], f"test_{name.split('.')[-1]}.py") for name in names}
-    about = re.compile(rf"\b{unit}\b|\b{unit.split('_', 1)[1]}\.[a-z]")
-    root = Path(__file__).parents[1]
-    return [item for item in items if about.search(item.name) or item.path.relative_to(root) in library]
+    name, root = unit.split("_", 1)[1], Path(__file__).parents[1]
+    about = re.compile(rf"\b{unit}\b|\b{name}\.[a-z]|test_{name}\w*\.py")
+    return [item for item in items if about.search(item.nodeid) or item.path.relative_to(root) in library]
 
 
 def pytest_terminal_summary(terminalreporter):

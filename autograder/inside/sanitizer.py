@@ -153,12 +153,14 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
         ImportError: there is no triton.
     """
     import triton.language as tl
+    from triton.runtime import interpreter
+    from triton.runtime.errors import InterpreterError
     from triton.runtime.interpreter import GridExecutor, InterpretedFunction, InterpreterBuilder, TensorHandle
 
     if not isinstance(tl.sum, InterpretedFunction):
         raise InterpreterOff("Triton's interpreter is off: set TRITON_INTERPRET=1 before anything imports triton, then restart")
 
-    seen = Watched()
+    seen, replaced = Watched(), set()
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
     atomic, place, launch = InterpreterBuilder.create_atomic_rmw, InterpreterBuilder.set_grid_idx, GridExecutor.__call__
 
@@ -192,6 +194,7 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
                 seen.of(value).writer.fill(NOBODY)
                 seen.of(value).storer.fill(NOBODY)
         seen.early = None
+        replaced.clear()
         turn_around()
         try:
             launched = launch(executor, *args, **kwargs)
@@ -200,6 +203,16 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
         if seen.early:
             raise seen.early
         return launched
+
+    def call_function(function, *args, **kwargs):
+        """A function called by a kernel. The interpreter replaces the whole language at each such call; once a launch does."""
+        if (names := id(function.fn.__globals__)) not in replaced:
+            interpreter._patch_lang(function.fn)
+            replaced.add(names)
+        try:
+            return function.rewrite()(*args, **kwargs)
+        except Exception as error:
+            raise InterpreterError(repr(error)) from error
 
     def turn_around():
         for tensor in veiled:
@@ -212,6 +225,7 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
         patch.object(InterpreterBuilder, "create_masked_store", create_masked_store),
         patch.object(InterpreterBuilder, "create_atomic_rmw", create_atomic_rmw),
         patch.object(GridExecutor, "__call__", call),
+        patch.object(InterpretedFunction, "__call__", call_function),
     ):
         yield seen
 

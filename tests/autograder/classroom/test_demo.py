@@ -83,10 +83,10 @@ def test_nbgrader_exports_the_same_points(graded):
 
 def test_nbgrader_validate_finds_the_wrong_answer_and_only_that(graded):
     root, _ = graded
-    solution = str(notebook_path(root / "solutions", "02_magnitude").relative_to(root))
-    assert "passes all the tests" in nbgrader(root, "validate", solution).stdout
-    wrong = str(notebook_path(root / "grading" / "submitted" / "signed-weights", "02_magnitude").relative_to(root))
-    report = nbgrader(root, "validate", wrong).stdout
+    right = notebook_path(root / "solutions", UNIT).relative_to(root)
+    wrong = notebook_path(root / "grading" / "submitted" / "signed-weights", UNIT).relative_to(root)
+    report = nbgrader(root, "validate", str(right), str(wrong)).stdout
+    assert report.count("passes all the tests") == 1
     assert "magnitude.prune" in report
     assert "magnitude.schedule" not in report
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import dask
 import psutil
 import pytest
 from conftest import POINTS, UNIT, grade, gradebook_rows
@@ -19,9 +20,11 @@ from nbgrader.api import Gradebook
 from autograder.classroom import demo
 from autograder.classroom import grade as module
 from autograder.classroom.results import results, statistics
+from autograder.classroom.workers import prepare_workers
 from autograder.judge.judge import Judgement
 from autograder.judge.store import Store
 from autograder.lessons.layout import notebook_path
+from autograder.sandbox.bubblewrap import require
 from tests.courses import make_course
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -127,7 +130,7 @@ def test_as_many_are_judged_at_once_as_one_asked_for(tmp_path, monkeypatch, jobs
     students = [record.student for record in run.take_in()]
 
     def judge_nothing(_):
-        time.sleep(1)  # so that no worker takes two of five at once
+        time.sleep(0.5)  # so that no worker takes two of five at once
         return Judgement({}, {}, [], os.getpid())
 
     monkeypatch.setattr(module, "judge", judge_nothing)
@@ -138,8 +141,9 @@ def test_as_many_are_judged_at_once_as_one_asked_for(tmp_path, monkeypatch, jobs
 
 
 def test_a_cluster_that_is_there_judges_the_same(graded, tmp_path):
+    prepare_workers()
     root = make_course(tmp_path / "course", ["mask-lost"])
-    with LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=":0") as cluster:
+    with dask.config.set(module.SETTINGS), LocalCluster(n_workers=1, **module.LOCAL) as cluster:
         grade(root, scheduler=cluster.scheduler_address)
     assert gradebook_rows(root) == [row for row in gradebook_rows(graded[0]) if row[0] == "mask-lost"]
 
@@ -235,20 +239,25 @@ def test_no_submissions_is_told(tmp_path, autograder, monkeypatch):
     assert "no submissions: put notebooks at" in error.replace("\n", " ")
 
 
-def test_without_a_sandbox_grading_is_refused_unless_one_insists(tmp_path):
+def test_without_a_sandbox_grading_is_refused_unless_one_insists(tmp_path, autograder, monkeypatch):
     root = make_course(tmp_path / "course", ["signed-weights"])
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "bwrap").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "bin" / "bwrap").chmod(0o755)
-    without = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    # the command itself puts its own programs first, and bubblewrap is not among them
-    refused = in_a_process(root, "grade", UNIT, env=without)
-    assert refused.returncode == 1
-    assert "student code runs only in a sandbox" in refused.stderr
-    assert gradebook_rows(root) == []
-    insisted = in_a_process(root, "grade", UNIT, "--no-sandbox", env=without)
-    assert insisted.returncode == 0, insisted.stderr
-    assert "WITHOUT a sandbox" in insisted.stdout
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.chdir(root)
+    require.cache_clear()
+    try:
+        # the command itself puts its own programs first, and bubblewrap is not among them
+        code, _, error = autograder("grade", UNIT)
+        assert code == 1
+        assert "student code runs only in a sandbox" in error
+        assert gradebook_rows(root) == []
+        code, told, error = autograder("grade", UNIT, "--no-sandbox")
+        assert code == 0, error
+    finally:
+        require.cache_clear()
+    assert "WITHOUT a sandbox" in told
     assert demo.course_config(root).CourseDirectory.course_id
     [result] = of_class(root)
     assert (result.points, result.sandboxed) == (16, False)

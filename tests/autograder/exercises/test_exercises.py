@@ -64,6 +64,12 @@ def test_every_misconception_is_recognised_by_its_own_name(exercise):
     assert others == {}  # the contract is 80 %; a new one that cannot be told from another is worth a look
 
 
+@each
+def test_a_declared_mistake_is_scored_as_a_learners_answer(exercise):
+    for answer in (exercise.reference, *(mistake.wrong for mistake in exercise.misconceptions[-2:])):
+        assert score_declared(exercise, answer) == score_object(exercise, answer)
+
+
 def first_tensor(*values) -> torch.Tensor | None:
     """The first tensor in the arguments, however deep."""
     for value in values:

@@ -113,8 +113,12 @@ def test_nbgrader_gets_points_and_the_student_the_verdict(monkeypatch, tmp_path)
     assert list(tmp_path.iterdir()) == []  # a grader's machine remembers nothing of it
 
 
-def test_the_package_gives_check_and_nothing_else():
+def test_the_package_gives_what_notebooks_import_and_nothing_else():
     import autograder
+    from autograder.inside import sanitizer
+    from autograder.sanitizer import watch  # notebooks released before December 2026
 
+    assert autograder.watch is watch is sanitizer.watch
+    assert set(autograder.__all__) == {"check", "watch"}
     with pytest.raises(AttributeError, match="no attribute 'chek'"):
         _ = autograder.chek
