@@ -4,7 +4,7 @@ A learner needs one name from here: `from autograder import check`. Experiments 
 
     inside/       all that runs beside student code: the student edition is this folder; the map of the wall is there
     checking/     what an exercise is; when an answer is right; the verdict
-    exercises/    the declarations, a package per unit, a file per exercise
+    exercises/    the declarations, a package per unit, a file or two per exercise
     lessons/      lesson source -> solutions -> notebooks
     intake/       a submission -> one readable notebook on the release
     sandbox/      bubblewrap, limits, the guard
@@ -12,7 +12,7 @@ A learner needs one name from here: `from autograder import check`. Experiments 
     judge/        sessions, verdicts, store, seeds, flags, feedback, nbgrader's preprocessors
     classroom/    a whole class, hand-out, exports, doctor
 
-Imports run one way, from a room to those above it; import-linter holds that (pyproject.toml).
+Imports run one way: a room knows those above it and none below. import-linter holds that (pyproject.toml).
 """
 
 import os

@@ -1,6 +1,7 @@
-"""The declarations: a package per unit, found by the unit's name, with a file per exercise.
+"""The declarations: the name of a unit, or the id of an exercise, comes in; exercises go out.
 
-Where the misconceptions would make `prune.py` long, they stand in `prune_mistakes.py`, which `prune.py` imports.
+There is a package per unit, found by the unit's name, with a file per exercise. Where the misconceptions would make `prune.py`
+long, they stand in `prune_mistakes.py`, which `prune.py` imports.
 """
 
 import difflib

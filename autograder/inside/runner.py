@@ -27,8 +27,8 @@ from autograder.inside.recipes import RECIPES
 
 SECONDS_PER_CASE = 10
 MAX_PRINTED = 2000  # characters of student output that are kept
-# The kinds of an error that says: the exercise's name stands for no function or class.
 FAULT = "Fault"  # the kind of error that says: a watched kernel did what no GPU forgives
+# The kinds of an error that says: the exercise's name stands for no function or class.
 UNDEFINED = ("NameError", "Exception", "Undefined")
 _HERE = Path(__file__).parents[1]  # this whole package
 _LIBRARIES = tuple(
