@@ -11,7 +11,7 @@ demo: .venv/ready ## grade a made-up class through nbgrader
 	@autograder demo
 lab: .venv/ready ## JupyterLab on your own copies of the notebooks
 	@autograder work
-	@jupyter lab --allow-root --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work
+	@jupyter lab --allow-root --log-level=WARN --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work
 test: .venv/ready ## lint, formatting, imports, and all tests; UNIT=05: what is about one unit
 	@$(LINT) && pytest $(if $(UNIT),--unit $(UNIT))
 quick: .venv/ready ## the same without the class of attackers and the runs of notebooks

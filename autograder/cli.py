@@ -100,7 +100,7 @@ def progress(json: Json = False) -> None:
 
 @app.command()
 def work(unit: Unit = None) -> None:
-    """Copy the notebooks to work/, where you solve them; what is there is never overwritten."""
+    """Copy the notebooks to work/, where you solve them; a corrected release takes over what you wrote there."""
     from autograder.learner.work import WORK, prepare
     from autograder.lessons.layout import course_root
 
@@ -110,7 +110,7 @@ def work(unit: Unit = None) -> None:
     for each in [unit] if unit else UNITS:
         if said := prepare(root, each):
             console.print(f"{each}: {'; '.join(said)}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"Solve the notebooks in {WORK}/.", highlight=False)
+    console.print(f"Solve the notebooks in {WORK}/. Reload one that is open and has changed.", highlight=False)
 
 
 @app.command()

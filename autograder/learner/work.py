@@ -5,14 +5,15 @@
     the release has changed       the copy's answers are put on it, and the copy as it was is kept beside
 
 A copy's metadata say which release it came from, and what text each cell of that had. A cell with such a text is the course's,
-and gives way to what the course says now. Any other is the learner's: it goes to the new notebook or stays in the kept one.
+and gives way to what the course says now. Any other is the learner's: it goes to the new notebook or stays in the kept one. A
+cell that the learner has changed and the course has not stays as the learner has it.
 """
 
 import hashlib
 import json
 import os
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from difflib import SequenceMatcher
 from itertools import count
@@ -38,7 +39,7 @@ class Origin:
     """What a copy came from, in hashes."""
 
     release: str | None = None  # of the release; None: an editor has dropped it
-    cells: tuple[str, ...] = ()  # of the text of each of the release's cells
+    cells: dict[str, str] = field(default_factory=dict)  # of the text of each of the release's cells, by its id
     taken: str | None = None  # of the file in notebooks/ that somebody had worked in, if the copy was made of that
 
     @classmethod
@@ -52,21 +53,27 @@ class Origin:
         Returns:
             The origin.
         """
-        return cls(release_hash(released), tuple(map(cell_hash, released.cells)), taken)
+        return cls(release_hash(released), {cell.id: cell_hash(cell) for cell in released.cells}, taken)
 
     @classmethod
     def read(cls, notebook: NotebookNode) -> "Origin":
         """The origin that a copy's metadata tell."""
         match notebook.get("metadata"):
             case {"sparsity_edu": {"release": str(release), "cells": list(cells), "taken": None | str() as taken}}:
-                return cls(release, tuple(map(str, cells)), taken)
+                pairs = [cell for cell in cells if isinstance(cell, list) and len(cell) == 2]
+                return cls(release, {str(id): str(text) for id, text in pairs}, taken)
         return cls()
 
     def written_in(self, notebook: NotebookNode) -> NotebookNode:
         """A copy of a notebook whose metadata tell this origin."""
         copy = deepcopy(notebook)
-        copy.metadata["sparsity_edu"] = asdict(self)  # Jupyter keeps metadata that it does not know
+        told = {"release": self.release, "cells": [list(pair) for pair in self.cells.items()], "taken": self.taken}
+        copy.metadata["sparsity_edu"] = told  # Jupyter keeps metadata that it does not know, but sorts names
         return copy
+
+    def wrote(self, cell: NotebookNode) -> bool:
+        """Whether a cell has a text of the release, and is not the learner's."""
+        return cell_hash(cell) in self.cells.values()
 
 
 def release_hash(released: NotebookNode) -> str:
@@ -95,13 +102,13 @@ def prepare(root: Path, unit: str, today: date | None = None) -> list[str]:
     Raises:
         OSError: a file could not be written.
     """
-    release, copy = (notebook_path(root / folder, unit) for folder in ("notebooks", WORK))
+    release, source, copy = (notebook_path(root / folder, unit) for folder in ("notebooks", "solutions", WORK))
     for folder in (root / WORK, copy.parent):
         if os.path.lexists(folder) and not folder.is_dir():
             return [f"{folder.relative_to(root)} is not a folder, so that no notebook can be put there"]
     try:
         if not os.path.lexists(copy):
-            said = [_make(copy, release, notebook_path(root / "solutions", unit))]
+            said = [_make(copy, release, source)]
         elif copy.is_symlink() or not copy.is_file():
             raise _Left(f"{_name(copy)} is {'a link' if copy.is_symlink() else 'no file'}; it is left as it is")
         else:
@@ -123,13 +130,17 @@ def carry_over(old: NotebookNode, origin: Origin, released: NotebookNode) -> tup
         The new notebook; and those of the learner's cells whose text is not in it: notes, changed experiments, second answers.
     """
     mine = _written_in(old, origin)
+    released = _with_changes(mine, origin, released)
     answered = {grade_id_of(cell) for cell in mine}
     graded = {grade_id_of(cell): cell for cell in released.cells}
+    texts = {cell_hash(cell): cell for cell in released.cells}
     heirs = _heirs(origin, released)
     cells = []
     for cell in old.cells:
         name, text = grade_id_of(cell), cell_hash(cell)
-        if text not in origin.cells:
+        if name is None and text in texts:
+            cells.append(texts[text])
+        elif not origin.wrote(cell):
             cells += [cell] if _text(cell) and not _is_experiment(cell) else []
         elif name not in answered or name is None:  # the course's: its heir marks the place of what the learner wrote after it
             heir = heirs.get(text) if name is None else graded.get(name)
@@ -139,15 +150,26 @@ def carry_over(old: NotebookNode, origin: Origin, released: NotebookNode) -> tup
     return new, [cell for cell in mine if _text(cell) not in carried]
 
 
+def _with_changes(mine: list[NotebookNode], origin: Origin, released: NotebookNode) -> NotebookNode:
+    """A release with the learner's text in cells that the learner has changed and the course has not; answers are not meant."""
+    changed = {cell.id: cell for cell in mine if not grade_id_of(cell)}
+    new = deepcopy(released)
+    for cell in new.cells:
+        if cell.id in changed and not grade_id_of(cell) and origin.cells.get(cell.id) == cell_hash(cell):
+            cell.source = changed[cell.id].source
+    return new
+
+
 def _make(copy: Path, release: Path, source: Path) -> str:
     """Make the copy of the release or, if somebody has worked there, of their work."""
     found = _read(release)
     released = released_notebook(source) if source.is_file() else None
     if holds_work(found) or (released and _has_answers(found, released)):
         taken = _hash(release.read_bytes())
-        origin = Origin.of(released, taken) if released else Origin("", (), taken)
+        origin = Origin.of(released, taken) if released else Origin("", {}, taken)
         _write(copy, _as_bytes(origin.written_in(found)))
-        return f"somebody has worked in {_name(release)}: that is copied to {_name(copy)}, to go on there"
+        told = f"somebody has worked in {_name(release)}: that is copied to {_name(copy)}, to go on there"
+        return f"{told} (git checkout {_name(release)} makes it the release again)"
     _write(copy, _as_bytes(Origin.of(found).written_in(found)))
     return f"copied to {_name(copy)}"
 
@@ -161,7 +183,7 @@ def _renew(copy: Path, release: Path, today: date) -> list[str]:
         return []
     if holds_work(released):
         raise _Left(f"somebody has worked in {_name(release)}, which is not looked at; {_name(copy)} is yours")
-    if tuple(map(cell_hash, old.cells)) == origin.cells:
+    if list(map(cell_hash, old.cells)) == list(origin.cells.values()):
         _write(copy, _as_bytes(Origin.of(released).written_in(released)))
         return [f"{_name(copy)} is the corrected notebook now; you had not changed the one before"]
     new, left = carry_over(old, origin, released)
@@ -171,22 +193,40 @@ def _renew(copy: Path, release: Path, today: date) -> list[str]:
     with_answers = f", with your {len(answers)} answer{'s' * (len(answers) > 1)}" if answers else ""
     said = [f"{_name(copy)} is the corrected notebook now{with_answers}; the one before is kept as {kept.name}"]
     said += [f"not on the new one: {_listed(left, released)}"] if left else []
+    if beside := _changed_by_both(old, origin, new):
+        said.append(f"changed by you and by the course: {len(beside)} cell{'s' * (len(beside) > 1)}; yours stand above")
+    if reworded := _reworded(answers, origin, released):
+        said.append(f"the course has changed {', '.join(reworded)}: compare your answer with {_name(release)}")
     said += [f"{_exercise(cell)} is gone from the unit, your answer is kept as code" for cell in _orphans(old, origin, new)]
     return said
 
 
 def _written_in(notebook: NotebookNode, origin: Origin) -> list[NotebookNode]:
     """The cells that are the learner's."""
-    return [cell for cell in notebook.cells if _text(cell) and cell_hash(cell) not in origin.cells]
+    return [cell for cell in notebook.cells if _text(cell) and not origin.wrote(cell)]
+
+
+def _changed_by_both(old: NotebookNode, origin: Origin, new: NotebookNode) -> list[NotebookNode]:
+    """Code cells of the release that the learner has changed, and that are on the new one as cells of their own."""
+    extras = {_text(cell) for cell in new.cells if cell.id.startswith("extra-")}
+    mine = [cell for cell in _written_in(old, origin) if cell.id in origin.cells and not grade_id_of(cell)]
+    return [cell for cell in mine if _text(cell) in extras]
+
+
+def _reworded(answers: list[NotebookNode], origin: Origin, released: NotebookNode) -> list[str]:
+    """Exercises with an answer whose stub, which has the docstring, is another one than it was."""
+    stubs = {grade_id_of(cell): cell for cell in released.cells if _is_answer(cell)}
+    answered = set(map(grade_id_of, answers)) & set(origin.cells)
+    return [_exercise(stub) for name, stub in stubs.items() if name in answered and origin.cells[name] != cell_hash(stub)]
 
 
 def _heirs(origin: Origin, released: NotebookNode) -> dict[str, NotebookNode]:
     """For texts of the old release, the cell of the new one that has the same text or else stands in the same place."""
-    cells, texts = released.cells, list(map(cell_hash, released.cells))
+    cells, before, texts = released.cells, list(origin.cells.values()), list(map(cell_hash, released.cells))
     heirs = {}
-    for what, i, i_end, j, j_end in SequenceMatcher(None, origin.cells, texts, autojunk=False).get_opcodes():
+    for what, i, i_end, j, j_end in SequenceMatcher(None, before, texts, autojunk=False).get_opcodes():
         if what == "replace":
-            heirs |= zip(origin.cells[i:i_end], cells[j:j_end], strict=False)
+            heirs |= zip(before[i:i_end], cells[j:j_end], strict=False)
     return {text: cell for text, cell in heirs.items() if not grade_id_of(cell)} | dict(zip(texts, cells, strict=True))
 
 
@@ -256,7 +296,8 @@ def _read(path: Path) -> NotebookNode:
         raise _Left(f"{_name(path)} cannot be read: {error.strerror}") from None
     reading = read_notebook(data)
     if reading.notes:
-        raise _Left(f"{_name(path)} cannot be read as it should, and is left as it is: {'; '.join(reading.notes)}")
+        wrong = f"{_name(path)} is damaged and left as it is ({'; '.join(reading.notes)})"
+        raise _Left(f"{wrong}; {'rename it' if WORK in path.parts[-3:] else f'git checkout {_name(path)}'} and run this again")
     notebook = nbformat.v4.reads(data.decode())
     for cell in notebook.cells:
         cell.setdefault("metadata", NotebookNode())

@@ -300,10 +300,14 @@ def test_answers_survive_a_changed_release_and_stubs_are_new(course, change):
     for cell, as_released in zip(copy.cells, release.cells, strict=True):
         assert cell.source == (answer(cell.id) if cell.id in SOLVED else as_released.source)
         assert cell.metadata == as_released.metadata
-    assert said == [
+    assert said[0] == (
         "work/02_magnitude/magnitude.ipynb is the corrected notebook now, with your 4 answers; "
         "the one before is kept as magnitude.before-2026-12-01.ipynb"
-    ]
+    )
+    in_order = [cell.id for cell in release.cells if cell.id in SOLVED]
+    names = ", ".join(name.replace("-", ".", 1) for name in in_order)
+    reworded = [f"the course has changed {names}: compare your answer with notebooks/02_magnitude/magnitude.ipynb"]
+    assert said[1:] == (reworded if change in (change_stubs, every_change) else [])
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -363,7 +367,7 @@ def test_code_cells_that_were_added_stay_in_their_place(course):
     course.learn(change)
     with editing(course.release) as released:
         every_change(released)
-    assert len(course.prepare()) == 1
+    assert not any("not on the new one" in sentence for sentence in course.prepare())
     copy = read(course.copy)
     at = sources(copy).index("helper = 1")
     assert copy.cells[at + 1].id == NAMES[1]
@@ -377,6 +381,39 @@ def test_an_import_added_to_a_released_cell_stays(course):
         change_imports(released)
     course.prepare()
     assert sum("import math" in source for source in sources(read(course.copy))) == 1
+
+
+def test_a_cell_that_the_learner_changed_and_the_course_did_not_stays_as_the_learner_has_it(course):
+    mine = {}
+
+    def change(notebook):
+        plot = next(cell for cell in notebook.cells if "ax.hist" in cell.source)
+        for cell in (plain_code(notebook), plot, experiments(notebook)[0], notebook.cells[0]):
+            cell.source += "\n# mine"
+            mine[cell.id] = cell.source
+
+    course.learn(change)
+    with editing(course.release) as released:
+        change_text(released)
+        add_exercise(released)
+    assert len(course.prepare()) == 1
+    copy, release = read(course.copy), read(course.release)
+    assert [cell.id for cell in copy.cells] == [cell.id for cell in release.cells]
+    changed = {
+        cell.id: cell.source for cell, other in zip(copy.cells, release.cells, strict=True) if cell.source != other.source
+    }
+    assert {id: source for id, source in changed.items() if id not in SOLVED} == mine
+    assert course.prepare() == []
+
+
+def test_a_cell_that_both_have_changed_is_there_twice_and_told(course):
+    course.learn(lambda notebook: plain_code(notebook).update(source=f"{plain_code(notebook).source}\nimport math"))
+    with editing(course.release) as released:
+        change_imports(released)
+    assert course.prepare()[1:] == ["changed by you and by the course: 1 cell; yours stand above"]
+    copy = read(course.copy)
+    at = sources(copy).index(plain_code(read(course.release)).source)
+    assert sources(copy)[at - 1].endswith("import math")
 
 
 def test_old_cells_of_the_course_do_not_stay(course):
@@ -430,7 +467,7 @@ def test_an_answer_in_a_second_cell_goes_before_the_stub(course):
     course.learn(lambda notebook: notebook.cells.append(copy_of(cell_of(notebook, NAMES[5]), "second", answer(NAMES[5]))))
     with editing(course.release) as released:
         change_stubs(released)
-    assert len(course.prepare()) == 1
+    assert not any("not on the new one" in sentence for sentence in course.prepare())
     assert cell_of(read(course.copy), NAMES[5]).source == answer(NAMES[5])
 
 
@@ -494,7 +531,10 @@ def put_a_link(copy):
 @pytest.mark.parametrize(
     ("put", "sentence"),
     [
-        (lambda copy: copy.write_text('{"cells": [{"cell_'), "cannot be read as it should, and is left as it is: "),
+        (
+            lambda copy: copy.write_text('{"cells": [{"cell_'),
+            "(the notebook could not be read: it is not JSON); rename it and run this again",
+        ),
         (lambda copy: copy.write_bytes(b""), "the notebook is an empty file"),
         (lambda copy: copy.write_text("[]"), "not a notebook"),
         (lambda copy: copy.mkdir(), "is no file; it is left as it is"),
@@ -552,7 +592,7 @@ def test_a_release_that_cannot_be_read_is_told_and_no_copy_touched(course, has_c
     mine = course.learn() if has_copy else None
     text = course.release.read_text()
     course.release.write_text(text.replace(' "cells": [', '<<<<<<< HEAD\n "cells": [\n=======\n "cells": [\n>>>>>>> 1', 1))
-    assert course.prepare()[0].startswith("notebooks/02_magnitude/magnitude.ipynb cannot be read as it should")
+    assert course.prepare()[0].startswith("notebooks/02_magnitude/magnitude.ipynb is damaged and left as it is (")
     course.release.unlink()
     assert course.prepare() == ["notebooks/02_magnitude/magnitude.ipynb is missing"]
     assert (course.copy.read_bytes() if has_copy else None) == mine
@@ -623,7 +663,8 @@ def test_work_done_in_the_release_is_copied_and_told(course, is_run):
     before = course.release.read_bytes(), course.release.stat().st_mtime_ns
     assert course.prepare() == [
         "somebody has worked in notebooks/02_magnitude/magnitude.ipynb: "
-        "that is copied to work/02_magnitude/magnitude.ipynb, to go on there"
+        "that is copied to work/02_magnitude/magnitude.ipynb, to go on there "
+        "(git checkout notebooks/02_magnitude/magnitude.ipynb makes it the release again)"
     ]
     assert read(course.copy).cells == read(course.release).cells
     assert (course.release.read_bytes(), course.release.stat().st_mtime_ns) == before
@@ -643,7 +684,7 @@ def test_a_copy_of_such_work_follows_the_release_once_that_is_clean_again(course
     assert course.copy.read_bytes() == mine
     with editing(course.release) as released:
         every_change(released)
-    assert course.prepare()[1:] == ["not on the new one: 1 note"]
+    assert course.prepare()[1] == "not on the new one: 1 note"
     copy, release = read(course.copy), read(course.release)
     assert sources(copy) == [answer(cell.id) if cell.id in SOLVED else cell.source for cell in release.cells]
     assert course.kept.read_bytes() == mine
@@ -735,8 +776,8 @@ def run(course, monkeypatch):
 @pytest.mark.parametrize("arguments", [(), (UNIT,)])
 def test_the_command_prints_a_line_where_something_happened(run, arguments):
     line = "02_magnitude: copied to work/02_magnitude/magnitude.ipynb\n"
-    assert run(*arguments).output == f"{line}Solve the notebooks in work/.\n"
-    assert run(*arguments).output == "Solve the notebooks in work/.\n"
+    assert run(*arguments).output == f"{line}Solve the notebooks in work/. Reload one that is open and has changed.\n"
+    assert run(*arguments).output == "Solve the notebooks in work/. Reload one that is open and has changed.\n"
 
 
 def test_all_that_happened_to_a_unit_is_one_line(run, course):
