@@ -2,7 +2,7 @@
 
 A learner needs one name from here: `from autograder import check`. Experiments with kernels also use `watch`.
 
-    inside/       all that runs beside student code: the student edition is this folder; the map of the wall is there
+    inside/       all of this package that runs beside student code: its student edition; the map of the wall is there
     checking/     what an exercise is; when an answer is right; the verdict
     exercises/    the declarations, a package per unit, a file or two per exercise
     lessons/      lesson source -> solutions -> notebooks
@@ -10,9 +10,10 @@ A learner needs one name from here: `from autograder import check`. Experiments 
     sandbox/      bubblewrap, limits, the guard
     learner/      check, report, progress, attempt, work
     judge/        sessions, verdicts, store, seeds, flags, feedback, nbgrader's preprocessors
-    classroom/    a whole class, hand-out, exports, doctor
+    classroom/    a whole class, exports, doctor
 
-Imports run one way: a room knows those above it and none below. import-linter holds that (pyproject.toml).
+Imports run one way: a room knows those above it and none below. import-linter holds that (pyproject.toml). Beside the rooms lie
+the command line, and `sanitizer` under its former name, for notebooks that were released with it.
 """
 
 import os

@@ -12,14 +12,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+import autograder
 from autograder.classroom.commands import app as instructor
-from autograder.exercises import UNITS, exercises_of, find
+from autograder.exercises import UNITS, exercises_of, find, unit_named
 
-app = typer.Typer(help=__import__("autograder").__doc__, no_args_is_help=True, pretty_exceptions_show_locals=False)
+app = typer.Typer(help=autograder.__doc__.partition("\n")[0], no_args_is_help=True, pretty_exceptions_show_locals=False)
 app.add_typer(instructor)
 console = Console(emoji=False)  # "n:m:" is no picture
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Unit = Annotated[str | None, typer.Argument(help=f"A unit such as {UNITS[-1]}; all units if left out.")]
+Unit = Annotated[
+    str | None,
+    typer.Argument(
+        help=f"A unit such as {UNITS[-1]}, or {UNITS[-1].split('_')[0]} for short; all units if left out.",
+        callback=lambda name: name and unit_named(name),
+    ),
+]
 
 
 def main() -> None:
@@ -104,8 +111,6 @@ def work(unit: Unit = None) -> None:
     from autograder.learner.work import WORK, prepare
     from autograder.lessons.layout import course_root
 
-    if unit:
-        exercises_of(unit)  # refuses an unknown one
     root = course_root()
     for each in [unit] if unit else UNITS:
         if said := prepare(root, each):
@@ -120,13 +125,15 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Execute solutions again even if no code has changed.")] = False,
 ) -> None:
     """Build units: lesson -> solutions/ (executed) -> notebooks/ (through nbgrader)."""
+    from tqdm.auto import tqdm
+
     from autograder.lessons import build as builder
     from autograder.lessons.layout import course_root
 
     root = course_root()
     units = [unit] if unit else UNITS
     if check:
-        problems = [problem for unit in units for problem in builder.stale(root, unit)]
+        problems = [problem for unit in tqdm(units, unit="unit", delay=1) for problem in builder.stale(root, unit)]
         for problem in problems:
             console.print(problem, highlight=False)
         console.print(f"{len(units)} unit(s) checked, {len(problems)} stale file(s)")

@@ -74,6 +74,17 @@ def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="all but the class of attackers and the runs of notebooks")
 
 
+def pytest_configure(config):
+    """Refuse an unknown unit before workers start."""
+    if config.getoption("--unit"):
+        from autograder.exercises import unit_named
+
+        try:
+            config.option.unit = unit_named(config.getoption("--unit"))
+        except ValueError as error:
+            raise pytest.UsageError(f"--unit: {error}") from None
+
+
 def pytest_collection_modifyitems(config, items):
     """The class of attackers first, by far the longest; last what is cut finest, so that no worker ends long before another."""
     items.sort(key=lambda item: ("grading" not in item.path.parts) + (item.path.name in BY_EXERCISE))
@@ -86,15 +97,11 @@ def pytest_collection_modifyitems(config, items):
     items[:] = wanted
 
 
-def _about(given: str, items: list) -> list:
+def _about(unit: str, items: list) -> list:
     """The tests of a unit: with its name or one of its exercises in their own, and those of modules that it imports."""
-    from autograder.exercises import UNITS, exercises_of
+    from autograder.exercises import exercises_of
     from autograder.lessons.sources import imports
 
-    found = [unit for unit in UNITS if given in (unit, *unit.split("_", 1))]
-    if not found:
-        raise pytest.UsageError(f"--unit must be one of {', '.join(UNITS)}, or the number of one, got {given!r}")
-    [unit] = found
     files = {Path(sys.modules[exercise.stages[0].cases.__module__].__file__) for exercise in exercises_of(unit)}
     names = {name for file in files for name in imports(file.read_text(encoding="utf-8")) if name.startswith("sparsity_edu.")}
     library = {Path("tests", *name.split(".")[:-1], f"test_{name.split('.')[-1]}.py") for name in names}

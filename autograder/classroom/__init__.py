@@ -1,6 +1,6 @@
 """A whole class: submissions come in, a gradebook, pages and tables go out.
 
-In here:
+Its modules:
 
     grade        intake, judging side by side, nbgrader's autograde and feedback
     workers      the processes that judge

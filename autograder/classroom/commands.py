@@ -13,18 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from autograder.exercises import UNITS, exercises_of
+from autograder.exercises import UNITS, exercises_of, unit_named
 
 app = typer.Typer()
 console = Console(emoji=False)
 
 
-def _known(unit: str) -> str:
-    exercises_of(unit)  # refuses an unknown one
-    return unit
-
-
-Unit = Annotated[str, typer.Argument(help=f"A unit such as {UNITS[-1]}.", callback=_known)]
+Unit = Annotated[str, typer.Argument(help=f"A unit such as {UNITS[-1]}.", callback=unit_named)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -58,8 +53,11 @@ def grade(
         if known := len(students) - len(questions):
             Console(stderr=True).print(f"{known} of {len(students)} are judged already")
         with _progress() as bar:
-            for student, error in bar.track(run.judge_all(questions, jobs, scheduler), len(questions), description="judging"):
-                failures |= {student: error} if error else {}
+            if questions:
+                judging = run.judge_all(questions, jobs, scheduler)
+                failures |= {
+                    student: error for student, error in bar.track(judging, len(questions), description="judging") if error
+                }
             for step, name in ((run.autograde, "gradebook"), (run.feedback, "feedback")):
                 for student in bar.track([s for s in students if s not in failures], description=name):
                     if error := step(student):
@@ -72,6 +70,9 @@ def grade(
         print(json_.dumps({"submissions": [_as_json(result) for result in class_], "failures": failures}, indent=2))
     else:
         _print_class(unit, class_, statistics(class_))
+        console.print(
+            f"Feedback: a page for each student, {run.course.feedback}/STUDENT/{unit}/", highlight=False, soft_wrap=True
+        )
     for student, error in failures.items():
         console.print(f"[red]not graded:[/red] {escape(student)}: {escape(error)}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if failures else 0)

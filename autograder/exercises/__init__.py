@@ -23,6 +23,24 @@ UNITS = (
 )
 
 
+def unit_named(name: str) -> str:
+    """The unit that somebody means.
+
+    Args:
+        name: "05_wanda", "wanda", "05" or "5".
+
+    Returns:
+        One of `UNITS`.
+
+    Raises:
+        ValueError: none is called so.
+    """
+    found = [unit for unit in UNITS if name in (unit, *unit.split("_", 1), unit.split("_")[0].lstrip("0"))]
+    if not found:
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, or its number, got {name!r}")
+    return found[0]
+
+
 def exercises_of(unit: str) -> tuple[Exercise, ...]:
     """The exercises of a unit, in order.
 

@@ -1,4 +1,4 @@
-"""All that runs beside student code, and nothing else: the student edition is this folder.
+"""All of autograder that runs beside student code, and nothing else: its student edition is this folder.
 
 A `Case` (plain values and recipes) comes in, an `Outcome` (plain values) goes out. Nothing here knows exercises, references or
 seeds, and nothing here imports another room: whatever is put into this folder can be read and changed by student code.
@@ -11,15 +11,15 @@ seeds, and nothing here imports another room: whatever is put into this folder c
 
 In a notebook both sides are one process. When it counts, this is between them:
 
-    submitted/  ->  intake       regular files within caps; one notebook that can be read
-                    rebuild      the student's code cells on the released notebook
-                    session      runs them in the sandbox; keeps a snapshot of the program at every check
-    ============================ the wall: sandbox (bubblewrap, limits), guard (watches from outside) ======================
-                    answer       in there: the snapshot, which calls the student's function
+    submitted/  ->  intake.desk        regular files within caps; one notebook that can be read
+                    intake.rebuild     the student's code cells on the released notebook
+                    judge.session      runs them in the sandbox; keeps a snapshot of the program at every check
+    ================================== the wall: sandbox.bubblewrap (limits), sandbox.guard (watches from outside) =========
+                    inside.answer      in there: the snapshot, which calls the student's function
     ========================================================================================================================
-                    judge        asks snapshots hidden cases, compares, explains; flags what a person should look at
-                    store        every verdict once, under a hash of all it depends on
-                    preprocess   nbgrader's preprocessor in the place of Execute: writes verdicts into the notebook
+                    judge.judge        asks snapshots hidden cases, compares, explains; flags what a person should look at
+                    judge.store        every verdict once, under a hash of all it depends on
+                    judge.preprocess   nbgrader's preprocessor in the place of Execute: writes verdicts into the notebook
 
 Everything that crosses the wall:
 

@@ -1,6 +1,6 @@
-"""What a learner meets: an answer comes in, a report on it goes out, and the best result is kept. Nothing here knows nbgrader.
+"""What a learner meets: an answer comes in, a report on it goes out; a release comes in, a notebook to work in goes out.
 
-In here:
+Nothing here knows nbgrader.
 
     check      what a notebook calls
     report     a verdict as HTML

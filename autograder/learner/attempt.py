@@ -36,6 +36,8 @@ def load_answer(exercise: Exercise, file: Path) -> object:
         raise FileNotFoundError(
             f"file must be a Python file, got {file}, which is {'a folder' if file.is_dir() else 'not there'}"
         )
+    if file.suffix == ".ipynb":
+        raise ValueError(f"file must be a Python file, got {file}: run the check in the notebook itself")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what the file prints does not mix with --json
             namespace = runpy.run_path(str(file), run_name="answer")

@@ -1,6 +1,6 @@
 """From lesson source to notebooks: course/ -> solutions/ -> notebooks/.
 
-In here:
+Its modules:
 
     layout    where a unit's files are, how its cells are marked, the forms of a notebook
     source    a lesson (jupytext) -> nbgrader's source notebook, not executed

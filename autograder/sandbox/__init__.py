@@ -1,6 +1,6 @@
 """The wall: a program and files come in, a process goes out that nothing else can be reached from. Knows no exercises.
 
-In here:
+Its modules:
 
     bubblewrap    the command line that makes a sandbox, its limits, and what can be seen in there
     syscalls      system calls that are denied

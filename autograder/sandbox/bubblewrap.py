@@ -1,4 +1,4 @@
-"""The wall around student code: a bubblewrap command line, limits, and a guard that ends it all.
+"""The wall around student code: a bubblewrap command line, and limits for each process.
 
 Inside there is no network, nothing can be written but a few capped folders in memory, and the only files are the system's, the
 environment's, the submission's own, and the student edition of this project: what lessons build on, and none of the answers.

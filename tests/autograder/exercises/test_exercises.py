@@ -10,7 +10,7 @@ from torch import nn
 
 from autograder.checking.exercise import Exercise
 from autograder.checking.score import known_outcome, outcome_difference, score_declared, score_object
-from autograder.exercises import UNITS, all_exercises, exercises_of, find, unit_of
+from autograder.exercises import UNITS, all_exercises, exercises_of, find, unit_named, unit_of
 from autograder.inside.case import Case, Opaque
 from autograder.inside.runner import run
 
@@ -215,6 +215,17 @@ def test_ids_and_names_are_unique():
     for unit in UNITS:
         names = [exercise.defines for exercise in exercises_of(unit)]
         assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", ["05_wanda", "wanda", "05", "5"])
+def test_a_unit_has_a_name_and_a_number(name):
+    assert unit_named(name) == "05_wanda"
+
+
+@pytest.mark.parametrize("name", ["", "0", "_", "wand", "05_", "99"])
+def test_what_is_no_unit_is_told_with_those_that_are(name):
+    with pytest.raises(ValueError, match=r"unit must be one of 01_patterns, .*, or its number, got"):
+        unit_named(name)
 
 
 def test_an_unknown_unit_is_told_with_the_known_ones():

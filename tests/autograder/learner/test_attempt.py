@@ -159,10 +159,12 @@ def test_a_file_that_gives_no_answer_is_told_in_one_sentence(try_, tmp_path, tex
         ("magnitude.prune", "a.py", "file must be a Python file, got a.py, which is not there"),
         ("magnitude.prune", ".", "file must be a Python file, got ., which is a folder"),
         ("magnitude.prune", "[red]x[/blue].py", "got [red]x[/blue].py, which is not there"),
+        ("magnitude.prune", "a.ipynb", "file must be a Python file, got a.ipynb: run the check in the notebook itself"),
     ],
 )
 def test_an_unknown_exercise_or_file_is_told_in_one_sentence(autograder, tmp_path, monkeypatch, id, file, sentence):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.ipynb").write_text("{}")
     code, out, err = autograder("try", id, file)
     assert (code, out) == (1, "")
     assert err.startswith("error: ")
@@ -237,7 +239,7 @@ def test_mutants_tells_what_gets_away(autograder, course, monkeypatch, mistakes,
 
 
 def test_mutants_of_an_unknown_unit(autograder, course):
-    code, out, err = autograder("mutants", "magnitude")
+    code, out, err = autograder("mutants", "magnitud")
     assert (code, out) == (1, "")
     assert err.startswith("error: unit must be one of 01_patterns, 02_magnitude")
 

@@ -71,7 +71,7 @@ def test_notebook_runs_from_top_to_bottom_in_its_fast_setting(unit):
         unit, notebook
     ):
         return
-    warnings.warn(f"{unit} was run, for its sources have changed: `autograder verify {unit}` records it", stacklevel=1)
+    warnings.warn(f"{unit} is run, for no run with these sources is recorded: `autograder verify {unit}` does", stacklevel=1)
     builder.execute(notebook, ROOT, fast=True)  # raises at the first failing cell
     assert without_outputs(notebook) == render(ROOT, unit)  # or it would be stale as soon as it is built
     experiments = [cell for cell in notebook.cells if EXPERIMENT in cell.metadata.get("tags", [])]
