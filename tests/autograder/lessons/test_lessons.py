@@ -154,6 +154,16 @@ def test_a_run_is_recorded_with_its_sources_and_no_release_shows_it(course, pret
     assert builder.stale(course, unit) == []
 
 
+def test_what_a_notebook_runs_is_its_cells_and_its_checks(monkeypatch):
+    unit = UNITS[0]
+    notebook, seen = render(ROOT, unit), []
+    monkeypatch.setattr(builder, "fingerprint", lambda code, modules: seen.extend([code, set(modules)]))
+    builder.sources_of(unit, notebook)
+    code, modules = seen
+    assert code == [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert modules == {"autograder.learner.check", *(e.stages[0].cases.__module__ for e in exercises_of(unit))}
+
+
 def test_a_changed_student_notebook_is_stale_and_rebuilt(course, pretended):
     unit = UNITS[0]
     student = notebook_path(course / "notebooks", unit)
