@@ -198,6 +198,15 @@ def test_a_changed_check_is_stale_though_no_cell_changes(course, pretended, monk
     assert nbformat.read(notebook_path(course / "solutions", unit), as_version=4) == before  # here the check gave what it gave
 
 
+def test_a_solution_with_a_cell_that_was_not_run_is_stale(course):
+    path = notebook_path(course / "solutions", UNITS[0])
+    notebook = nbformat.read(path, as_version=4)
+    next(cell for cell in notebook.cells if cell.cell_type == "code").execution_count = None
+    nbformat.write(notebook, path)
+    [problem] = builder.stale(course, UNITS[0])
+    assert "is not executed" in problem
+
+
 def test_missing_files_are_stale(course):
     notebook_path(course / "notebooks", UNITS[0]).unlink()
     assert "is missing" in builder.stale(course, UNITS[0])[0]
