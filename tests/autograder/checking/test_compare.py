@@ -71,6 +71,7 @@ def test_these_are_right(got, want):
         (T([1.0, 0.0]), T([True, False]), "result.dtype"),
         (T([1, 0]), T([True, False]), "result.dtype"),
         (T([True, True]), T([True, False]), "result[1]"),
+        (torch.arange(1000) < 999, torch.arange(1000) < 1000, "result[999]"),  # one of a thousand
         (T([2, 4]), T([2, 3]), "result[1]"),
         (T([1.0 + 0j]), T([1.0]), "result.dtype"),
         (T([1 + 2j]), T([1 - 2j]), "result[0]"),

@@ -8,7 +8,7 @@ from torch import nn
 
 from autograder.checking.exercise import Exercise
 from autograder.checking.naming import describe
-from autograder.checking.score import score, score_object
+from autograder.checking.score import known_outcome, score, score_declared, score_object
 from autograder.inside.case import Case, call, script
 from autograder.inside.recipes import MLP, Add, Optimizer
 from autograder.inside.runner import Outcome, Raised, run
@@ -102,6 +102,7 @@ def test_a_stage_fails_with_its_first_wrong_case():
         (lambda W, n=2: W + abs(double(W, n)) / n, "ignores n, but checks"),
         (lambda W, n=2: W * n if n > 0 else None, ""),
         (lambda W, n=2: W * 3, ""),
+        (lambda W, n=2: W + n if W.ndim == 1 else W * 3, ""),  # adds in the first case only
         (lambda W, n=2: W * n if n == 2 else W + n, ""),  # adds only in the second stage; the first one contradicts "adds"
         (double, ""),
     ],
@@ -388,6 +389,25 @@ def test_seeds_change_the_cases():
     by_heart = lambda W, n=2: remembered.get(tuple(W.flatten().tolist()))  # noqa: E731
     assert score_object(TOY, by_heart, "public").stages[0].passed
     assert not score_object(TOY, by_heart, "secret").stages[0].passed
+
+
+def test_what_is_worked_out_once_is_that_of_its_own_seed_function_and_case():
+    kept = make_exercise()
+    functions = [double, *(mistake.wrong for mistake in kept.misconceptions)]
+    for seed in ("public", "a", "b", "a"):
+        for function in functions:
+            assert score_declared(kept, function, seed) == score_object(make_exercise(), function, seed)
+
+
+def test_an_outcome_that_came_too_late_is_not_kept(monkeypatch):
+    """Perhaps the machine was busy."""
+    exercise, place = make_exercise(), ("public", "doubles", 0)
+    case = exercise.cases(exercise.stages[0], "public")[0]
+    late = Outcome(error=Raised(("TimeUp",), "took longer than 60 seconds"))
+    with monkeypatch.context() as busy:
+        busy.setattr("autograder.checking.score.run", lambda case, answer, seconds=0: late)
+        assert known_outcome(exercise, double, case, place) == late
+    assert known_outcome(exercise, double, case, place).error is None
 
 
 def test_where_the_reference_takes_too_long_nothing_is_judged(monkeypatch):

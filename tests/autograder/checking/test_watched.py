@@ -108,6 +108,11 @@ def test_a_kernel_for_show_gives_another_result_where_only_kernels_see_the_weigh
     assert problem.difference == "the result follows the numbers that torch sees of `w`: it was not kernels that worked it out"
 
 
+def test_kernels_that_read_all_and_write_nothing_of_the_result_have_not_worked_it_out():
+    problem = score_object(exercise(), watched.reads_for_show).first_failure.problem
+    assert problem.difference == "your kernels write 4 bytes, but the result has 144: it was not they that worked it out"
+
+
 def test_kernels_may_not_hand_copies_of_the_weights_to_torch():
     problem = score_object(veiled(), watched.hands_back).first_failure.problem
     assert problem.difference == "your kernels read 148 bytes of weights and write 296: they copy, or add too little up"

@@ -14,6 +14,12 @@ def twice(w, y, n, TIMES: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def total(w, y, n, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(y, tl.sum(tl.load(w + at, mask=at < n, other=0.0)))
+
+
+@triton.jit
 def without_mask(w, y, n, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(y + at, 2 * tl.load(w + at), mask=at < n)
@@ -47,6 +53,11 @@ def on_the_host(w):
 
 def decoy(w):
     twice[(1,)](w, torch.empty(1), 1, TIMES=1, BLOCK=16)
+    return 2 * w
+
+
+def reads_for_show(w):
+    total[(1,)](w, torch.empty(1), len(w), BLOCK=64)
     return 2 * w
 
 

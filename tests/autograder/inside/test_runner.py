@@ -51,6 +51,7 @@ def test_arguments_are_fresh_for_every_run():
         (lambda a, b, c: a.unsqueeze_(0), (0,)),
         (lambda a, b, c: b.pop(), (1,)),
         (lambda a, b, c: b[0].zero_(), (1,)),
+        (lambda a, b, c: b.__setitem__(0, b[0].double()), (1,)),
         (lambda a, b, c: b.__setitem__(1, np.zeros(3)), (1,)),
         (lambda a, b, c: b.append(b), None),
         (lambda a, b, c: c.clear(), ("c",)),

@@ -227,8 +227,61 @@ def copy_kernel(W, x, y, N, K, ROWS: tl.constexpr, COLS: tl.constexpr):
     tl.store(y + rows, tl.load(x + rows))
 
 
-def test_bfloat16_and_integers_are_poisoned_too():
-    x, y = torch.ones(5, dtype=torch.bfloat16), torch.zeros(8)
+@triton.jit
+def one_each(x, y, shift):
+    """Program i copies entry i + shift, around the end."""
+    at = (tl.program_id(0) + shift) % tl.num_programs(0)
+    tl.store(y + at, tl.load(x + at))
+
+
+@triton.jit
+def one_each_adds(x, y, shift):
+    at = (tl.program_id(0) + shift) % tl.num_programs(0)
+    tl.atomic_add(y + at, tl.load(x + at))
+
+
+def test_another_program_may_write_in_the_next_launch():
+    x, y = torch.arange(4.0), torch.zeros(4)
+    with watch():
+        one_each[(4,)](x, y, 0)
+        one_each[(4,)](x, y, 1)
+        one_each_adds[(4,)](x, y, 2)
+    assert y.tolist() == [0, 2, 4, 6]
+
+
+def test_a_fault_is_that_of_its_own_launch():
+    x, y = torch.arange(4.0), torch.zeros(6)
+    with watch():
+        with pytest.raises(Fault, match="reads what another writes"):
+            last_one_reads[(4,)](None, x, y, N, K, ROWS=1, COLS=4)
+        one_each[(4,)](x, y, 0)
+
+
+@triton.jit
+def one_meets_and_the_next_reads(x, y):
+    """Only the first program knows what others have done."""
+    this = tl.program_id(0)
+    if this == 0:
+        tl.store(y, tl.load(x))
+        tl.atomic_add(y + 1, 1.0)
+    else:
+        tl.store(y + 2, tl.load(y))
+
+
+def test_what_one_program_knows_no_other_does():
+    with watch(), pytest.raises(Fault, match="reads what another writes"):
+        one_meets_and_the_next_reads[(2,)](torch.ones(1), torch.zeros(3))
+
+
+@pytest.mark.parametrize("grid", [(2,), (1, 2), (1, 1, 2)])
+def test_programs_are_told_apart_in_every_direction_of_the_grid(grid):
+    with watch(), pytest.raises(InterpreterError, match="two programs write to the same place"):
+        copy_kernel[grid](torch.zeros(1), torch.arange(16.0), torch.zeros(16), 1, 16, ROWS=16, COLS=16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_floats_and_integers_of_every_kind_are_poisoned(dtype):
+    x, y = torch.ones(5, dtype=dtype), torch.zeros(8)
     i, j = torch.ones(5, dtype=torch.int16), torch.zeros(8)
     with watch():
         for source, result in ((x, y), (i, j)):

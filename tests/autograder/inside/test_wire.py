@@ -277,3 +277,10 @@ def test_bytes_that_drip_do_not_keep_the_judge(ends, start):
         done.set()
         thread.join()
     assert time.monotonic() - began < 5
+
+
+def test_bytes_that_are_there_after_the_deadline_are_not_read(ends):
+    ours, theirs = ends
+    send(theirs, b"late")
+    with pytest.raises(TimeoutError):
+        receive(ours, time.monotonic() - 1)

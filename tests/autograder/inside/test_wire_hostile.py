@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from autograder.inside import wire
 from autograder.inside.case import Opaque, call
 from autograder.inside.runner import Outcome, Raised
-from autograder.inside.wire import Refused, decode_outcome, encode
+from autograder.inside.wire import MAX_ANSWER, Refused, decode_outcome, encode
 
 QUICK = 6  # seconds of CPU; what is linear takes about one, and the texts that are meant to take long take far more
 
@@ -134,6 +134,8 @@ def test_what_is_no_outcome_is_refused_quickly(data):
 
 
 def test_a_refusal_says_why():
+    with pytest.raises(Refused, match="too large"):
+        decode_outcome(bytes(MAX_ANSWER + 1))
     with pytest.raises(Refused, match="too much text"):
         decode_outcome(HOSTILE["too much text"])
     with pytest.raises(Refused, match="unknown kind of value: 'kkk"):

@@ -8,7 +8,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from autograder.intake.folders import inspect, listing, shown
+from autograder.intake import folders
+from autograder.intake.folders import Refused, inspect, listing, read_file, shown
 from autograder.intake.reading import Caps
 
 NAME = "magnitude.ipynb"
@@ -107,6 +108,27 @@ def test_a_large_file_is_left_out(look):
     found = look({NAME: MINE, "a.bin": b"x" * 1001})
     assert "0.001 MB, more than the 0.001 MB allowed" in found.notes[0]
     assert not found.extras
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path, really_opened = tmp_path / "a.bin", folders._opened
+    path.write_bytes(b"x" * 1000)
+
+    def opened(*args):
+        file = really_opened(*args)
+        path.write_bytes(b"x" * 1001)
+        return file
+
+    monkeypatch.setattr(folders, "_opened", opened)
+    with pytest.raises(Refused, match="growing"):
+        read_file(tmp_path, ("a.bin",), 1000)
+
+
+@pytest.mark.parametrize("name", ["index.html", "data/a.HTM", "a.xhtml", "a.mht", "picture.svg", "a.js"])
+def test_pages_are_left_out(look, name):
+    found = look({NAME: MINE, name: b"<script>pwned()</script>"})
+    assert found.notes == [f"left out: {name} (a page; nbgrader puts a submission's files beside its feedback)"]
+    assert (found.notebook, found.extras, found.is_fine) == (MINE, [], False)
 
 
 def test_files_over_the_total_are_left_out(look):

@@ -260,6 +260,13 @@ WATCHED = {
     "import autograder.exercises": "autograder",
     "from autograder import check\ncheck.__globals__": "autograder",
     "exec(open('x.py').read())": "exec",
+    "import subprocess": "subprocess",
+    "from triton.runtime import interpreter as i\ni.interpreter_builder": "triton.runtime.interpreter",
+    "from unittest import mock\nmock.patch('torch.equal')": "unittest.mock",
+    "import sys\nsys._getframe(1)": "sys._getframe",
+    "import inspect\ninspect.currentframe()": "inspect.currentframe",
+    "check.__closure__": "__closure__",
+    "f.tb_frame.f_back": "f_back",
 }
 
 

@@ -3,7 +3,7 @@
 import builtins
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from autograder.checking.score import score, score_declared
+from autograder.checking.score import PUBLIC_SEED, score, score_declared
 from autograder.exercises import all_exercises, find
 from autograder.inside.case import Opaque
 from autograder.inside.runner import Outcome, Raised, run
@@ -97,8 +97,8 @@ def number_of(text: str) -> int:
 
 
 def raises(make):
-    def leak(text):
-        raise make(text)
+    def leak(*args):
+        raise make(*args)
 
     return leak
 
@@ -269,10 +269,10 @@ def test_arguments_of_odd_names_that_were_changed(exercise, key):
 
 @pytest.fixture
 def sandbox(monkeypatch):
-    """In the place of sessions: answers by exercise id; `deadly` ends every snapshot when it is asked."""
+    """In the place of sessions: `answers` by exercise id, else right ones; `deadly` ends every snapshot when it is asked."""
     from autograder.judge import judge
 
-    made = SimpleNamespace(asked=[], sessions=0, deadly="")
+    made = SimpleNamespace(asked=[], sessions=0, deadly="", answers={})
 
     class Fake:
         is_lost = False
@@ -295,7 +295,7 @@ def sandbox(monkeypatch):
                 made.asked.append((exercise.id, copy))
                 self.dead |= exercise.id == made.deadly
                 died = Outcome(error=Raised(("Died",), "the process ended", ours=True))
-                return died if self.dead else run(case, exercise.reference)
+                return died if self.dead else run(case, made.answers.get(exercise.id, exercise.reference))
 
             return outcome_of
 
@@ -303,7 +303,8 @@ def sandbox(monkeypatch):
     return made
 
 
-def unit_job():
+def unit_job(**answers):
+    """A unit's checks, and before them answers by the name that an exercise defines."""
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
@@ -312,7 +313,8 @@ def unit_job():
     from autograder.lessons.layout import grade_id
 
     exercises = exercises_of("01_patterns")
-    cells = [new_code_cell("check()", id=f"{grade_id(exercise)}-check") for exercise in exercises]
+    cells = [new_code_cell(answers[e.defines], id=grade_id(e)) for e in exercises if e.defines in answers]
+    cells += [new_code_cell("check()", id=f"{grade_id(exercise)}-check") for exercise in exercises]
     notebook = nbformat.writes(new_notebook(cells=cells))
     return Job("01_patterns", notebook, {}, SEED, tuple(exercise.id for exercise in exercises))
 
@@ -326,6 +328,47 @@ def test_what_is_shown_in_full_is_asked_before_any_hidden_case(sandbox):
     assert set(copies) == {0, 1}
     assert sandbox.sessions == 1
     assert all(verdict["passed"] and not verdict["cut_short"] for verdict in verdicts.values())
+
+
+def of_the_notebook(exercise, then, otherwise):
+    """An answer that does one thing with the notebook's own inputs, and another with all others."""
+    public = {str((c.args, c.kwargs)) for stage in exercise.stages for c in exercise.cases(stage, PUBLIC_SEED)}
+    return lambda *args, **kwargs: (then if str((args, kwargs)) in public else otherwise)(*args, **kwargs)
+
+
+def test_an_answer_that_knows_the_notebooks_inputs_gets_nothing_and_is_told_no_other(sandbox):
+    from autograder.judge.judge import judge
+
+    exercise = find("patterns.n_m")
+    sandbox.answers[exercise.id] = of_the_notebook(exercise, exercise.reference, raises(lambda *_: ValueError("12345")))
+    verdict = judge(unit_job()).verdicts[exercise.id]
+    assert (verdict["points"], verdict["cut_short"]) == (0, False)
+    problem = verdict["stages"][0]["problem"]
+    assert problem["difference"] == "the call: ValueError - on other inputs than the notebook's, with which it passes"
+    assert problem["case"] == problem["printed"] == ""
+    assert "12345" not in str(verdict)
+
+
+def test_what_fails_on_the_notebooks_inputs_too_is_explained_with_them(sandbox):
+    from autograder.judge.judge import judge
+
+    exercise = find("patterns.n_m")
+    mistake = exercise.misconceptions[0]
+    sandbox.answers[exercise.id] = of_the_notebook(exercise, mistake.wrong, lambda *_, **__: None)
+    verdict, shown = judge(unit_job()).verdicts[exercise.id], score_declared(exercise, mistake.wrong)
+    assert verdict["points"] == 0
+    assert (verdict["misconception"], verdict["says"]) == (mistake.name, mistake.says)
+    told = {stage["name"]: stage["problem"] for stage in verdict["stages"]}
+    assert told[shown.first_failure.name] == asdict(shown.first_failure.problem)
+
+
+def test_what_a_person_should_look_at_is_in_the_verdict_of_its_exercise(sandbox):
+    from autograder.judge.judge import judge
+
+    exercise = find("patterns.n_m")
+    verdicts = judge(unit_job(**{exercise.defines: "import ctypes"})).verdicts
+    flags = {id: verdict["flags"] for id, verdict in verdicts.items() if verdict["flags"]}
+    assert flags == {exercise.id: [f"{exercise.id}: uses ctypes"]}
 
 
 def test_an_answer_that_ends_the_others_costs_nothing_that_stands_before_it(sandbox):

@@ -17,7 +17,7 @@ import autograder
 from autograder.exercises import exercises_of, find
 from autograder.judge import store as store_module
 from autograder.judge.judge import Job, Judgement
-from autograder.judge.store import Store, exercise_key, job_key, notebook_key, version, write_whole
+from autograder.judge.store import Store, exercise_key, fingerprint, job_key, notebook_key, version, write_whole
 from autograder.lessons.layout import grade_id
 from autograder.sandbox.bubblewrap import Limits
 
@@ -40,6 +40,11 @@ def cells() -> list:
 def job(made: list | None = None, **changes) -> Job:
     notebook = nbformat.writes(new_notebook(cells=cells() if made is None else made))
     return replace(Job(UNIT, notebook, {"data.csv": b"1"}, "seed", IDS), **changes)
+
+
+def keys() -> list[str]:
+    """Of the notebook, then of each exercise."""
+    return [notebook_key(job()), *(exercise_key(job(), id) for id in IDS)]
 
 
 def with_cell(id: str, **changes) -> Job:
@@ -126,12 +131,24 @@ def test_what_counts_for_nothing():
 
 @pytest.mark.parametrize("attribute", ["python_version", "torch"])
 def test_another_python_or_torch_counts(attribute, monkeypatch):
-    before = job_key(job())
+    before = keys()
     if attribute == "torch":
         monkeypatch.setattr(store_module.torch, "__version__", "99.0")
     else:
         monkeypatch.setattr(store_module.platform, "python_version", lambda: "9.9")
-    assert job_key(job()) != before
+    assert not set(keys()) & set(before)
+
+
+def test_the_version_of_a_module_counts_for_what_it_judges(monkeypatch):
+    def keys_with(changed):
+        monkeypatch.setattr(store_module, "version", lambda module: f"of {module}, {module == changed}")
+        return keys()
+
+    modules = ["autograder.judge.judge", *(exercise.stages[0].cases.__module__ for exercise in EXERCISES)]
+    before = keys_with("none")
+    for changed in modules:
+        different = [a != b for a, b in zip(keys_with(changed), before, strict=True)]
+        assert different == [module == changed for module in modules]
 
 
 @pytest.fixture
@@ -209,6 +226,13 @@ def judgement(ids=IDS, cut_short=(), incidents=(), points=1.0) -> Judgement:
     outputs = {"imports": [{"output_type": "stream", "name": "stdout", "text": "hé\n"}], "plot": []}
     outputs |= {f"{grade_id(find(id))}-check": [{"output_type": "display_data", "data": {"text/plain": id}}] for id in ids}
     return Judgement(verdicts, outputs, list(incidents), 2.5)
+
+
+def test_a_fingerprint_is_of_what_was_judged_what_was_found_and_what_was_told():
+    prints = [fingerprint(job(), judgement(), []), fingerprint(with_cell("plot", source="plot(2)"), judgement(), [])]
+    prints += [fingerprint(job(), judgement(points=2.0), []), fingerprint(job(), judgement(), ["a file was left out"])]
+    assert len(set(prints)) == 4
+    assert fingerprint(job(), judgement(), []) == prints[0]
 
 
 def test_there_and_back(tmp_path):

@@ -154,6 +154,16 @@ def test_a_run_is_recorded_with_its_sources_and_no_release_shows_it(course, pret
     assert builder.stale(course, unit) == []
 
 
+def test_what_a_notebook_runs_is_its_cells_and_its_checks(monkeypatch):
+    unit = UNITS[0]
+    notebook, seen = render(ROOT, unit), []
+    monkeypatch.setattr(builder, "fingerprint", lambda code, modules: seen.extend([code, set(modules)]))
+    builder.sources_of(unit, notebook)
+    code, modules = seen
+    assert code == [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert modules == {"autograder.learner.check", *(e.stages[0].cases.__module__ for e in exercises_of(unit))}
+
+
 def test_a_changed_student_notebook_is_stale_and_rebuilt(course, pretended):
     unit = UNITS[0]
     student = notebook_path(course / "notebooks", unit)
@@ -186,6 +196,15 @@ def test_a_changed_check_is_stale_though_no_cell_changes(course, pretended, monk
     builder.build(course, unit)
     assert pretended == ["no experiments"]
     assert nbformat.read(notebook_path(course / "solutions", unit), as_version=4) == before  # here the check gave what it gave
+
+
+def test_a_solution_with_a_cell_that_was_not_run_is_stale(course):
+    path = notebook_path(course / "solutions", UNITS[0])
+    notebook = nbformat.read(path, as_version=4)
+    next(cell for cell in notebook.cells if cell.cell_type == "code").execution_count = None
+    nbformat.write(notebook, path)
+    [problem] = builder.stale(course, UNITS[0])
+    assert "is not executed" in problem
 
 
 def test_missing_files_are_stale(course):

@@ -29,6 +29,20 @@ def test_the_student_edition_is_closed_and_holds_no_answers():
     )
 
 
+def test_installed_copies_and_the_course_are_hidden_where_they_lie_in_what_is_shown(tmp_path, monkeypatch):
+    environment, course = tmp_path / "environment", tmp_path / "environment" / "course"
+    copies = [environment / "lib" / "python3.12" / "site-packages" / name for name in ("sparsity_edu", "autograder")]
+    for folder in (course, *copies):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(bubblewrap, "_shown", lambda: {environment})
+    options, _ = bubblewrap._bubblewrap({}, None, [course, tmp_path / "elsewhere"], ["true"], bubblewrap.Limits())
+    covered = {path: i for i, path in enumerate(options) if options[i - 1] == "--tmpfs" and str(tmp_path) in path}
+    assert set(covered) == {str(folder) for folder in (course, *copies)}
+    bound = options.index("--ro-bind")
+    assert options[bound + 1] == str(environment)
+    assert min(covered.values()) > bound  # or the environment would lie over them
+
+
 def test_no_bubblewrap_is_refused_with_the_way_to_get_it(monkeypatch):
     bubblewrap.require.cache_clear()
     monkeypatch.setattr(bubblewrap.shutil, "which", lambda name: None)
