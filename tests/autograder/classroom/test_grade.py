@@ -163,8 +163,10 @@ def test_a_manual_score_survives_a_resubmission_and_is_flagged(tmp_path, autogra
         gradebook.find_grade("magnitude-prune-check", "magnitude", UNIT, "blank").manual_score = 3
         gradebook.db.commit()
     path = notebook_path(root / "grading" / "submitted" / "blank", UNIT)
-    path.write_text(path.read_text().replace("import copy", "import copy, math"))  # a resubmission
+    path.write_text(path.read_text().replace("import copy", "import copy, math as handed_in_again"))  # a resubmission
     run = grade(root)
+    page = notebook_path(root / "grading" / "feedback" / "blank", UNIT).with_suffix(".html")
+    assert "handed_in_again" in page.read_text(encoding="utf-8")
     [result] = of_class(root)
     assert result.points == 3
     assert [(part.id, part.auto_points) for part in result.exercises if part.manual] == [("magnitude.prune", 0)]
