@@ -14,7 +14,7 @@ lab: .venv/ready ## JupyterLab on your own copies of the notebooks
 	@jupyter lab --allow-root --log-level=WARN --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work
 test: .venv/ready ## lint, formatting, imports, and all tests; UNIT=05: what is about one unit
 	@$(LINT) && pytest $(if $(UNIT),--unit $(UNIT))
-quick: .venv/ready ## the same without the class of attackers and the runs of notebooks
+quick: .venv/ready ## the same without classes under attack, runs of notebooks, and a third seed
 	@$(LINT) && pytest --quick
 notebooks: .venv/ready ## run every notebook in its fast setting, and record that it ran
 	@autograder verify

@@ -47,8 +47,11 @@ def autograder(monkeypatch, capsys):
 
 
 BY_EXERCISE = ("test_exercises.py", "test_hidden.py")  # hundreds of tests each; only those of one exercise share anything
-# what `make quick` leaves out: the class of attackers, and running generated notebooks, here and in the sandbox
-SLOW = re.compile(r"^tests/grading/|::test_notebook_runs|::test_a_solved_notebook_gets")
+# what `make quick` leaves out: classes of attackers and one that is killed again and again, generated notebooks, a third seed
+SLOW = re.compile(r"^tests/grading/|::test_killed_at_any_moment|::test_notebook_runs|::test_a_solved_notebook|\[another secret")
+
+
+ON_ONE_CLASS = ("test_demo.py", "test_grade.py")  # which takes longest of all that tests share
 
 
 class ByFileOrExercise(LoadFileScheduling):
@@ -60,7 +63,9 @@ class ByFileOrExercise(LoadFileScheduling):
     def _split_scope(self, nodeid):
         file = super()._split_scope(nodeid)
         exercise = re.search(r"[a-z_]+\.[a-z0-9_]+(?=[\]-])", nodeid.removeprefix(file))
-        return exercise[0] if file.endswith(BY_EXERCISE) and exercise else file
+        if file.endswith(BY_EXERCISE) and exercise:
+            return exercise[0]
+        return "the class" if file.endswith(ON_ONE_CLASS) else file
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -71,7 +76,7 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_addoption(parser):
     """What `make test UNIT=05` and `make quick` say."""
     parser.addoption("--unit", help="only what is about a unit, such as 05: its lesson, checks, grading, and library")
-    parser.addoption("--quick", action="store_true", help="all but the class of attackers and the runs of notebooks")
+    parser.addoption("--quick", action="store_true", help="all but classes under attack, runs of notebooks, and a third seed")
 
 
 def pytest_configure(config):

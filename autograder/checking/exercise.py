@@ -75,6 +75,14 @@ class Mistakes(list[Misconception]):
 
 
 @dataclass
+class Known:
+    """What has been worked out for a seed, and is the same for every answer."""
+
+    cases: dict[str, list[Case]]  # by stage
+    outcomes: dict[tuple, object] = field(default_factory=dict)  # of the reference and declared mistakes
+
+
+@dataclass
 class Exercise:
     """A task, its cases, and the ways in which it goes wrong."""
 
@@ -94,7 +102,9 @@ class Exercise:
     stages: list[Stage] = field(default_factory=list)
     misconceptions: Mistakes = field(default_factory=Mistakes)
     accepted: dict[str, Callable] = field(default_factory=dict)
-    known: dict[str, dict] = field(default_factory=dict, init=False, repr=False, compare=False)  # see verdict.known_outcome
+    known: dict[str, "Known"] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # by seed, see score.worked_out
 
     @property
     def unit(self) -> str:

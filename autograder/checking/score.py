@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from autograder.checking.compare import Difference, difference
-from autograder.checking.exercise import Exercise, Misconception, Stage
+from autograder.checking.exercise import Exercise, Known, Misconception, Stage
 from autograder.checking.naming import callee, describe, parameter
 from autograder.checking.traffic import traffic_difference
 from autograder.checking.verdict import Problem, StageVerdict, Verdict
@@ -57,7 +57,7 @@ def score_declared(
     outcomes = (
         known_outcome(exercise, function, case, (seed, stage.name, i))
         for stage in exercise.stages
-        for i, case in enumerate(exercise.cases(stage, seed))
+        for i, case in enumerate(worked_out(exercise, seed).cases[stage.name])
     )
     return score(exercise, lambda _: arrives(next(outcomes)), seed, hidden)
 
@@ -77,7 +77,7 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
     Returns:
         The verdict.
     """
-    cases = {stage.name: exercise.cases(stage, seed) for stage in exercise.stages}
+    cases = worked_out(exercise, seed).cases
     # first of all, so that nothing which the answer does to this process reaches the reference
     wanted = {
         name: [known_outcome(exercise, exercise.reference, case, (seed, name, i)) for i, case in enumerate(of_stage)]
@@ -169,11 +169,27 @@ def _results(exercise: Exercise, case: Case, got, want) -> list[tuple]:
     return list(zip(names, got, want, strict=True))
 
 
+def worked_out(exercise: Exercise, seed: str) -> Known:
+    """An exercise's cases for a seed, and room for what the reference and declared mistakes make of them.
+
+    Args:
+        exercise: it keeps them for the public seed, and for one other.
+        seed: which cases.
+
+    Returns:
+        What is known; answers are given copies of the cases' arguments, so that no answer changes it.
+    """
+    if seed not in exercise.known:
+        made = Known({stage.name: exercise.cases(stage, seed) for stage in exercise.stages})
+        exercise.known = {kept: of_seed for kept, of_seed in exercise.known.items() if kept == PUBLIC_SEED} | {seed: made}
+    return exercise.known[seed]
+
+
 def known_outcome(exercise: Exercise, function: Callable, case: Case, which: tuple[str, str, int]) -> Outcome:
     """What the reference or a misconception makes of a case: worked out once, for it is the same for every answer.
 
     Args:
-        exercise: it keeps the outcomes of the public seed, and of one other.
+        exercise: the exercise.
         function: its reference, or the wrong answer of a misconception.
         case: the case.
         which: seed, stage and number of the case.
@@ -182,9 +198,7 @@ def known_outcome(exercise: Exercise, function: Callable, case: Case, which: tup
         The outcome.
     """
     seed, *place = which
-    if seed not in exercise.known:
-        exercise.known = {kept: outcomes for kept, outcomes in exercise.known.items() if kept == PUBLIC_SEED} | {seed: {}}
-    outcomes, key = exercise.known[seed], (function, *place)
+    outcomes, key = worked_out(exercise, seed).outcomes, (function, *place)
     if key not in outcomes:
         # it is not the reference that may be an endless loop; its first case may import triton
         outcome = run(case, function, 6 * SECONDS_PER_CASE if function is exercise.reference else SECONDS_PER_CASE)

@@ -285,8 +285,8 @@ def _raised(exception: BaseException, answer: Callable) -> Raised:
         message = str(exception)
     except Exception:
         message = "(its message cannot be printed)"
-    raiser = list(traceback.walk_tb(exception.__traceback__))[-1][0].f_code
-    inside = "" if raiser in _own_code(answer) else raiser.co_qualname
+    *_, (raiser, _) = traceback.walk_tb(exception.__traceback__)
+    inside = "" if raiser.f_code in _own_code(answer) else raiser.f_code.co_qualname
     return Raised(types, _printable(message.strip().split("\n")[0][:300]), _own_line(exception), inside)
 
 
@@ -305,8 +305,6 @@ def _printable(text: str) -> str:
 
 def _own_line(exception: BaseException) -> str:
     """The deepest line of the traceback that is the student's own."""
-    frames = traceback.extract_tb(exception.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, "<frozen"))]
-    if not own:
-        return ""
-    return f"line {own[-1].lineno}: {linecache.getline(own[-1].filename, own[-1].lineno).strip()}"
+    places = ((frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(exception.__traceback__))
+    own = [place for place in places if not place[0].startswith((*_LIBRARIES, "<frozen"))]
+    return f"line {own[-1][1]}: {linecache.getline(*own[-1]).strip()}" if own else ""

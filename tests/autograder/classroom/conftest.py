@@ -9,9 +9,19 @@ from nbgrader.api import Gradebook
 
 from autograder.classroom import demo
 from autograder.classroom.grade import ClassRun
+from autograder.lessons.layout import notebook_path
+from tests.courses import make_course
 
 UNIT = demo.UNIT
-POINTS = {"another-route": 20, "blank": 0, "crashes": 6, "mask-lost": 14, "signed-weights": 16}
+POINTS = {
+    "another-route": 20,
+    "blank": 0,
+    "crashes": 6,
+    "deleted-and-duplicated": 20,
+    "mask-lost": 14,
+    "perfect": 20,
+    "signed-weights": 16,
+}
 
 
 def grade(root, jobs=2, scheduler=None, **judge):
@@ -37,9 +47,19 @@ def gradebook_rows(root, url=None):
         )
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def programs():
     """nbgrader calls programs of its environment by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         yield
+
+
+@pytest.fixture(scope="session")
+def graded(tmp_path_factory, sandbox, programs):
+    """A course in which the demo has run, and its results by student. It takes long: for all tests that only read it."""
+    root = make_course(tmp_path_factory.mktemp("class") / "course")
+    released = notebook_path(root / "notebooks", UNIT).read_bytes()
+    rows, _ = demo.demo(root)
+    assert notebook_path(root / "notebooks", UNIT).read_bytes() == released
+    return root, {result.student: result for result in rows}

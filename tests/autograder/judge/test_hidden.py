@@ -23,7 +23,8 @@ EACH = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exerc
 FORMS = ("patterns.n_m", "patterns.bitmap", "patterns.break_even", "magnitude.global", "magnitude.iterative")
 WITH_TWO_MISTAKES = [replace(find(id), misconceptions=find(id).misconceptions[:2]) for id in FORMS]  # more take longer
 EACH_FORM = pytest.mark.parametrize("exercise", WITH_TWO_MISTAKES, ids=FORMS)
-SEED = "ann's"
+SEED = PUBLIC_SEED  # what mistakes make of its cases is worked out already, by the tests of exercises in the same process
+HER_SEED = "ann's"
 
 ERRORS = [name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)]
 ERROR = f"(?:{'|'.join(ERRORS)}|an exception|it took too long|an earlier case took too long)"
@@ -80,7 +81,7 @@ def test_mistakes_are_told_without_values(exercise):
 
 @EACH
 def test_hiding_changes_nothing_but_what_is_told(exercise):
-    for wrong in (exercise.reference, *(mistake.wrong for mistake in exercise.misconceptions[:4])):
+    for wrong in (exercise.reference, *(mistake.wrong for mistake in exercise.misconceptions[:2])):
         hidden, shown = (score_declared(exercise, wrong, SEED, hide, arrives=over_the_wire).to_dict() for hide in (True, False))
         for a, b in zip(hidden.pop("stages"), shown.pop("stages"), strict=True):
             told, problem = a.pop("problem"), b.pop("problem")
@@ -248,7 +249,8 @@ def test_arguments_after_the_call_that_are_not_there(exercise, after):
     assert_nothing_is_told(verdict)
 
 
-PURE = [exercise for exercise in EXERCISES if any(stage.pure for stage in exercise.stages)]
+PURE = [find(id) for id in ("patterns.n_m", "magnitude.prune", "sparsegpt.prune", "wanda.norm")]  # the last is a class
+assert all(any(stage.pure for stage in exercise.stages) for exercise in PURE)
 
 
 @pytest.mark.parametrize("exercise", PURE, ids=lambda exercise: exercise.id)
@@ -316,7 +318,7 @@ def unit_job(**answers):
     cells = [new_code_cell(answers[e.defines], id=grade_id(e)) for e in exercises if e.defines in answers]
     cells += [new_code_cell("check()", id=f"{grade_id(exercise)}-check") for exercise in exercises]
     notebook = nbformat.writes(new_notebook(cells=cells))
-    return Job("01_patterns", notebook, {}, SEED, tuple(exercise.id for exercise in exercises))
+    return Job("01_patterns", notebook, {}, HER_SEED, tuple(exercise.id for exercise in exercises))
 
 
 def test_what_is_shown_in_full_is_asked_before_any_hidden_case(sandbox):
