@@ -8,7 +8,7 @@ magnitude.
 import math
 import re
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,6 +44,12 @@ class Difference:
         return self.sentence or f"{self.where}: expected {self.expected}, got {self.got}" + (
             f" ({self.remark})" if self.remark else ""
         )
+
+    def remarked(self, remark: str) -> "Difference":
+        """The same with one more remark."""
+        if self.sentence:
+            return replace(self, sentence=f"{self.sentence} ({remark})")
+        return replace(self, remark="; ".join(filter(None, (self.remark, remark))))
 
     def without_values(self) -> str:
         """The same for feedback on hidden inputs: no place and no count either, with which an answer could tell numbers."""

@@ -22,13 +22,13 @@ full marks, that every misconception is rejected, and that the untouched stub ge
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from autograder.checking.compare import Rules
-from autograder.inside.case import Case
+from autograder.inside.case import AGAIN, STRIDED, Case
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Known:
     """What has been worked out for a seed, and is the same for every answer."""
 
     cases: dict[str, list[Case]]  # by stage
+    probes: dict[int, Case] = field(default_factory=dict)  # of the cases that have one, by id()
     outcomes: dict[tuple, object] = field(default_factory=dict)  # of the reference and declared mistakes
 
 
@@ -98,6 +99,9 @@ class Exercise:
     meets: int = 0  # from so many rows of weights on, programs of a launch must add to one place; 0: they need not
     ordered: bool = False  # whether they must not, so that two runs give the same bits
     rules: Rules = field(default_factory=Rules)
+    contiguous: bool = False  # whether the contract says that tensors are contiguous; else a right answer works on any
+    shares: bool = False  # whether results may share memory with arguments; else they are copies
+    leaves_open: tuple[tuple[int, str], ...] = ()  # positions of models, and which of their settings the answer may change
     forbids: tuple[str, ...] = ()  # dotted names whose use is flagged for a person, such as "torch.nn.utils.prune"
     stages: list[Stage] = field(default_factory=list)
     misconceptions: Mistakes = field(default_factory=Mistakes)
@@ -120,6 +124,16 @@ class Exercise:
     def is_class(self) -> bool:
         """Whether the learner defines a class (otherwise a function)."""
         return isinstance(self.reference, type)
+
+    @property
+    def careful(self) -> Stage:
+        """The stage that is charged with the probes: the last that is about what a call may not do, else the last."""
+        return next((stage for stage in reversed(self.stages) if stage.pure), self.stages[-1])
+
+    def probe(self, case: Case) -> Case | None:
+        """A case's probe, in which the answer is used twice, in turns; kernels take too long for that."""
+        kind = AGAIN if self.contiguous else STRIDED
+        return replace(case, probe=kind, gradients=()) if case.watched is None else None
 
     def stage(self, name: str, *, points: float, exposes: str, pure: bool = False) -> Callable:
         """Declare the next stage; decorates the generator of its cases, which is given a seeded `torch.Generator`."""

@@ -5,15 +5,16 @@ a judge may ask another process. References and comparisons stay on this side.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from autograder.checking.compare import Difference, difference
 from autograder.checking.exercise import Exercise, Known, Misconception, Stage
 from autograder.checking.naming import callee, describe, parameter
 from autograder.checking.traffic import traffic_difference
 from autograder.checking.verdict import Problem, StageVerdict, Verdict
-from autograder.inside.case import HELD, Case
-from autograder.inside.runner import FAULT, SECONDS_PER_CASE, Outcome, Raised, TimeUp, equal, of_method, run
+from autograder.inside.case import AGAIN, HELD, STRIDED, Case
+from autograder.inside.runner import FAULT, SECONDS_PER_CASE, Outcome, Raised, TimeUp, equal, run
 
 PUBLIC_SEED = "public"
 # what a reference raises where kernels cannot run at all, or where the machine is far too busy
@@ -54,19 +55,25 @@ def score_declared(
     Returns:
         The verdict, as `score` gives it of an answer that does the same.
     """
-    outcomes = (
-        known_outcome(exercise, function, case, (seed, stage.name, i))
-        for stage in exercise.stages
-        for i, case in enumerate(worked_out(exercise, seed).cases[stage.name])
-    )
-    return score(exercise, lambda _: arrives(next(outcomes)), seed, hidden)
+    return score(exercise, lambda case: arrives(known_outcome(exercise, function, case, seed)), seed, hidden)
+
+
+@dataclass
+class _Asked:
+    """A case, what the answer and the reference make of it, and how they differ."""
+
+    stage: Stage  # that is charged
+    case: Case
+    got: Outcome
+    wrong: Difference | None
 
 
 def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str = PUBLIC_SEED, hidden: bool = False) -> Verdict:
     """Score whatever answers cases.
 
-    A stage counts only if the first one passes: a function that does nothing but raise would otherwise earn the stage on bad
-    arguments. An answer that takes too long is not run again: nobody waits for every case of an endless loop.
+    What must hold of every use of an answer is probed with the cases that it gets right, and charged to one stage. A stage
+    whose cases all want an error counts only beside one that gives results: a function that only raises would earn it. An
+    answer that takes too long is not run again: nobody waits for every case of an endless loop.
 
     Args:
         exercise: the exercise.
@@ -77,37 +84,49 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
     Returns:
         The verdict.
     """
-    cases = worked_out(exercise, seed).cases
-    # first of all, so that nothing which the answer does to this process reaches the reference
-    wanted = {
-        name: [known_outcome(exercise, exercise.reference, case, (seed, name, i)) for i, case in enumerate(of_stage)]
-        for name, of_stage in cases.items()
-    }
-    for want in (want for of_stage in wanted.values() for want in of_stage):
-        if want.error and want.error.types[0] in NOT_HERE:
-            raise RuntimeError(f"{exercise.id} cannot be checked here: {want.error.message}")
-    outcomes = {stage.name: [] for stage in exercise.stages}
-    verdicts: list[StageVerdict] = []
+    known = worked_out(exercise, seed)  # first of all, so that nothing which the answer does to this process reaches it
+    asked: list[_Asked] = []
     in_time = True
+
+    def ask(stage: Stage, case: Case) -> _Asked:
+        nonlocal in_time
+        got = outcome_of(case) if in_time else NOT_RUN
+        in_time = in_time and not (got.error and got.error.types[0] == TimeUp.__name__)
+        want = known_outcome(exercise, exercise.reference, case, seed)
+        wrong = (probe_difference if case.probe else outcome_difference)(exercise, case, got, want, stage.pure)
+        asked.append(_Asked(stage, case, got, wrong))
+        return asked[-1]
+
     for stage in exercise.stages:
-        problem = None
-        for case, want in zip(cases[stage.name], wanted[stage.name], strict=True):
-            outcome = outcome_of(case) if in_time else NOT_RUN
-            in_time = in_time and not (outcome.error and outcome.error.types[0] == TimeUp.__name__)
-            outcomes[stage.name].append(outcome)
-            wrong = outcome_difference(exercise, case, outcome, want, stage.pure)
-            if wrong and problem is None:
-                shown = Problem("", wrong.without_values()) if hidden else None
-                problem = shown or Problem(describe(exercise, case), str(wrong), outcome.printed)
-        counts = problem is None and (not verdicts or verdicts[0].passed)
+        for case in known.cases[stage.name]:
+            ask(stage, case)
+    for right in [entry.case for entry in asked if entry.wrong is None]:
+        if probe := known.probes.get(id(right)):
+            ask(exercise.careful, probe)
+
+    def first_wrong(stage: Stage) -> _Asked | None:
+        return next((entry for entry in asked if entry.stage is stage and entry.wrong), None)
+
+    def gives_results(stage: Stage) -> bool:
+        return not all(known_outcome(exercise, exercise.reference, case, seed).error for case in known.cases[stage.name])
+
+    passed = {stage.name: first_wrong(stage) is None for stage in exercise.stages}
+    has_result = any(passed[stage.name] and gives_results(stage) for stage in exercise.stages)
+    verdicts = []
+    for stage in exercise.stages:
+        entry, problem = first_wrong(stage), None
+        if entry:
+            wrong = _narrowed(exercise, entry, outcome_of, seed) if in_time else entry.wrong
+            shown = Problem(describe(exercise, entry.case), str(wrong), entry.got.printed)
+            problem = Problem("", wrong.without_values()) if hidden else shown
+        counts = entry is None and (has_result or gives_results(stage))
         verdicts.append(
-            StageVerdict(stage.name, stage.points if counts else 0, stage.points, problem is None, stage.exposes, problem)
+            StageVerdict(stage.name, stage.points if counts else 0, stage.points, entry is None, stage.exposes, problem)
         )
-    failed = next((stage for stage, verdict in zip(exercise.stages, verdicts, strict=True) if not verdict.passed), None)
-    first = outcomes[exercise.stages[0].name][0]
+    first = asked[0].got
     # a stub raises itself; what it calls, or another method of a class, may not be written yet
     started = not (first.error and first.error.types[0] == "NotImplementedError" and not first.error.inside)
-    mistake = _recognise(exercise, seed, cases, outcomes, failed) if failed and started else None
+    mistake = _recognise(exercise, seed, asked) if started and not all(passed.values()) else None
     return Verdict(
         exercise.id,
         exercise.title,
@@ -148,15 +167,81 @@ def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outco
     for i in case.changes:
         label = getattr(case.args[i], "label", "{} after the call").format(parameter(exercise, i))
         wrong = wrong or difference(got.after.get(i), want.after[i], exercise.rules, label)
+    for key in case.gradients:
+        wrong = wrong or _gradient_difference(exercise, parameter(exercise, key), got.gradients.get(key), want.gradients[key])
     wrong = wrong or traffic_difference(exercise, case, got)
-    if wrong is None and pure and got.touched:
-        key = got.touched[0]
-        known = {i: parameter(exercise, i) for i in (*range(len(case.args)), *case.kwargs)}
-        known |= {of_method(method): of_method(method) for method, *_ in case.calls}
-        name = known.get(key, "of another name")
-        wanted, vague = "left as it was (work on a copy: .clone())", "changed by your code (work on a copy: .clone())"
-        return Difference(f"the argument {name}", "changed by your code", wanted, vague=vague)
+    if wrong is None and pure:
+        for key in want.after:
+            if key not in case.changes and not equal(got.after.get(key), want.after[key]):
+                wanted, vague = "left as it was (work on a copy: .clone())", "changed by your code (work on a copy: .clone())"
+                return Difference(_argument(exercise, key), "changed by your code", wanted, vague=vague)
     return wrong
+
+
+def probe_difference(exercise: Exercise, case: Case, got: Outcome, want: Outcome, pure: bool = False) -> Difference | None:
+    """The first difference between two outcomes of a probe: of the first use, of the second, and of what they do to each other.
+
+    Args:
+        exercise: for its rules and the names of its parameters.
+        case: the probe.
+        got: the answer's outcome.
+        want: the reference's outcome. What it does to its arguments, and what it shares with them, the answer may do too.
+        pure: whether arguments must be as they were.
+
+    Returns:
+        The difference, or None.
+    """
+    if wrong := outcome_difference(exercise, case, got, want, pure):
+        return wrong
+    found, wanted = got.again, want.again
+    other = "a second object" if case.calls else "a second call"
+    for name, g, w in _results(exercise, case, found.get("second"), wanted["second"]):
+        if wrong := difference(g, w, exercise.rules, f"{name}, of {other}"):
+            return wrong
+    for key, settings in wanted["settings"].items():
+        was = wanted["found"].get(key, settings)
+        name = f"{parameter(exercise, key)} after the call" if key in wanted["found"] else "result"
+        given = found.get("settings", {}).get(key, {})
+        for setting in (setting for setting in settings if (key, setting) not in exercise.leaves_open):
+            wrong = difference(given.get(setting), settings[setting], exercise.rules, f"{name}, its {setting}")
+            if wrong and equal(was[setting], settings[setting]):  # what the reference changes, the answer may change too
+                return wrong
+    if equal(wanted["kept"], want.value) and not equal(found.get("kept"), got.value):
+        which = "an earlier result" if case.calls or case.times > 1 else "the first result"
+        return Difference(
+            which, "changed by a later call", "left as it was (return a copy: .clone())", vague="changed by a later call"
+        )
+    for key, before in wanted["arguments"].items() if not exercise.shares else ():
+        shares = not equal(found.get("overwritten", {}).get(key), found.get("arguments", {}).get(key))
+        if shares and equal(wanted["overwritten"][key], before):
+            where, vague = _argument(exercise, key), "shares memory with the result (return a copy: .clone())"
+            sentence = f"{where} shares memory with what you return: who writes to one changes both. Return a copy: .clone()."
+            return Difference(where, "", "", vague=vague, sentence=sentence)
+    return None
+
+
+def _narrowed(exercise: Exercise, entry: _Asked, outcome_of: Callable[[Case], Outcome], seed: str) -> Difference:
+    """What is wrong, and if it is only so with tensors that are not contiguous, that too."""
+    if entry.case.probe != STRIDED:
+        return entry.wrong
+    plain = replace(entry.case, probe=AGAIN)
+    want = run(plain, exercise.reference, 6 * SECONDS_PER_CASE)
+    wrong = probe_difference(exercise, plain, outcome_of(plain), want, entry.stage.pure)
+    remark = "with tensors that are not contiguous in memory, and models in evaluation mode"
+    return wrong or entry.wrong.remarked(remark)
+
+
+def _argument(exercise: Exercise, key: int | str) -> str:
+    return f"the argument {key if isinstance(key, str) and key.startswith('of ') else parameter(exercise, key)}"
+
+
+def _gradient_difference(exercise: Exercise, name: str, got, want) -> Difference | None:
+    where = f"gradient with respect to {name}"
+    if got is None and want is not None:
+        vague = "none where one is expected"
+        sentence = f"{where}: there is none. A detach(), no_grad(), numpy() or item() on the way cuts it off."
+        return Difference(where, "none", "a gradient", vague=vague, sentence=sentence)
+    return difference(got, want, exercise.rules, where)
 
 
 def _results(exercise: Exercise, case: Case, got, want) -> list[tuple]:
@@ -182,23 +267,29 @@ def worked_out(exercise: Exercise, seed: str) -> Known:
     if seed not in exercise.known:
         made = Known({stage.name: exercise.cases(stage, seed) for stage in exercise.stages})
         exercise.known = {kept: of_seed for kept, of_seed in exercise.known.items() if kept == PUBLIC_SEED} | {seed: made}
+        for case in (case for of_stage in made.cases.values() for case in of_stage):
+            want = known_outcome(exercise, exercise.reference, case, seed)
+            if want.error and want.error.types[0] in NOT_HERE:
+                del exercise.known[seed]
+                raise RuntimeError(f"{exercise.id} cannot be checked here: {want.error.message}")
+            if not want.error and (probe := exercise.probe(case)):
+                made.probes[id(case)] = probe
     return exercise.known[seed]
 
 
-def known_outcome(exercise: Exercise, function: Callable, case: Case, which: tuple[str, str, int]) -> Outcome:
+def known_outcome(exercise: Exercise, function: Callable, case: Case, seed: str) -> Outcome:
     """What the reference or a misconception makes of a case: worked out once, for it is the same for every answer.
 
     Args:
         exercise: the exercise.
         function: its reference, or the wrong answer of a misconception.
-        case: the case.
-        which: seed, stage and number of the case.
+        case: a case or a probe as `worked_out` gives it.
+        seed: of the case.
 
     Returns:
         The outcome.
     """
-    seed, *place = which
-    outcomes, key = worked_out(exercise, seed).outcomes, (function, *place)
+    outcomes, key = worked_out(exercise, seed).outcomes, (function, id(case))
     if key not in outcomes:
         # it is not the reference that may be an endless loop; its first case may import triton
         outcome = run(case, function, 6 * SECONDS_PER_CASE if function is exercise.reference else SECONDS_PER_CASE)
@@ -208,33 +299,52 @@ def known_outcome(exercise: Exercise, function: Callable, case: Case, which: tup
     return outcomes[key]
 
 
-def _recognise(exercise: Exercise, seed: str, cases: dict, outcomes: dict, failed: Stage) -> Misconception | None:
-    """The misconception that answers as the learner does in all cases up to and including the first failing stage; of several,
-    the one that agrees with the learner most often everywhere."""
+def _recognise(exercise: Exercise, seed: str, asked: list[_Asked]) -> Misconception | None:
+    """The misconception that explains what is wrong: the one that gives what the answer gave in most of the wrong cases.
 
-    def agreements(mistake: Misconception, stage: Stage) -> Iterator[bool]:
-        for i, (case, outcome) in enumerate(zip(cases[stage.name], outcomes[stage.name], strict=True)):
-            known = known_outcome(exercise, mistake.wrong, case, (seed, stage.name, i))
-            yield _same(exercise, case, outcome, known, stage.pure)
+    It must explain all of the first failing stage, or else half of all wrong cases; and of those that are right, it may spoil
+    no more than half. Of several, the one that agrees with the answer most often everywhere.
+    """
+    failed = next(stage for stage in exercise.stages if any(entry.stage is stage and entry.wrong for entry in asked))
 
-    decisive = reversed(exercise.stages[: exercise.stages.index(failed) + 1])  # the failing one first: it rules out most
-    candidates = exercise.misconceptions
-    for stage in decisive:
-        candidates = [mistake for mistake in candidates if all(agreements(mistake, stage))]
-    if len(candidates) <= 1:
-        return candidates[0] if candidates else None
-    return max(candidates, key=lambda mistake: sum(sum(agreements(mistake, stage)) for stage in exercise.stages))
+    def agrees(mistake: Misconception, entry: _Asked) -> bool:
+        known = known_outcome(exercise, mistake.wrong, entry.case, seed)
+        return _same(exercise, entry.case, entry.got, known, entry.stage.pure)
+
+    wrong, right = [e for e in asked if e.wrong], [e for e in asked if not e.wrong]
+    decisive = [entry for entry in wrong if entry.stage is failed]
+    best, most = None, (0.0, 0.0)
+    for mistake in exercise.misconceptions:
+        if not agrees(mistake, decisive[0]):
+            continue
+        explained = [agrees(mistake, entry) for entry in wrong]
+        all_of_failed = all(agrees(mistake, entry) for entry in decisive)
+        agreed = sum(agrees(mistake, entry) for entry in right) / len(right) if right else 1.0
+        share = sum(explained) / len(wrong)
+        if (all_of_failed or share >= 0.5) and agreed >= 0.5 and (share, agreed) > most:
+            best, most = mistake, (share, agreed)
+    return best
 
 
 def _same(exercise: Exercise, case: Case, got: Outcome, mistake: Outcome, pure: bool) -> bool:
     if got.error or mistake.error:
         return bool(got.error and mistake.error) and _said(got.error) == _said(mistake.error)
-    # NaN never passes, but a mistake may well consist of NaNs
-    same_values = equal(got.value, mistake.value) or difference(got.value, mistake.value, exercise.rules) is None
-    traffic = [traffic_difference(exercise, case, outcome) for outcome in (got, mistake)]
-    same_traffic = len({(wrong.where, wrong.vague) if wrong else None for wrong in traffic}) == 1
-    same_after = all(difference(got.after.get(i), mistake.after[i], exercise.rules) is None for i in case.changes)
-    return same_values and same_after and same_traffic and (not pure or got.touched == mistake.touched)
+
+    def alike(a, b) -> bool:  # NaN never passes, but a mistake may well consist of NaNs
+        return equal(a, b) or difference(a, b, exercise.rules) is None
+
+    def unlike(outcome: Outcome) -> tuple:
+        traffic = traffic_difference(exercise, case, outcome)
+        again = outcome.again
+        kept, unshared = equal(again.get("kept"), outcome.value), equal(again.get("overwritten"), again.get("arguments"))
+        return traffic and (traffic.where, traffic.vague), kept, unshared
+
+    pairs = [(got.value, mistake.value), (got.gradients, mistake.gradients)]
+    pairs += [(got.again.get(part), mistake.again.get(part)) for part in ("second", "settings")]
+    pairs += [(got.after.get(i), mistake.after.get(i)) for i in case.changes]
+    others = [key for key in mistake.after if key not in case.changes] if pure else []
+    untouched = all(equal(got.after.get(key), mistake.after[key]) for key in others)
+    return untouched and unlike(got) == unlike(mistake) and all(alike(a, b) for a, b in pairs)
 
 
 def _said(error: Raised) -> tuple:

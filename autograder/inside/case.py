@@ -18,11 +18,17 @@ class Case:
     calls: tuple[tuple, ...] = ()  # ("method" or a position in `args`, *arguments) each; the answer is all they return
     changes: tuple[int, ...] = ()  # positions in `args` that the call is meant to change in place; all others must stay
     times: int = 1
-    fresh: bool = False  # whether what is returned may share no memory with `args`: overwriting it would change them
+    gradients: tuple[int | str, ...] = ()  # arguments with respect to which what is returned is differentiated
     watched: tuple[int, ...] | None = None  # positions in `args` of tensors whose bytes that count kernels must read, once
     veiled: bool = False  # whether to look if results are made of the numbers that kernels see of these, not those torch sees
+    probe: str = ""  # AGAIN or STRIDED: use the answer twice, in turns, and look at the first results again
 
 
+# Whether an answer keeps apart what it is given, what it returns and what it does a second time shows in two uses side by side:
+# of the same arguments, or
+AGAIN = "again"
+# of the same values in tensors that are not contiguous; and modules have been in use: in evaluation mode, with gradients
+STRIDED = "strided"
 HELD = "bytes held"  # in place of a method, before a number: the bytes of all tensors that the object holds, if they are more
 
 
@@ -30,7 +36,7 @@ def call(
     *args,
     changes: tuple[int, ...] = (),
     times: int = 1,
-    fresh: bool = False,
+    gradients: tuple[int | str, ...] = (),
     watched: tuple[int, ...] | None = None,
     veiled: bool = False,
     **kwargs,
@@ -41,7 +47,8 @@ def call(
         *args: positional arguments: tensors, numbers, strings, None, lists, dicts and recipes.
         changes: positions of arguments that the function is meant to change in place; they become part of the answer.
         times: how often it is called with these (the same) arguments.
-        fresh: overwrite what it returns, once that is observed; in a `pure` stage an argument that shares its memory shows.
+        gradients: positions or names of arguments (tensors, or models: their parameters) that require gradients; those of a
+            fixed weighted sum of what is returned become part of the answer.
         watched: positions of tensors of which Triton kernels must read each byte once, of all rows or those that the exercise
             `reads`; the kernels run in the interpreter, under `sanitizer.watch`. With (), what they read
             is not counted, but a load or store outside of their tensors is an error and does not end the process.
@@ -52,7 +59,7 @@ def call(
     Returns:
         The case.
     """
-    return Case(args, kwargs, changes=changes, times=times, fresh=fresh, watched=watched, veiled=veiled)
+    return Case(args, kwargs, changes=changes, times=times, gradients=gradients, watched=watched, veiled=veiled)
 
 
 def script(*args, calls: Iterable[tuple], **kwargs) -> Case:

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autograder.inside.case import HELD, Case
+from autograder.inside.case import HELD, STRIDED, Case
 from autograder.inside.observe import observe
 from autograder.inside.recipes import RECIPES
 
@@ -69,8 +69,9 @@ class Outcome:
     """What one case did."""
 
     value: object = None  # observed return value, or the list of them for a class
-    after: dict = field(default_factory=dict)  # observed arguments that the case is meant to change, by position
-    touched: tuple[int | str, ...] = ()  # arguments that were changed though they must not be
+    after: dict[int | str, object] = field(default_factory=dict)  # observed arguments, by position or name
+    gradients: dict[int | str, object] = field(default_factory=dict)  # by argument; None: nothing depends on it
+    again: dict[str, object] = field(default_factory=dict)  # of a probe, see `_probed`
     error: Raised | None = None
     printed: str = ""
     # what kernels did with bytes, of a watched case: of each watched argument, by its position, how many (different ones, all)
@@ -96,46 +97,156 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
         The outcome; an exception of the answer is part of it. Only KeyboardInterrupt passes through.
     """
     printed = _Printed()
-    value, before, after, traffic, error = None, {}, {}, {}, None
+    seen, error = {}, None
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), _fixed_settings():
-        args, kwargs = _build(case)
-        steps = [(method, _build(Case(tuple(given)))[0]) for method, *given in case.calls]
-        arguments = {**dict(enumerate(args)), **kwargs}
-        for method, given in steps:
-            arguments.setdefault(of_method(method), []).append(given)
-        before = {key: observe(argument) for key, argument in arguments.items()}
+        uses = [_Use(case, answer, evaluated=i == 1) for i in range(2 if case.probe else 1)]
         try:
             with _time_limit(seconds):
-                if case.watched is not None:
-                    value, traffic = _use_watched(case, answer, args, kwargs)
-                else:
-                    value = _use(case, answer, args, kwargs, steps)
-                after = {key: observe(argument) for key, argument in arguments.items()}
+                seen = _probed(*uses) if case.probe else _used(*uses) if case.watched is None else _watched(*uses)
         except KeyboardInterrupt:
             raise
         except BaseException as exception:  # SystemExit too: student code does not end the notebook's check
-            value, traffic, error = None, {}, _raised(exception, answer)
-    touched = tuple(key for key in after if key not in case.changes and not equal(before[key], after[key]))
-    return Outcome(value, {i: after.get(i) for i in case.changes}, touched, error, _printable(printed.getvalue()), traffic)
+            error = _raised(exception, answer)
+    return Outcome(**seen, error=error, printed=_printable(printed.getvalue()))
+
+
+class _Use:
+    """One use of an answer as a case says, with arguments of its own."""
+
+    def __init__(self, case: Case, answer: Callable, evaluated: bool = False) -> None:
+        self.case, self.answer = case, answer
+        self.args, self.kwargs = _build(case)
+        if evaluated and case.probe == STRIDED:
+            for module in (argument for argument in self.args if isinstance(argument, nn.Module)):
+                module.eval()
+        self.steps = [(name, _build(Case(tuple(given), probe=case.probe))[0]) for name, *given in case.calls]
+        self.results: list = []  # what the answer returned, and
+        self.values: list = []  # how that was at once: a later call may change it
+        self.arguments = {**dict(enumerate(self.args)), **self.kwargs}
+        self._parameters = {key: dict(a.named_parameters()) for key, a in self.arguments.items() if isinstance(a, nn.Module)}
+        for method, given in self.steps:
+            self.arguments.setdefault(of_method(method), []).append(given)
+        for key in case.gradients:
+            argument = self.arguments[key]
+            if isinstance(argument, Tensor):
+                argument.requires_grad_()
+
+    def __iter__(self) -> Iterator[None]:
+        """Make its calls, one at a time."""
+        if self.steps:
+            thing = self.answer(*self.args, **self.kwargs)
+            for name, given in self.steps:
+                if name == HELD:
+                    self._keep(_held(thing, *given))
+                else:
+                    self._keep((self.args[name] if isinstance(name, int) else getattr(thing, name))(*given))
+                yield
+        else:
+            for _ in range(self.case.times):
+                self._keep(self.answer(*self.args, **self.kwargs))
+                yield
+
+    def _keep(self, result) -> None:
+        self.results.append(result)
+        self.values.append(observe(result))
+
+    @property
+    def value(self):
+        """What the answer gave: a list of that where it was called more than once."""
+        return self._whole(self.values)
+
+    @property
+    def kept(self):
+        """The same as it is now."""
+        return self._whole(list(map(observe, self.results)))
+
+    def _whole(self, values: list):
+        return values if self.steps or self.case.times > 1 else values[0]
+
+    def after(self) -> dict:
+        """The arguments as they are now."""
+        return {key: observe(argument) for key, argument in self.arguments.items()}
+
+    def settings(self) -> dict:
+        """What state and values do not say of modules among the arguments, and in what was returned."""
+        of_arguments = {key: _settings(self.arguments[key], was) for key, was in self._parameters.items()}
+        modules = [result for result in self.results if isinstance(result, nn.Module)]
+        return of_arguments | {f"result {i}": _settings(module) for i, module in enumerate(modules)}
+
+
+def _used(use: _Use) -> dict:
+    for _ in use:
+        pass
+    return {"value": use.value, "after": use.after(), "gradients": _gradients(use)}
+
+
+def _probed(first: _Use, second: _Use) -> dict:
+    """Two uses in turns: what one does may not reach the other, nor the first results, and results are not the arguments.
+
+    `again` holds what the `second` gave, the first results `kept` until the end, the second's `arguments` before and after all
+    that it returned is `overwritten`, and `settings` of modules as they were `found` and left.
+    """
+    found = second.settings()
+    for _ in zip(first, second, strict=True):
+        pass
+    seen = {"value": first.value, "after": first.after()}
+    again = {"second": second.value, "arguments": second.after(), "found": found, "settings": second.settings()}
+    _overwrite(second.results)
+    return seen | {"again": again | {"kept": first.kept, "overwritten": second.after()}}
+
+
+def _settings(module: nn.Module, was: dict[str, nn.Parameter] | None = None) -> dict[str, object]:
+    """What a state does not say of a module; of an argument also its mode, gradients, and if it has other parameters now."""
+    parameters, modules = dict(module.named_parameters()), dict(module.named_modules())
+    hooked = [name for name, part in modules.items() if any(getattr(part, kind, None) for kind in _HOOKS)]
+    hooked += [name for name, parameter in parameters.items() if parameter._backward_hooks]
+    settings: dict = {"frozen parameters": _names(name for name, p in parameters.items() if not p.requires_grad)}
+    settings["hooks"] = _names(hooked)
+    if was is not None:
+        settings["modules in evaluation mode"] = _names(name for name, part in modules.items() if not part.training)
+        settings["parameters that were replaced"] = _names(name for name, p in was.items() if parameters.get(name) is not p)
+        settings["gradients"] = {name: observe(parameter.grad) for name, parameter in parameters.items()}
+    return settings
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _names(which: Iterable[str]) -> str:
+    """Names of parameters or modules in one text; that of a whole model is empty."""
+    return ", ".join(name or "the model" for name in which) or "none"
+
+
+def _gradients(use: _Use) -> dict:
+    """The gradients of a sum of all that was returned, weighted so that no entry can take another's place."""
+    if not use.case.gradients:
+        return {}
+    results = [leaf for leaf in _leaves(use.results) if leaf.requires_grad]
+    asked = {key: use.arguments[key] for key in use.case.gradients}
+    wanted = [part for argument in asked.values() for part in _leaves(argument)]
+    total = sum((leaf * torch.arange(1.0, leaf.numel() + 1).cos().view(leaf.shape).to(leaf.dtype)).sum() for leaf in results)
+    given = iter(torch.autograd.grad(total, wanted, allow_unused=True) if results else [None] * len(wanted))
+    found = {key: [observe(next(given)) for _ in _leaves(argument)] for key, argument in asked.items()}
+    return {key: found[key] if isinstance(asked[key], nn.Module) else found[key][0] for key in asked}
+
+
+def _leaves(value) -> list[Tensor]:
+    """The floating-point tensors of a value, and the parameters of modules in it."""
+    match value:
+        case Tensor():
+            return [value] if value.is_floating_point() else []
+        case nn.Module():
+            return list(value.parameters())
+        case dict():
+            return _leaves(list(value.values()))
+        case list() | tuple():
+            return [leaf for entry in value for leaf in _leaves(entry)]
+    return []
 
 
 def of_method(method: str) -> str:
     """The name of what a method is given, in `Outcome.touched`; continues "the argument"."""
     return f"of {method}()"
-
-
-def _use(case: Case, answer: Callable, args: list, kwargs: dict, steps: list[tuple[str | int, list]]):
-    """What the answer makes of a case; every value is observed at once, as a later call may change it."""
-    if steps:
-        thing = answer(*args, **kwargs)
-        return [_held(thing, *given) if name == HELD else observe(_callee(thing, args, name)(*given)) for name, given in steps]
-    values = []
-    for _ in range(case.times):
-        result = answer(*args, **kwargs)
-        values.append(observe(result))
-        if case.fresh:
-            _overwrite(result)
-    return values if case.times > 1 else values[0]
 
 
 def _held(thing, most: int) -> str:
@@ -170,24 +281,25 @@ def _overwrite(result) -> None:
                 _overwrite(entry)
 
 
-def _use_watched(case: Case, answer: Callable, args: list, kwargs: dict) -> tuple:
-    """What the answer makes of a case, and what its kernels read and write for that."""
+def _watched(use: _Use) -> dict:
+    """What a use gives, and what kernels read and write for that."""
     from autograder.inside.sanitizer import watch  # imports triton, which takes a second
 
-    with watch() as seen, _nothing_is_zero_by_chance():
-        value = _use(case, answer, args, kwargs, [])
+    case, args = use.case, use.args
+    with watch() as watched, _nothing_is_zero_by_chance():
+        seen = _used(use)
     given = {argument.untyped_storage().data_ptr() for argument in args if isinstance(argument, Tensor)}
-    traffic = {i: seen.of(args[i]).by_row(len(args[i])) for i in case.watched}
-    own = [memory for memory in seen.memories if memory.start not in given]
+    traffic = {i: watched.of(args[i]).by_row(len(args[i])) for i in case.watched}
+    own = [memory for memory in watched.memories if memory.start not in given]
     traffic["elsewhere"] = sum(memory.bytes_read for memory in own), sum(memory.bytes_loaded for memory in own)
-    written = [memory.bytes_written for memory in seen.memories], [int(memory.writes.sum()) for memory in seen.memories]
+    written = [memory.bytes_written for memory in watched.memories], [int(m.writes.sum()) for m in watched.memories]
     traffic["written"] = sum(written[0]), sum(written[1])
-    traffic["met"] = sum(memory.bytes_met for memory in seen.memories), sum(written[0])
+    traffic["met"] = sum(memory.bytes_met for memory in watched.memories), sum(written[0])
     if case.veiled:
-        again, kwargs = _build(case)
-        with watch([again[i] for i in case.watched]), _nothing_is_zero_by_chance():
-            traffic["again"] = int(equal(value, _use(case, answer, again, kwargs, []))), 1
-    return value, traffic
+        again = _Use(case, use.answer)
+        with watch([again.args[i] for i in case.watched]), _nothing_is_zero_by_chance():
+            traffic["again"] = int(equal(use.value, _used(again)["value"])), 1
+    return seen | {"traffic": traffic}
 
 
 @contextlib.contextmanager
@@ -202,26 +314,39 @@ def _nothing_is_zero_by_chance() -> Iterator[None]:
         set_mode(before[0], warn_only=before[1])
 
 
-def _callee(thing, args: list, name: str | int) -> Callable:
-    return args[name] if isinstance(name, int) else getattr(thing, name)
-
-
 def _build(case: Case) -> tuple[list, dict]:
     built: list = []
     for argument in case.args:
-        built.append(_fresh(argument, built))
-    return built, {name: _fresh(argument, built) for name, argument in case.kwargs.items()}
+        built.append(_fresh(argument, built, case.probe))
+    return built, {name: _fresh(argument, built, case.probe) for name, argument in case.kwargs.items()}
 
 
-def _fresh(value, built: list):
+def _fresh(value, built: list, probe: str):
     match value:
         case Tensor():
-            return value.clone(memory_format=torch.preserve_format)
+            return _strided(value) if probe == STRIDED else value.clone(memory_format=torch.preserve_format)
         case list() | tuple():
-            return type(value)(_fresh(entry, built) for entry in value)
+            return type(value)(_fresh(entry, built, probe) for entry in value)
         case dict():
-            return {key: _fresh(entry, built) for key, entry in value.items()}
-    return value.build(built) if isinstance(value, RECIPES) else value
+            return {key: _fresh(entry, built, probe) for key, entry in value.items()}
+    made = value.build(built) if isinstance(value, RECIPES) else value
+    return _lived_in(made) if probe == STRIDED and isinstance(made, nn.Module) else made
+
+
+def _strided(tensor: Tensor) -> Tensor:
+    """A copy whose entries lie every second place, columns before rows."""
+    if tensor.ndim == 0:
+        return tensor.clone()
+    spread = torch.zeros(2, *tensor.mT.shape if tensor.ndim > 1 else tensor.shape, dtype=tensor.dtype).movedim(0, -1)[..., 0]
+    return (spread.mT if tensor.ndim > 1 else spread).copy_(tensor)
+
+
+def _lived_in(module: nn.Module) -> nn.Module:
+    """A module as it is found in use: with gradients of a training before."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point() and parameter.grad is None:
+            parameter.grad = torch.full_like(parameter, 0.25)
+    return module
 
 
 def equal(a, b) -> bool:

@@ -138,7 +138,7 @@ def _pack(value, tensors: dict[str, Tensor]):
 
 
 def _parts(outcome: Outcome) -> tuple:
-    return outcome.value, outcome.after, outcome.touched, outcome.error, outcome.printed, outcome.traffic
+    return tuple(getattr(outcome, part.name) for part in fields(outcome))
 
 
 def _pack_tensor(kind: str, tensor: Tensor, tensors: dict[str, Tensor]):
@@ -207,15 +207,17 @@ def _raised(types, message, line, inside) -> Raised:
     return Raised(tuple(map(printable, types[:20])), *(printable(text) for text in (message, line, inside)))
 
 
-def _outcome(value, after, touched, error, printed, traffic) -> Outcome:
-    shapes = ((after, dict), (touched, tuple), (traffic, dict), (error, Raised | NoneType), (printed, str))
-    if not all(isinstance(part, kind) for part, kind in shapes) or not all(isinstance(key, int | str) for key in touched):
+def _outcome(value, after, gradients, again, error, printed, traffic) -> Outcome:
+    dicts = (after, gradients, again, traffic)
+    if not (
+        all(isinstance(part, dict) for part in dicts) and isinstance(error, Raised | NoneType) and isinstance(printed, str)
+    ):
         raise Refused("an outcome that is none")
     for key, counts in traffic.items():
         kind = _is_count if isinstance(key, str) else _are_counts  # of all rows together, or of each row of an argument
         if not (isinstance(counts, tuple) and len(counts) == 2 and all(map(kind, counts))):
             raise Refused("counts of bytes that are none")
-    return Outcome(value, after, touched, error, printable(printed), traffic)
+    return Outcome(value, after, gradients, again, error, printable(printed), traffic)
 
 
 def _is_count(count) -> bool:

@@ -117,7 +117,7 @@ def _(training, train, masks, steps, fresh, trained, noise):
     start = Snapshot(training)
     own = {name: value.detach().clone() for name, value in training.model.state_dict().items()}
     random = {
-        n: torch.zeros_like(m).flatten().index_fill(0, noise[n].view(-1).topk(int(m.sum())).indices, True).view_as(m)
+        n: torch.zeros_like(m).flatten().index_fill(0, noise[n].reshape(-1).topk(int(m.sum())).indices, True).view_as(m)
         for n, m in masks.items()
     }
     table = {

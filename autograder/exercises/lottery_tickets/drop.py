@@ -277,5 +277,5 @@ def _(W, mask, p):
     new, flat = mask.clone(), W.abs().flatten().tolist()
     places = sorted((value, i) for i, (value, kept) in enumerate(zip(flat, mask.flatten().tolist(), strict=True)) if kept)
     for _, i in places[: int(p * len(places))]:
-        new.view(-1)[i] = False
+        new[np.unravel_index(i, new.shape)] = False
     return new

@@ -202,7 +202,7 @@ def _(model, sparsities, retrain):
     return masks
 
 
-@iterative.accepts("numpy masks, keywords, new parameters")
+@iterative.accepts("numpy masks, keywords, .data")
 def _(model, sparsities, retrain):
     for s in sparsities:
         masks = {}
@@ -211,7 +211,7 @@ def _(model, sparsities, retrain):
                 kept = np.ones(m.weight.numel(), dtype=bool)
                 kept[np.argsort(m.weight.detach().abs().numpy(), axis=None)[: int(s * kept.size)]] = False
                 masks[n] = torch.from_numpy(kept).reshape(m.weight.shape)
-                m.weight = nn.Parameter(torch.where(masks[n], m.weight.detach(), 0.0))
+                m.weight.data = torch.where(masks[n], m.weight.detach(), 0.0)
         retrain(masks=masks, model=model)
         for n, mask in masks.items():
             model.get_submodule(n).weight.data.mul_(mask)

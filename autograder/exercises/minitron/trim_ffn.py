@@ -92,8 +92,8 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield ffn_case(g, 5, 8, 6, (True, True, True), fresh=True)
-    yield ffn_case(g, 4, 6, 2, fresh=True)
+    yield ffn_case(g, 5, 8, 6, (True, True, True))
+    yield ffn_case(g, 4, 6, 2)
 
 
 def mistaken(name: str, says: str, gate=None, up=None, down=None):

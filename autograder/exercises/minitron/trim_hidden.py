@@ -26,6 +26,7 @@ trim_hidden = Exercise(
     "`tensor[:, channels]`, `tensor[channels]`, `tensor[channels] * factor`, or the tensor as it is. The hidden width of the large model is the "
     "length of any of these norms, or the size along which you cut.",
     reference=reference,
+    shares=True,  # what is not cut may be the same tensor
     misconceptions=mistakes,
 )
 

@@ -29,6 +29,7 @@ gradients = Exercise(
     hint="Loop over the samples. `torch.autograd.grad(model(x[k : k + 1]).squeeze(), list(model.parameters()))` gives the gradients of one "
     "sample as a tuple; `torch.cat([g.flatten() for g in ...])` makes a vector of them, and `torch.stack` a matrix of the vectors.",
     reference=output_gradients,
+    leaves_open=((0, "gradients"),),  # backward() and .grad are one way
 )
 
 

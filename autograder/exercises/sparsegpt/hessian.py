@@ -106,7 +106,7 @@ class _:
         self.H += inp.matmul(inp.t())
 
     def value(self):
-        return self.H
+        return self.H.clone()
 
 
 @hessian.accepts("numpy, a sum divided on demand")

@@ -145,7 +145,7 @@ def _(model, batches, sparsity_ratio):
         layer.weight.data[W_mask] = 0
 
 
-@model.accepts("all tokens in one matrix, double precision, new parameters")
+@model.accepts("all tokens in one matrix, double precision, new data")
 def _(model, batches, sparsity):
     X = torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in batches])
     for i, part in enumerate(model):
@@ -153,7 +153,7 @@ def _(model, batches, sparsity):
             score = part.weight.detach().double().abs() * X.double().norm(dim=0)
             k = int(sparsity * score.shape[1])
             gone = score.argsort(1)[:, :k]
-            model[i].weight = nn.Parameter(part.weight.detach().scatter(1, gone, 0.0))
+            model[i].weight.data = part.weight.detach().scatter(1, gone, 0.0)
         X = model[i](X).detach()
 
 

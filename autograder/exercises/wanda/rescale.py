@@ -204,13 +204,13 @@ def _(norm, readers, s):
         reader.weight.data = (reader.weight.data.T / s[:, None]).T
 
 
-@rescale.accepts("new parameters")
+@rescale.accepts("new data")
 def _(norm, readers, s):
-    norm.weight = nn.Parameter(norm.weight.detach() * s)
+    norm.weight.data = norm.weight.detach() * s
     if isinstance(norm, nn.LayerNorm):
-        norm.bias = nn.Parameter(norm.bias.detach() * s)
+        norm.bias.data = norm.bias.detach() * s
     for reader in readers:
-        reader.weight = nn.Parameter(reader.weight.detach() / s.unsqueeze(0))
+        reader.weight.data = reader.weight.detach() / s.unsqueeze(0)
 
 
 @rescale.accepts("feature by feature, through the state")
