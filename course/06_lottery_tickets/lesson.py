@@ -88,7 +88,7 @@ def drop_smallest(W: torch.Tensor, mask: torch.Tensor, p: float) -> torch.Tensor
     ### BEGIN SOLUTION
     size = torch.where(mask, W.abs(), torch.inf).flatten()  # what is gone comes last
     new = mask.flatten().clone()
-    new[size.argsort()[: int(p * mask.sum())]] = False
+    new[size.argsort()[: int(p * int(mask.sum()))]] = False
     return new.view(mask.shape)
     ### END SOLUTION
 
