@@ -12,6 +12,8 @@ from autograder.checking.exercise import Exercise
 from autograder.exercises import exercises_of, find, unit_of
 from autograder.lessons.layout import EXPERIMENT, grade_id
 
+HINTS = ("Hint", "Next hint: the key step", "Last hint: nearly the code")  # what is clicked on
+
 
 def render(root: Path, unit: str) -> nbformat.NotebookNode:
     """The notebook of a unit: the lesson's cells, with header and check cells made from the exercise declarations.
@@ -58,8 +60,7 @@ def _exercise_cells(exercise: Exercise, solution: str) -> list[nbformat.Notebook
     header = (
         f"### Exercise {number}: {exercise.title}\n\n"
         f"**{exercise.points:g} points** · about {exercise.minutes} minutes · "
-        f"difficulty {'●' * exercise.difficulty}{'○' * (3 - exercise.difficulty)}\n\n"
-        f"<details><summary>Hint</summary>\n\n{exercise.hint}\n\n</details>"
+        f"difficulty {'●' * exercise.difficulty}{'○' * (3 - exercise.difficulty)}\n\n" + _unfolding(exercise.hints)
     )
     return [
         new_markdown_cell(header),
@@ -69,6 +70,12 @@ def _exercise_cells(exercise: Exercise, solution: str) -> list[nbformat.Notebook
             metadata={"nbgrader": _nbgrader(f"{name}-check", points=exercise.points)},
         ),
     ]
+
+
+def _unfolding(hints: tuple[str, ...]) -> str:
+    """Hints as markdown: each one, once it is open, shows the next one to open."""
+    opened = (f"<details><summary>{title}</summary>\n\n{hint}\n\n" for title, hint in zip(HINTS, hints, strict=True))
+    return "".join(opened) + "\n".join(["</details>"] * len(hints))
 
 
 def _nbgrader(name: str, solution: bool = False, points: float | None = None) -> dict:

@@ -16,7 +16,7 @@ EVIL = "<script>alert('x')</script><img src=x onerror=y>&amp;"
 
 def make_exercise() -> Exercise:
     exercise = Exercise(
-        "toy.ones", "ones", "Ones & only", minutes=1, difficulty=1, hint="", reference=lambda W: {"a": W * 0 + 1}
+        "toy.ones", "ones", "Ones & only", minutes=1, difficulty=1, hints=(), reference=lambda W: {"a": W * 0 + 1}
     )
 
     @exercise.stage("gives ones (W < 2)", points=1.5, exposes="Every entry is 1.")
