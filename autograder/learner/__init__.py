@@ -4,6 +4,7 @@ Nothing here knows nbgrader.
 
     check      what a notebook calls
     report     a verdict as HTML
+    needs      what an experiment asks before it begins
     progress   the best result of each exercise so far
     attempt    a file, or a declared mistake, against its check
     work       a learner's own copies of the notebooks
