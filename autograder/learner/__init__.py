@@ -4,6 +4,7 @@ Nothing here knows nbgrader.
 
     check      what a notebook calls
     report     a verdict as HTML
+    inputs     the arguments of the call that failed
     needs      what an experiment asks before it begins
     progress   the best result of each exercise so far
     attempt    a file, or a declared mistake, against its check

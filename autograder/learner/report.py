@@ -6,7 +6,7 @@ from html import escape
 
 from autograder.checking.verdict import StageVerdict, Verdict
 
-PROSE = ("why", "hint")  # rows that are sentences; the others are what was called, compared and printed
+PROSE = ("why", "hint", "inputs")  # rows that are sentences; the others are what was called, compared and printed
 # JupyterLab's theme variables, with plain fallbacks for other front ends and nbgrader's feedback pages
 _GOOD = "var(--jp-success-color1, #388e3c)"
 _BAD = "var(--jp-error-color1, #d32f2f)"
@@ -23,19 +23,27 @@ class Report(Verdict):
     """A verdict that shows itself in a notebook."""
 
     progress: dict = field(default_factory=dict, compare=False)  # of the unit; empty where nobody keeps it
+    inputs: str = field(default="", compare=False)  # a statement that gives the arguments of the call that is shown
 
     @classmethod
-    def of(cls, verdict: Verdict, progress: dict | None = None) -> "Report":
+    def of(cls, verdict: Verdict, progress: dict | None = None, inputs: str = "") -> "Report":
         """The report on a verdict.
 
         Args:
             verdict: the verdict.
             progress: from `learner.progress.of_unit`.
+            inputs: from `learner.inputs.remember`.
 
         Returns:
             The report.
         """
-        return cls(**vars(verdict), progress=progress or {})
+        return cls(**vars(verdict), progress=progress or {}, inputs=inputs)
+
+    @property
+    def explanation(self) -> list[tuple[str, str]]:
+        """As of any verdict, and how to have the arguments of the call."""
+        sentence = f"The failing call's arguments, to print and step through: `{self.inputs}`"
+        return super().explanation + ([("inputs", sentence)] if self.inputs else [])
 
     def _repr_html_(self) -> str:
         return to_html(self, self.progress)
