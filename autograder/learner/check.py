@@ -38,6 +38,8 @@ def check(id: str, answer: Callable) -> Report | float:
         display(Report.of(verdict), metadata={"verdict": verdict.to_dict()})  # reports read it from there
         return verdict.points
     statement = remember(exercise, answer, verdict)
+    if progress.is_solution(answer):
+        return Report.of(verdict, inputs=statement)
     progress.record(verdict)
     return Report.of(verdict, progress.of_unit(unit_of(exercise.id)), statement)
 

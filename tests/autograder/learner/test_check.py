@@ -121,6 +121,6 @@ def test_the_package_gives_what_notebooks_import_and_nothing_else():
     from autograder.sanitizer import watch  # notebooks released before December 2026
 
     assert autograder.watch is watch is sanitizer.watch
-    assert set(autograder.__all__) == {"check", "watch"}
+    assert set(autograder.__all__) == {"check", "progress", "watch"}
     with pytest.raises(AttributeError, match="no attribute 'chek'"):
         _ = autograder.chek
