@@ -1,6 +1,7 @@
 """What a check called an answer with: to print it, to step through the call, and to make it again."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from autograder.checking.exercise import Exercise
@@ -42,13 +43,22 @@ class Inputs:
         Returns:
             What the function returns, a list of that if the case makes several calls, or what the methods return.
         """
-        args, kwargs = _built(self.case)
-        if not self.case.calls:
-            results = [answer(*args, **kwargs) for _ in range(self.case.times)]
-            return results if self.case.times > 1 else results[0]
-        thing = answer(*args, **kwargs)
-        steps = [(name, _built(Case(tuple(given)))[0]) for name, *given in self.case.calls if name != HELD]
-        return [(args[name] if isinstance(name, int) else getattr(thing, name))(*given) for name, given in steps]
+        with self._watched():
+            args, kwargs = _built(self.case)
+            if not self.case.calls:
+                results = [answer(*args, **kwargs) for _ in range(self.case.times)]
+                return results if self.case.times > 1 else results[0]
+            thing = answer(*args, **kwargs)
+            steps = [(name, _built(Case(tuple(given)))[0]) for name, *given in self.case.calls if name != HELD]
+            return [(args[name] if isinstance(name, int) else getattr(thing, name))(*given) for name, given in steps]
+
+    def _watched(self) -> AbstractContextManager:
+        """Where the check watches kernels, what no GPU forgives is an error here too."""
+        if self.case.watched is None:
+            return nullcontext()
+        from autograder.inside.sanitizer import watch  # imports triton, which takes a second
+
+        return watch()
 
 
 def inputs(id: str) -> Inputs:

@@ -42,7 +42,7 @@ class Report(Verdict):
     @property
     def explanation(self) -> list[tuple[str, str]]:
         """As of any verdict, and how to have the arguments of the call."""
-        sentence = f"The failing call's arguments, to print and step through: `{self.inputs}`"
+        sentence = f"`{self.inputs}` gives the call's arguments, to print and step through."
         return super().explanation + ([("inputs", sentence)] if self.inputs else [])
 
     def _repr_html_(self) -> str:

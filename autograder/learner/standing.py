@@ -24,7 +24,7 @@ class Standing:
         return "\n".join([*lines, "The best result of each exercise so far, kept in", f"  {shown}"])
 
     def _repr_html_(self) -> str:
-        return f'<pre style="margin:0">{escape(repr(self))}</pre>'
+        return f'<pre style="margin:0;font-family:var(--jp-code-font-family, monospace)">{escape(repr(self))}</pre>'
 
 
 def progress() -> Standing:

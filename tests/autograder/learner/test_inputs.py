@@ -1,5 +1,7 @@
 """The arguments of a failing call, as the learner's function had them."""
 
+import traceback
+
 import pytest
 import torch
 from torch import nn
@@ -60,7 +62,7 @@ def test_it_is_the_call_that_the_report_shows(limit):
 def test_the_report_says_how_to_have_them():
     report = check(ID, wrong_from(0))
     statement = 'W, sparsity = check.inputs("magnitude.prune")'
-    assert f"inputs:     The failing call's arguments, to print and step through: `{statement}`" in repr(report)
+    assert f"inputs:     `{statement}` gives the call's arguments, to print and step through." in repr(report)
     assert "W, sparsity = check.inputs(&quot;magnitude.prune&quot;)</code>" in report._repr_html_()
     namespace = {"check": check}
     exec(statement, namespace)
@@ -172,6 +174,15 @@ def test_an_error_comes_where_it_is_made():
     check(ID, answer)
     with pytest.raises(RuntimeError):
         check.inputs(ID).run(answer)
+
+
+def test_what_no_gpu_forgives_is_an_error_too():
+    errors = pytest.importorskip("triton.runtime.errors")
+    wrong = next(m.wrong for m in find("sparse_gemv.gather").misconceptions if m.name == "no bound of the list")
+    assert "outside all of its arguments" in repr(check("sparse_gemv.gather", wrong))
+    with pytest.raises(errors.InterpreterError) as error:
+        check.inputs("sparse_gemv.gather").run(wrong)
+    assert "outside all of its arguments" in "".join(traceback.format_exception(error.value))
 
 
 def test_an_unknown_exercise_is_told_with_its_neighbours():
