@@ -1,6 +1,7 @@
 """Says what is right: exercises, checks, notebooks and grading for the course.
 
-A learner needs one name from here: `from autograder import check`. Experiments with kernels also use `watch`.
+A learner needs one name from here: `from autograder import check`. Experiments with kernels also use `watch`, and
+`progress()` says how far one is.
 
     inside/       all of this package that runs beside student code: its student edition; the map of the wall is there
     checking/     what an exercise is; when an answer is right; the verdict
@@ -8,7 +9,7 @@ A learner needs one name from here: `from autograder import check`. Experiments 
     lessons/      lesson source -> solutions -> notebooks
     intake/       a submission -> one readable notebook on the release
     sandbox/      bubblewrap, limits, the guard
-    learner/      check, report, progress, attempt, work
+    learner/      check, report, inputs, progress, attempt, work
     judge/        sessions, verdicts, store, seeds, flags, feedback, nbgrader's preprocessors
     classroom/    a whole class, exports, doctor
 
@@ -21,7 +22,7 @@ import os
 # before anything imports triton, which torch's optimisers do: checks watch kernels in Triton's interpreter
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-__all__ = ["check", "watch"]
+__all__ = ["check", "progress", "watch"]
 
 
 def __getattr__(name: str):  # imported when used: the command line stays quick
@@ -29,6 +30,10 @@ def __getattr__(name: str):  # imported when used: the command line stays quick
         from autograder.learner.check import check
 
         return check
+    if name == "progress":
+        from autograder.learner.standing import progress
+
+        return progress
     if name == "watch":
         from autograder.inside.sanitizer import watch
 

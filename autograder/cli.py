@@ -85,24 +85,34 @@ def mutants(unit: Unit = None, json: Json = False) -> None:
 
 
 @app.command()
-def progress(json: Json = False) -> None:
-    """Show where you stand: the best result of each exercise so far."""
+def progress(
+    unit: Unit = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget the results of the unit, or of all units.")] = False,
+    json: Json = False,
+) -> None:
+    """Show where you stand: the best results so far, unit by unit, or of the exercises of one unit."""
     from autograder.learner import progress as records
+    from autograder.learner.standing import Standing
 
-    if json:
-        print(json_.dumps(records.of_course(), indent=2))
-        return
-    table = Table(*_whole("unit", "exercise"), "title", *_whole("points"))
-    for unit, done in zip(UNITS, records.of_course(), strict=True):
-        for i, exercise in enumerate(exercises_of(unit)):
+    if reset:
+        count = records.reset([unit] if unit else UNITS)
+        console.print(f"{count} result(s) of {unit or 'all units'} forgotten; your notebooks are as they were", highlight=False)
+    elif json:
+        print(json_.dumps(records.of_unit(unit) if unit else records.of_course(), indent=2))
+    elif unit is None:
+        print(Standing())
+        console.print("autograder progress 02 shows the exercises of a unit; --reset forgets results.", highlight=False)
+    else:
+        done = records.of_unit(unit)
+        table = Table(*_whole("exercise"), "title", *_whole("points"))
+        for exercise in exercises_of(unit):
             got = min(records.best(exercise.id), exercise.points)
             color = "green" if got == exercise.points else "yellow" if got else "bright_black"
-            table.add_row(unit if i == 0 else "", exercise.id, exercise.title, f"[{color}]{got:g} / {exercise.points:g}[/]")
-        table.add_row(
-            "", "", f"[b]{done['done']} of {done['exercises']} done[/b]", f"[b]{done['points']:g} / {done['max_points']:g}[/b]"
-        )
+            table.add_row(exercise.id, exercise.title, f"[{color}]{got:g} / {exercise.points:g}[/]")
         table.add_section()
-    console.print(table)
+        summary = f"{done['done']} of {done['exercises']} done", f"{done['points']:g} / {done['max_points']:g}"
+        table.add_row("", *(f"[b]{text}[/b]" for text in summary))
+        console.print(table)
 
 
 @app.command()

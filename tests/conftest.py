@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -12,7 +13,7 @@ from xdist.scheduler import LoadFileScheduling
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the kernels that tests start
 os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels run in its interpreter
-os.environ["SPARSITY_EDU_PROGRESS"] = tempfile.mkdtemp(prefix="sparsity_edu_progress_")
+os.environ["SPARSITY_EDU_PROGRESS"] = PROGRESS = tempfile.mkdtemp(prefix="sparsity_edu_progress_")
 
 import torch._dynamo  # noqa: F401  torch.func loads it on first use, which on a busy machine takes longer than a case may
 
@@ -88,6 +89,11 @@ def pytest_configure(config):
             config.option.unit = unit_named(config.getoption("--unit"))
         except ValueError as error:
             raise pytest.UsageError(f"--unit: {error}") from None
+
+
+def pytest_unconfigure():
+    """Leave nothing behind; every worker has a folder of its own."""
+    shutil.rmtree(PROGRESS, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -92,7 +92,7 @@ class Exercise:
     title: str
     minutes: int
     difficulty: int  # 1 to 3
-    hint: str  # markdown; unfolds in the notebook
+    hints: tuple[str, ...]  # markdown; in the notebook each unfolds the next: the idea, the key step, nearly the code
     reference: Callable
     reads: Callable[..., dict[int, Tensor]] | None = None  # which rows of each watched argument kernels must read; None: all
     scratch: bool = True  # whether kernels may leave as many bytes to each other as the watched arguments have

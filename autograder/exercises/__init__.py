@@ -68,6 +68,12 @@ def unit_of(id: str) -> str:
     return next(unit for unit in UNITS if unit.split("_", 1)[1] == id.split(".")[0])
 
 
+def number_of(id: str) -> str:
+    """The number that an exercise has in the notebooks, such as "2.5"."""
+    unit = unit_of(id)
+    return f"{int(unit.split('_')[0])}.{exercises_of(unit).index(find(id)) + 1}"
+
+
 def find(id: str) -> Exercise:
     """The exercise with an id.
 

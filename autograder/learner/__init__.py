@@ -4,7 +4,10 @@ Nothing here knows nbgrader.
 
     check      what a notebook calls
     report     a verdict as HTML
+    inputs     the arguments of the call that failed
+    needs      what an experiment asks before it begins
     progress   the best result of each exercise so far
+    standing   these, unit by unit
     attempt    a file, or a declared mistake, against its check
     work       a learner's own copies of the notebooks
 """

@@ -1,4 +1,4 @@
-"""`check`: what a learner calls in a notebook."""
+"""`check`: what a learner calls in a notebook, with `check.inputs` for what it called and `check.needs` before experiments."""
 
 import os
 from collections.abc import Callable
@@ -7,11 +7,15 @@ from autograder.checking.exercise import Exercise
 from autograder.checking.score import score_object
 from autograder.exercises import find, unit_of
 from autograder.learner import progress
+from autograder.learner.inputs import inputs, remember
+from autograder.learner.needs import needs
 from autograder.learner.report import Report
 
 
 def check(id: str, answer: Callable) -> Report | float:
     """Say what is right and what is wrong with an answer, and how far the unit is done.
+
+    After a check that failed, `check.inputs(id)` gives the arguments of the call that the report shows.
 
     Args:
         id: the exercise, such as "magnitude.prune".
@@ -33,8 +37,15 @@ def check(id: str, answer: Callable) -> Report | float:
 
         display(Report.of(verdict), metadata={"verdict": verdict.to_dict()})  # reports read it from there
         return verdict.points
+    statement = remember(exercise, answer, verdict)
+    if progress.is_solution(answer):
+        return Report.of(verdict, inputs=statement)
     progress.record(verdict)
-    return Report.of(verdict, progress.of_unit(unit_of(exercise.id)))
+    return Report.of(verdict, progress.of_unit(unit_of(exercise.id)), statement)
+
+
+check.inputs = inputs  # so that a notebook imports one name only
+check.needs = needs
 
 
 def require_kind(exercise: Exercise, answer: object) -> None:

@@ -1,8 +1,10 @@
 """Where a learner stands: the best result of each exercise, kept as one small file each in the user's data folder."""
 
 import contextlib
+import inspect
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from autograder.checking.verdict import Verdict
@@ -14,6 +16,23 @@ def folder() -> Path:
     import platformdirs
 
     return Path(os.environ.get("SPARSITY_EDU_PROGRESS") or platformdirs.user_data_path("sparsity_edu") / "progress")
+
+
+def is_solution(answer: Callable) -> bool:
+    """Whether an answer is the course's own, from a notebook in solutions/: running these is nobody's progress.
+
+    Args:
+        answer: a function or class. Its source tells, for solutions are marked and what learners are given is not.
+    """
+    parts = vars(answer).values() if isinstance(answer, type) else [answer]
+    return any("### BEGIN SOLUTION" in _source(part) for part in parts if inspect.isfunction(part))
+
+
+def _source(function: Callable) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError, ValueError):  # made in another way than by a cell or a file
+        return ""
 
 
 def record(verdict: Verdict) -> None:
@@ -41,6 +60,25 @@ def best(id: str) -> float:
         return max(0.0, float(json.loads((folder() / f"{id}.json").read_text())["points"]))  # NaN is 0 too
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
+
+
+def reset(units: Iterable[str] = UNITS) -> int:
+    """Forget the results of units.
+
+    Args:
+        units: some of `UNITS`.
+
+    Returns:
+        How many exercises had one.
+
+    Raises:
+        OSError: a record cannot be removed.
+    """
+    records = [folder() / f"{exercise.id}.json" for unit in units for exercise in exercises_of(unit)]
+    kept = [path for path in records if path.is_file()]
+    for path in kept:
+        path.unlink()
+    return len(kept)
 
 
 def of_unit(unit: str) -> dict:

@@ -1,7 +1,10 @@
 """Reads a lesson (jupytext py:percent) and renders it as nbgrader's source notebook, solutions included, not yet executed."""
 
+import ast
 import hashlib
 import linecache
+import symtable
+import textwrap
 from pathlib import Path
 
 import jupytext
@@ -9,8 +12,10 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from autograder.checking.exercise import Exercise
-from autograder.exercises import exercises_of, find, unit_of
+from autograder.exercises import exercises_of, find, number_of
 from autograder.lessons.layout import EXPERIMENT, grade_id
+
+HINTS = ("Hint", "Next hint: the key step", "Last hint: nearly the code")  # what is clicked on
 
 
 def render(root: Path, unit: str) -> nbformat.NotebookNode:
@@ -44,6 +49,7 @@ def render(root: Path, unit: str) -> nbformat.NotebookNode:
             cells.append(new_markdown_cell(cell.source))
         else:
             cells.append(new_code_cell(cell.source, metadata={"tags": cell.metadata.get("tags", [])}))
+    _begin_experiments(unit, cells)
     _set_ids(unit, cells)
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
@@ -53,13 +59,10 @@ def _exercise_cells(exercise: Exercise, solution: str) -> list[nbformat.Notebook
     if not ("### BEGIN SOLUTION" in solution and "### END SOLUTION" in solution):
         raise ValueError(f"the cell of {exercise.id} must mark its solution with ### BEGIN SOLUTION and ### END SOLUTION")
     name = grade_id(exercise)
-    unit = unit_of(exercise.id)
-    number = f"{int(unit.split('_')[0])}.{exercises_of(unit).index(exercise) + 1}"
     header = (
-        f"### Exercise {number}: {exercise.title}\n\n"
+        f"### Exercise {number_of(exercise.id)}: {exercise.title}\n\n"
         f"**{exercise.points:g} points** · about {exercise.minutes} minutes · "
-        f"difficulty {'●' * exercise.difficulty}{'○' * (3 - exercise.difficulty)}\n\n"
-        f"<details><summary>Hint</summary>\n\n{exercise.hint}\n\n</details>"
+        f"difficulty {'●' * exercise.difficulty}{'○' * (3 - exercise.difficulty)}\n\n" + _unfolding(exercise.hints)
     )
     return [
         new_markdown_cell(header),
@@ -69,6 +72,42 @@ def _exercise_cells(exercise: Exercise, solution: str) -> list[nbformat.Notebook
             metadata={"nbgrader": _nbgrader(f"{name}-check", points=exercise.points)},
         ),
     ]
+
+
+def _unfolding(hints: tuple[str, ...]) -> str:
+    """Hints as markdown: each one, once it is open, shows the next one to open."""
+    opened = (f"<details><summary>{title}</summary>\n\n{hint}\n\n" for title, hint in zip(HINTS, hints, strict=True))
+    return "".join(opened) + "\n".join(["</details>"] * len(hints))
+
+
+def _begin_experiments(unit: str, cells: list[nbformat.NotebookNode]) -> None:
+    """Have each experiment say at its very beginning which of the exercises that it uses are still to be done."""
+    needed = {exercise.defines: {exercise.id} for exercise in exercises_of(unit)}  # by name: the exercises before it is there
+    for cell in (cell for cell in cells if cell.cell_type == "code" and "nbgrader" not in cell.metadata):
+        reads, makes = _names(cell.source)
+        used = set().union(*(needed.get(name, set()) for name in reads))
+        if EXPERIMENT not in cell.metadata.tags:  # it runs without them, but a function that it makes may not: pack_2_4
+            functions = [part for part in ast.parse(cell.source).body if isinstance(part, ast.FunctionDef)]
+            calls = {part.name: _names(ast.unparse(part))[0] for part in functions}
+            needed |= {name: set().union(*(needed.get(other, set()) for other in calls.get(name, ()))) for name in makes}
+        else:
+            needed |= dict.fromkeys(makes, used)
+            if used:
+                ids = ", ".join(f'"{exercise.id}"' for exercise in exercises_of(unit) if exercise.id in used)
+                lines = textwrap.wrap(f"check.needs({ids})", 100, subsequent_indent=" " * len("check.needs("))
+                cell.source = "\n".join([*lines, "", cell.source])
+
+
+def _names(code: str) -> tuple[set[str], set[str]]:
+    """The names that code takes from cells before it, and those that it leaves to cells after it."""
+    cell = symtable.symtable(code, "cell", "exec")
+    makes = {symbol.get_name() for symbol in cell.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    reads, waiting = set(), [cell]
+    while waiting:
+        scope = waiting.pop()
+        waiting += scope.get_children()
+        reads |= {s.get_name() for s in scope.get_symbols() if s.is_referenced() and (scope is cell or s.is_global())}
+    return reads - makes, makes
 
 
 def _nbgrader(name: str, solution: bool = False, points: float | None = None) -> dict:

@@ -88,7 +88,7 @@ def drop_smallest(W: torch.Tensor, mask: torch.Tensor, p: float) -> torch.Tensor
     ### BEGIN SOLUTION
     size = torch.where(mask, W.abs(), torch.inf).flatten()  # what is gone comes last
     new = mask.flatten().clone()
-    new[size.argsort()[: int(p * mask.sum())]] = False
+    new[size.argsort()[: int(p * int(mask.sum()))]] = False
     return new.view(mask.shape)
     ### END SOLUTION
 
@@ -464,7 +464,8 @@ def train_controls(
 # 22 784 weights (without biases) compete in one ranking. One training is 600 steps of SGD with momentum on batches of 64; the learning rate falls to
 # a third after 400. That is not quite enough to converge, on purpose: what learns faster shows.
 #
-# Every curve is a mean over five seeds (initialisation and data order), and every band or bar is the standard deviation over them.
+# Every curve is a mean over five seeds (initialisation and data order), and every band or bar is the standard deviation over them. (The fast setting
+# has 300 steps, two seeds and three levels. Numbers in the text are those of the full one.)
 
 # %% tags=["experiment"]
 from tqdm.auto import tqdm
@@ -477,7 +478,7 @@ valid_x, valid_y = data.train_inputs[3200:], data.train_labels[3200:]
 
 SEEDS = range(2 if FAST else 5)
 STEPS, EVERY = (
-    (100, 25) if FAST else (600, 20)
+    (300, 20) if FAST else (600, 20)
 )  # of a training; between two looks at the validation data
 LEVELS, P = (3, 0.6) if FAST else (8, 0.4)
 
@@ -618,7 +619,7 @@ ax.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# Four things to read off.
+# Four things to read off. (With 300 steps they are the same, but the numbers are others.)
 #
 # - **The ticket beats the dense network.** From 60 % down to 8 % of the weights, tickets are three points or so above the dense network
 #   after the same 600 steps; with 5 % they equal it. Below that comes the cliff that you know from unit 02.
@@ -639,7 +640,7 @@ plt.show()
 # Runs that never do are counted beside the mean, which is taken over those that do.
 
 # %% tags=["experiment"]
-TARGET = 0.2 if FAST else 0.5
+TARGET = 0.4 if FAST else 0.5
 
 
 def first_step(curve):
@@ -723,8 +724,8 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# The tickets of 36 % and 22 % need less than half the steps of the dense network; even with 5 % of the weights a ticket is not slower. With other
-# weights or other connections no run gets there in 600 steps, at any of the densities tried. That is the second half of the hypothesis, and on this
+# With 600 steps, the tickets of 36 % and 22 % need less than half the steps of the dense network; even with 5 % of the weights a ticket is not slower. With other
+# weights or other connections no run gets there at all, at any of the densities tried. That is the second half of the hypothesis, and on this
 # task it holds clearly: **tickets learn faster**. Up to a point: from 36 % on, each further level makes them slower again.
 
 # %% [markdown]
@@ -736,7 +737,7 @@ plt.show()
 
 # %% tags=["experiment"]
 RATES = (0.03, 0.2)
-REWINDS = (0, 20) if FAST else (0, 20, 100)
+REWINDS = (0, 50) if FAST else (0, 20, 100)
 REWIND_LEVELS, REWIND_P = (2, 0.5) if FAST else (4, 0.5)
 late = {}  # ends by (learning rate, k): [seed][level]
 for lr, k in tqdm([(lr, k) for lr in RATES for k in REWINDS], desc="learning rates and k"):
@@ -751,6 +752,10 @@ late_densities = [density(masks) for masks in tickets]
 
 fig, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True)
 print("test accuracy, mean and standard deviation over seeds (%)")
+if FAST:
+    print(
+        "fast setting: too few steps, seeds and k for this question; the text is about the full one"
+    )
 print(
     f"{'learning rate':>13} {'k':>4}"
     + "".join(f"  {'dense' if d == 1 else f'{d:.1%} left':>12}" for d in late_densities)

@@ -68,9 +68,11 @@ def kept_places(W: torch.Tensor) -> torch.Tensor:
         ValueError: a group holds more than two non-zeros, or K is no multiple of 16.
     """
     ### BEGIN SOLUTION
+    if W.shape[1] % 16:
+        raise ValueError(f"K must be a multiple of 16, got {W.shape[1]}")
     groups = W.unflatten(1, (-1, 4)) != 0  # (N, K / 4, 4)
-    if W.shape[1] % 16 or (groups.sum(dim=-1) > 2).any():
-        raise ValueError("W must hold at most 2 non-zeros in every 4, and K be a multiple of 16")
+    if (groups.sum(dim=-1) > 2).any():
+        raise ValueError("W must hold at most 2 non-zeros in every 4")
     preference = torch.tensor([1, 0, 3, 2]) + 4 * groups  # non-zeros before zeros
     return preference.topk(2, dim=-1).indices.sort(dim=-1).values
     ### END SOLUTION

@@ -535,14 +535,14 @@ plt.show()
 #
 # Skipping is not for GPUs only. A CPU reads its weights from memory too, and a row is as long there. The course's library has a form for CPUs, made
 # of a torch function for something else: an *embedding bag* adds up chosen rows of a table, with weights, and does not copy them first. It is timed
-# against `torch.mv` over several matrices in turn, half a gigabyte of them, so that little is left in the cache from the last time. The fastest of
-# several runs counts.
+# against `torch.mv` over several matrices in turn, half a gigabyte of them (two of 64 MiB in the fast setting), so that little is left in the cache
+# from the last time. The fastest of several runs counts.
 
 # %% tags=["experiment"]
 from sparsity_edu.kernels import roofline
 from sparsity_edu.kernels import sparse_gemv as library
 
-SIDE, COPIES, ROUNDS = (512, 2, 3) if FAST else (4096, 8, 4)
+SIDE, COPIES, ROUNDS = (4096, 2, 4) if FAST else (4096, 8, 4)
 
 
 def seconds(calls, rounds=ROUNDS):
@@ -812,7 +812,7 @@ for share, ratio in list(zip(SHARES, skipping))[2:]:
 W24 = matrices[0].half()
 W24.view(SIDE, -1, 4).scatter_(2, torch.rand(SIDE, SIDE // 4, 4).argsort(-1)[..., :2], 0)
 packed, x16 = packed24.pack(W24), x.half()
-CACHE, HEADS, DIM, PAGE, BUDGET = (512, 2, 64, 16, 128) if FAST else (16384, 8, 64, 16, 1024)
+CACHE, HEADS, DIM, PAGE, BUDGET = 16384, 8, 64, 16, 1024
 q = torch.randn(1, HEADS, DIM, generator=g)
 k, v = (torch.randn(1, HEADS, CACHE, DIM, generator=g) for _ in range(2))
 low, high = sparse_attention.page_bounds(k, PAGE)

@@ -21,9 +21,16 @@ controls = Exercise(
     title="Does the ticket win?",
     minutes=15,
     difficulty=3,
-    hint="`start = Snapshot(training)`, then four times: `start.rewind_()`, perhaps `training.model.load_state_dict(...)`, `train(training, "
-    "masks, steps)`, and a deep copy of `training.model.state_dict()`. As many as before where the noise is largest: "
-    "`noise.flatten().topk(int(mask.sum())).indices`.",
+    hints=(
+        "Take a snapshot of where the training is. Then do the same thing four times: begin at the snapshot, perhaps put "
+        "other weights in, train under some masks, keep a copy of the result.",
+        "Only the model's weights and the masks differ: `fresh` and `trained` go in with `load_state_dict`, after "
+        "rewinding, so that optimiser, schedule and order are the snapshot's. A random mask is made layer by layer, with "
+        "as many True as the ticket's mask has, where the noise is largest.",
+        "Make a dict from each of the four names to its state (or None) and its masks. For each: load the state, if there "
+        "is one; `train(training, masks, steps)`; keep `copy.deepcopy(training.model.state_dict())`; `start.rewind_()`. "
+        "The random mask of a layer is True at `noise.flatten().topk(int(mask.sum())).indices`, in the mask's shape.",
+    ),
     reference=train_controls,
     forbids=("torch.nn.utils.prune",),
     misconceptions=mistakes,

@@ -22,8 +22,15 @@ drop = Exercise(
     title="A fraction of what is left",
     minutes=10,
     difficulty=1,
-    hint="`W.abs()[mask]` is the list of the magnitudes that are left. Give what is gone the magnitude `inf`, sort, and the first "
-    "`int(p * mask.sum())` indices go: nothing that is gone already is among them.",
+    hints=(
+        "Rank only what is left, and count only what is left: n is the number of True in the mask, and `int(p * n)` go. "
+        "What weights hold that are gone means nothing.",
+        "Give what is gone the magnitude infinity: then it comes last and is never dropped again. Make n a Python number, "
+        "`int(mask.sum())`, before you multiply. `p * mask.sum()` would be a float32 tensor, which makes 29 of 0.29 x "
+        "100, where `int(0.29 * 100)` is 28.",
+        "`size = torch.where(mask, W.abs(), torch.inf).flatten()` is what to rank. A flat clone of the mask becomes False "
+        "at `size.argsort()[: int(p * n)]`; then bring it back to its shape.",
+    ),
     reference=drop_smallest,
     forbids=("torch.nn.utils.prune",),
 )

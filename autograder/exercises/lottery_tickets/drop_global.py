@@ -22,8 +22,16 @@ drop_global = Exercise(
     title="One ranking for all layers",
     minutes=15,
     difficulty=2,
-    hint="Flatten and `torch.cat` the weights and the masks of all layers that are not in `skip`, call your `drop_smallest` on the two long "
-    "vectors, cut the result into pieces (`.split` and `.view_as`). The masks of skipped layers go into the result as they are.",
+    hints=(
+        "One ranking of many layers is the ranking of one long layer, and your `drop_smallest` can do that: make one long "
+        "vector of the weights and one of the masks.",
+        "Leave the layers of `skip` out from the beginning, so that they neither compete nor count. Walk over the names "
+        "of `weights` for both vectors, as the masks may come in another order. Cut the result with `.split`, and give "
+        "each piece its layer's shape.",
+        "`names = [name for name in weights if name not in skip]`. `torch.cat` the flattened weights of these names, and "
+        "their masks; call `drop_smallest`; `.split([weights[name].numel() for name in names])`. A skipped layer gets a "
+        "clone of the mask that it had.",
+    ),
     reference=drop_smallest_of_all,
     forbids=("torch.nn.utils.prune",),
 )

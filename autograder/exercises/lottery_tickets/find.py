@@ -18,8 +18,16 @@ find = Exercise(
     title="Find the tickets",
     minutes=20,
     difficulty=3,
-    hint="`train(training, full masks, rewind)`, then `start = Snapshot(training)`. One loop over levels + 1: train with the masks of the level, "
-    "choose the next masks from the weights as they are now, and only then `start.rewind_()`. The dense network is level 0.",
+    hints=(
+        "Train, choose the next masks by the trained weights, rewind; again and again. The order of the last two matters: "
+        "after rewinding, the trained weights are gone.",
+        "First the dense network makes `rewind` steps, and then you take your `Snapshot`: all levels start there. There "
+        "are levels + 1 trainings of `steps - rewind` steps, but only `levels` new masks: nothing is chosen after the "
+        "last one.",
+        "`train(training, full, rewind)` with masks that are all True, `start = Snapshot(training)`, `tickets = [full]`. "
+        "For `level in range(levels + 1)`: train under `tickets[level]`; if `level < levels`, append what "
+        "`drop_smallest_of_all` makes of the weights as they are now and of these masks; then `start.rewind_()`.",
+    ),
     reference=find_tickets,
     forbids=("torch.nn.utils.prune",),
     misconceptions=mistakes,

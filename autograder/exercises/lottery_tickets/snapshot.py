@@ -15,8 +15,15 @@ snapshot = Exercise(
     title="Rewind everything",
     minutes=15,
     difficulty=2,
-    hint="Model, optimiser and scheduler have `state_dict()` and `load_state_dict(...)`, a generator has `get_state()` and `set_state(...)`. "
-    "`copy.deepcopy` what you keep, and also what you load: an optimiser goes on working with the tensors that it was given.",
+    hints=(
+        "Four objects decide how a training goes on: model, optimiser, scheduler, and the generator of the order. Keep a "
+        "copy of each one's state, and put each state back into the same object.",
+        "The first three have `state_dict()` and `load_state_dict(...)`, a generator has `get_state()` and "
+        "`set_state(...)`. A state dict is no copy, it holds the very tensors that are trained: copy what you keep. And "
+        "an optimiser goes on working with the tensors that it loads: copy again what you load.",
+        "Keep `copy.deepcopy([part.state_dict() for part in parts])` with the three parts. To rewind, walk over the parts "
+        "and a *fresh* `copy.deepcopy` of these states, and load each. What `order.get_state()` gives is a copy already.",
+    ),
     reference=Snapshot,
     misconceptions=mistakes,
 )

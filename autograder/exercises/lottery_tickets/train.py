@@ -20,8 +20,16 @@ train = Exercise(
     title="Train what is left",
     minutes=15,
     difficulty=2,
-    hint="`training.model.train()`; zeros where `~mask`, under `torch.no_grad()`; then the loop: `training.batch()`, `zero_grad`, "
-    "cross-entropy, `backward`, `optimizer.step()`, the zeros once more, `scheduler.step()`.",
+    hints=(
+        "It is the training loop that you know, and zeros are written at two places: once before the first step, as what "
+        "is gone may hold anything, and after every step of the optimiser.",
+        "A small function inside that writes the zeros helps, since you need it twice: in place, under `torch.no_grad()`, "
+        "and by the masks, never by the values. The scheduler is stepped after the optimiser, and the model is put into "
+        "training mode first.",
+        "`model.train()` and the zeros; then, `steps` times: `training.batch()`, `zero_grad`, "
+        "`F.cross_entropy(model(inputs), labels).backward()`, the optimiser's `step`, the zeros, the scheduler's `step`. "
+        "The zeros are `model.get_submodule(name).weight.masked_fill_(~mask, 0)` for each mask.",
+    ),
     reference=train_,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
     forbids=("torch.nn.utils.prune",),

@@ -19,8 +19,16 @@ global_ = Exercise(
     title="One ranking for the whole model",
     minutes=15,
     difficulty=2,
-    hint="`torch.cat` the flattened magnitudes of all layers, find which of them go as in the exercise before, then cut the long mask "
-    "back into pieces: `mask.split([W.numel() for W in weights.values()])` and `.view_as(W)`.",
+    hints=(
+        "One ranking over the whole model: put the magnitudes of all layers into one long vector, choose in it, and cut "
+        "the result up again.",
+        "`torch.cat` of the flattened magnitudes is this vector, in the order of the dict. In it `int(sparsity * n)` "
+        "positions go, as in the exercise before; but now you make a mask. `mask.split([...])` cuts it into pieces of the "
+        "layers' sizes.",
+        "`kept = torch.ones(n, dtype=torch.bool)` is False at `magnitudes.argsort()[:count]`. Split it by `[W.numel() for "
+        "W in weights.values()]`, then go over the names and pieces together: each piece takes its W's shape with "
+        "`.view(W.shape)`.",
+    ),
     reference=global_masks,
     forbids=("torch.nn.utils.prune",),
 )

@@ -23,8 +23,18 @@ iterative = Exercise(
     title="Prune, retrain, repeat",
     minutes=20,
     difficulty=3,
-    hint="One loop over `sparsities`; in it, for every linear layer: a mask from the *current* weights with exactly "
-    "`int(sparsity * n)` False, zeros written into the layer, then `retrain(model, masks)`, then the zeros written once more.",
+    hints=(
+        "One loop over `sparsities`. In each round choose masks from the weights as they are *now*, write the zeros, call "
+        "`retrain`, and write the zeros once more, for training may have moved them.",
+        "Every layer has a ranking of its own, and of its n weights exactly `int(sparsity * n)` go. What was pruned "
+        "before is zero, so it is the smallest and goes again by itself. Write zeros in place under `torch.no_grad()`; "
+        "but call `retrain` outside of it, or it cannot train.",
+        "1. The layers by name: `{name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}`.\n"
+        "2. A layer's mask: `torch.ones(n, dtype=torch.bool)`, False at `layer.weight.abs().flatten().argsort()[:count]`, "
+        "in the shape of the weight.\n"
+        "3. The zeros: `layer.weight.masked_fill_(~mask, 0)`, once before `retrain(model, masks)` and once after it. "
+        "Return the masks of the last round.",
+    ),
     reference=iterative_prune_,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),

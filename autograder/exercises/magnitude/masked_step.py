@@ -29,8 +29,15 @@ masked_step = Exercise(
     title="Train on without losing the zeros",
     minutes=15,
     difficulty=2,
-    hint="The four lines of every training step (`zero_grad`, loss, `backward`, `step`), and after `step` one more thing under "
-    "`torch.no_grad()`: `layer.weight.masked_fill_(~mask, 0)` for every `layer = model.get_submodule(name)`.",
+    hints=(
+        "Make an ordinary training step, and repair afterwards what it did to pruned weights. Whatever moved them, "
+        "momentum or weight decay, they are zero again.",
+        "The ordinary step has four lines: `zero_grad`, the loss, `backward`, `step`. The repair comes after `step`, in "
+        "place and under `torch.no_grad()`. (Do not replace a weight by a new tensor: the optimiser would go on training "
+        "the old one.)",
+        "For each `name, mask` in `masks.items()`: `model.get_submodule(name).weight.masked_fill_(~mask, 0)`. The loss to "
+        "return is that from before the step, as a number: `loss.item()`.",
+    ),
     reference=masked_step_,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
     forbids=("torch.nn.utils.prune",),

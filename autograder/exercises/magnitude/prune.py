@@ -23,8 +23,15 @@ prune = Exercise(
     title="Prune one matrix by magnitude",
     minutes=15,
     difficulty=1,
-    hint="Flatten `W.abs()` and sort it with `argsort`: its first `int(sparsity * n)` entries are the positions to zero. "
-    "Work on a `clone()`, and check `sparsity` before anything else.",
+    hints=(
+        "Rank all weights of the matrix by magnitude, and set the smallest to zero. What you need of the ranking are "
+        "*positions* in the whole matrix, not in each row.",
+        "Flatten, so that a position is one number. `W.abs().flatten().argsort()` lists the positions from the smallest "
+        "magnitude up; the first `int(sparsity * W.numel())` go. Work on a clone, also where nothing goes: the result is "
+        "a copy.",
+        "Check `0 <= sparsity < 1` before anything else. Then `pruned = W.flatten().clone()`, zeros at the first "
+        "positions of the argsort, `pruned[smallest] = 0`, and back to the shape of W.",
+    ),
     reference=magnitude_prune,
     rules=Rules(tolerance=0),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),

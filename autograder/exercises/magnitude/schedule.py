@@ -14,7 +14,13 @@ schedule = Exercise(
     title="The cubic schedule",
     minutes=10,
     difficulty=1,
-    hint="Compute the progress `(step - start) / (end - start)`, clamp it to [0, 1], and only then put it into the formula.",
+    hints=(
+        "First find how far the ramp has come, as a number from 0 to 1. Before the start it is 0, after the end it is 1.",
+        "The fraction in the formula is `(step - start) / (end - start)`. Clamp it *before* you put it in: outside of [0, "
+        "1] its cube is no schedule. At 0 the formula gives `initial` and at 1 it gives `final`: try yours at both ends.",
+        "`progress = min(max(fraction, 0), 1)` is the clamped fraction; the formula is then `final + (initial - final) * "
+        "(1 - progress) ** 3`.",
+    ),
     reference=magnitude.cubic_sparsity,
     rules=Rules(tolerance=1e-5, scale=1),  # float32 will do
     forbids=("torch.ao.pruning",),

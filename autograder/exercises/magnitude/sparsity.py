@@ -21,8 +21,15 @@ sparsity = Exercise(
     title="Measure the sparsity of a model",
     minutes=5,
     difficulty=1,
-    hint="Go over `model.modules()` and pick the `nn.Linear` ones. Add up the zeros and the sizes of their `.weight`; divide once, "
-    "at the end.",
+    hints=(
+        "Count, and trust no mask: go over all linear layers, however deep inside the model, and count the weights and "
+        "those that are exactly zero.",
+        "`model.modules()` gives the model itself and every module inside it; `isinstance(layer, nn.Linear)` picks the "
+        "linear ones. Add up over all layers first and divide once: the mean of the layers' sparsities is another number, "
+        "for layers differ in size.",
+        "A layer has `int((layer.weight == 0).sum())` zeros and `layer.weight.numel()` weights. Sum both over the layers, "
+        "and return the first sum over the second.",
+    ),
     reference=weight_sparsity,
     rules=Rules(tolerance=1e-6),
 )

@@ -42,8 +42,14 @@ aggregate = Exercise(
     title="One score for each channel",
     minutes=12,
     difficulty=1,
-    hint="Keep one running sum, `torch.zeros(channels)`. In `add`, `X.float().abs().mean(dim=1)` is (sequences, channels); add the sum "
-    "of its squares over the sequences. In `score`, take the root without changing what you keep.",
+    hints=(
+        "Keep what can be added up: one running sum for each channel. What a batch adds is made in two steps, a mean over "
+        "tokens and then squares summed over sequences.",
+        "The tensors are (sequences, tokens, channels), so tokens are dimension 1. The absolute value comes before the "
+        "mean, the square after it. Convert to float32 first of all.",
+        "`X.float().abs().mean(dim=1)` is (sequences, channels); its `.square().sum(dim=0)` is added to the running sum. "
+        "`score` returns the root of the sum, a new tensor, and leaves the sum alone.",
+    ),
     reference=ChannelScore,
     rules=Rules(exact_zeros=True),
 )

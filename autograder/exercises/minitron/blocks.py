@@ -48,8 +48,16 @@ blocks = Exercise(
     title="Which blocks change little",
     minutes=12,
     difficulty=2,
-    hint="For block i of a batch: `1 - F.cosine_similarity(states[i].float(), states[i + 1].float(), dim=-1)` is (sequences, tokens), and "
-    "its `.mean()` is what the batch adds. Then `scores.argsort(descending=True)[:keep].sort().values`.",
+    hints=(
+        "Compare what enters a block with what leaves it, token by token: 1 minus the cosine of the two vectors. A batch "
+        "adds the mean of this over its tokens.",
+        "`F.cosine_similarity(a, b, dim=-1)` of two tensors (sequences, tokens, hidden) is (sequences, tokens). Convert "
+        "them to float32 before. Block i has `states[i]` before it and `states[i + 1]` behind it. To choose: rank, cut, "
+        "and sort what is kept.",
+        "For each batch and block add `(1 - F.cosine_similarity(states[i].float(), states[i + 1].float(), "
+        "dim=-1)).mean()` to `scores[i]`. The kept blocks are `scores.argsort(descending=True)[:keep]`, in ascending "
+        "order.",
+    ),
     reference=block_influence,
     rules=Rules(tolerance=1e-5),
 )

@@ -32,8 +32,15 @@ distil_step = Exercise(
     title="One step of distillation",
     minutes=10,
     difficulty=2,
-    hint="First the teacher: `teacher.eval()`, and its logits under `torch.no_grad()`. Then an ordinary training step on the student: "
-    "`zero_grad`, `kd_loss`, `backward`, `step`, and `return loss.item()`.",
+    hints=(
+        "It is an ordinary training step of the student with another target: what the teacher says of the same tokens. "
+        "The teacher answers in eval mode and learns nothing.",
+        "First the teacher: `teacher.eval()`, and its logits under `torch.no_grad()`. Then the student, outside of that "
+        "block: `zero_grad`, the loss, `backward`, `step`. Nothing is shifted: in both models position t says what comes "
+        "after t.",
+        "`loss = kd_loss(student(ids), told, temperature)`, where `told` are the teacher's logits: the student comes "
+        "first. Return `loss.item()` after the step.",
+    ),
     reference=reference,
     rules=Rules(tolerance=2e-5),
     leaves_open=((1, "frozen parameters"),),

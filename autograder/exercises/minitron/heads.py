@@ -31,9 +31,15 @@ heads = Exercise(
     title="Heads, group by group",
     minutes=12,
     difficulty=2,
-    hint="`channels.view(heads, -1).norm(dim=1)` are the scores. `.view(kv_heads, -1)` puts a group into each row: `argsort(dim=1, "
-    "descending=True)`, the first `keep // kv_heads` columns, plus `torch.arange(kv_heads)[:, None] * (heads // kv_heads)`, flattened and "
-    "sorted.",
+    hints=(
+        "Put the channels of a head into a row: the norm of the row is its score. Then put the heads of a group into a "
+        "row, and choose equally many in each.",
+        "`channels.reshape(heads, -1)` has a head in each row, and `scores.view(kv_heads, -1)` a group. `argsort(dim=1, "
+        "descending=True)` ranks within the groups. Its indices count from the beginning of the group: add the number of "
+        "the group's first head.",
+        "The ValueError first. Of the argsort keep the first `keep // kv_heads` columns, add `torch.arange(kv_heads)[:, "
+        "None] * (heads // kv_heads)`, flatten, and sort.",
+    ),
     reference=best_heads,
 )
 

@@ -21,8 +21,15 @@ kd_loss = Exercise(
     title="The teacher's distribution",
     minutes=12,
     difficulty=2,
-    hint="`F.log_softmax(logits.float() / temperature, dim=-1)` for both. The divergence of a token is `(p * (log_p - log_q)).sum(-1)` with "
-    "`p = log_p.exp()`, p the teacher's. Then the mean over all tokens, times temperature squared.",
+    hints=(
+        "There are two distributions over the vocabulary, both from logits over the temperature. The loss of a token is a "
+        "sum of differences of logarithms, weighted with the *teacher's* probabilities.",
+        "Take the logarithms with `F.log_softmax(logits.float() / temperature, dim=-1)`: the logarithm of a softmax is "
+        "minus infinity where a probability has become 0. Sum over the vocabulary, mean over all tokens, times "
+        "temperature squared. Use torch operations only, so that the gradient reaches the student.",
+        "With `log_p` of the teacher and `log_q` of the student, `(log_p.exp() * (log_p - log_q)).sum(dim=-1)` is the "
+        "divergence of each token. The loss is its mean, times `temperature ** 2`.",
+    ),
     reference=reference,
     rules=Rules(tolerance=2e-5),
 )

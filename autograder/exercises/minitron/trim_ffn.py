@@ -34,8 +34,16 @@ trim_ffn = Exercise(
     title="A narrower feed-forward layer",
     minutes=12,
     difficulty=2,
-    hint="A neuron is a row of gate and up, with their entry of the bias, and a column of down. Make three new nn.Linear of the right sizes "
-    "and, under `torch.no_grad()`, `.copy_` what stays: `gate.weight[neurons]`, `down.weight[:, neurons]`. Down's bias belongs to the outputs.",
+    hints=(
+        "A neuron is a row of gate, the same row of up, and a column of down. Cut all three with the same index, into new "
+        "layers of the right sizes.",
+        "A bias belongs to the outputs: those of gate and up are cut like the rows, that of down is copied whole. Each "
+        "layer has a bias or has none, by itself. Make new `nn.Linear` and `.copy_` into their parameters under "
+        "`torch.no_grad()`: so they can be trained, and share nothing.",
+        "`nn.Linear(gate.in_features, len(neurons), bias=gate.bias is not None)` takes `gate.weight[neurons]` and, if "
+        "there is one, `gate.bias[neurons]`. Up is the same. Down has `len(neurons)` inputs and takes `down.weight[:, "
+        "neurons]`.",
+    ),
     reference=trim_,
 )
 

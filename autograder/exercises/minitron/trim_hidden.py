@@ -22,9 +22,16 @@ trim_hidden = Exercise(
     title="A narrower residual stream",
     minutes=20,
     difficulty=3,
-    hint="`part, kind = name.split('.')[-2:]` gives, for instance, 'q_proj' and 'weight'. Then one `if` for each line of the table: "
-    "`tensor[:, channels]`, `tensor[channels]`, `tensor[channels] * factor`, or the tensor as it is. The hidden width of the large model is the "
-    "length of any of these norms, or the size along which you cut.",
+    hints=(
+        "Go over the names. The table says for each kind of name what stays, so write one `if` for each of its lines: by "
+        "the name, never by the shape.",
+        "`part, kind = name.split('.')[-2:]` gives, for instance, 'q_proj' and 'weight'. The writers `o_proj` and "
+        "`down_proj` are cut in their first dimension, weight and bias alike; readers in their second; norms in their "
+        "only one, times the factor. `q_norm` and `k_norm` look like norms of the stream and are not.",
+        "Writers: `tensor[channels]`. Norms, where `part == 'norm' or part.endswith('layernorm')`: `tensor[channels] * "
+        "factor`, the factor being `(len(tensor) / len(channels)) ** 0.5` or 1. Other weights, but those of `q_norm` and "
+        "`k_norm`: `tensor[:, channels]`. The rest is copied whole.",
+    ),
     reference=reference,
     shares=True,  # what is not cut may be the same tensor
     misconceptions=mistakes,

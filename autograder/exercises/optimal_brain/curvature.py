@@ -29,10 +29,18 @@ curvature = Exercise(
     title="Second derivatives, carried backwards",
     minutes=15,
     difficulty=2,
-    hint="Forward: `z = torch.tanh(x @ W1.T + b1)`, slope $f' = 1 - z^2$. Backward, one line per arrow, all of shape (P, units): "
-    "1 at each output; `W2.square().sum(dim=0)` at each hidden value; times `slope.square()` at each hidden sum. Each weight's "
-    "curvature is the curvature of the sum it feeds times its input *squared*, averaged over the samples: "
-    "`at_a.T @ x.square() / len(x)`.",
+    hints=(
+        "It goes like backpropagation, from the output to the input, with one change: what a first derivative is "
+        "multiplied with, a second derivative is multiplied with the *square* of. It starts with 1 at every output, the "
+        "second derivative of 1/2 (o - y)^2. The targets are not needed.",
+        "Forward: `z = torch.tanh(x @ W1.T + b1)`, whose slope is 1 - z^2. Backward, one tensor (samples, units) for each "
+        "arrow: at the outputs; at the hidden values, through the squares of `W2`; at the hidden sums, times the slope "
+        "squared. A weight's curvature is that of the sum which it feeds, times its input squared, averaged over the "
+        "samples.",
+        "`at_o` is ones (P, outputs), `at_z = at_o @ W2.square()`, `at_a = (1 - z.square()).square() * at_z`. For the "
+        "first layer `at_a.T @ x.square() / P` belongs to the weights, and `at_a.mean(dim=0)` to the biases. The second "
+        "layer is the same with `at_o` and `z`. Mind the dtype of the ones.",
+    ),
     reference=curvature_diagonal,
 )
 

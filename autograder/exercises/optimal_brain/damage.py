@@ -25,8 +25,16 @@ damage = Exercise(
     title="Optimal Brain Damage",
     minutes=10,
     difficulty=1,
-    hint="`saliency = h * w**2 / 2`, then `order = saliency.argsort()`. How many go: all of them; at most `count`, if it is not None; and "
-    "at most `(saliency[order].cumsum(0) <= max_increase).sum()`, if that is not None.",
+    hints=(
+        "Saliencies simply add up, so the cheapest weights to delete are those of smallest saliency. Sort once; what is "
+        "left to find is how many of the sorted ones go.",
+        "Each limit allows a number of its own, and the smallest of these counts: all d weights; `count`, if it is given; "
+        "and what fits under `max_increase`, for which you need the running sum (`cumsum`) of the *sorted* saliencies. A "
+        "limit may be 0: ask `is not None`.",
+        "`saliency = h * w.square() / 2`, `order = saliency.argsort()`. What fits is the number of True in "
+        "`saliency[order].cumsum(0) <= max_increase`. On a clone of w, `order[:k]` becomes zero. And first of all: a "
+        "ValueError if an entry of h is negative.",
+    ),
     reference=obd_prune,
     rules=Rules(tolerance=1e-6, exact_zeros=True),
 )

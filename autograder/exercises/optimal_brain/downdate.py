@@ -14,7 +14,13 @@ downdate = Exercise(
     title="The inverse without a weight",
     minutes=10,
     difficulty=2,
-    hint="`Hinv - torch.outer(Hinv[:, q], Hinv[q, :]) / Hinv[q, q]` is a new matrix; then write 0 into its row q and its column q.",
+    hints=(
+        "It is one step of Gaussian elimination: subtract an outer product of column q and row q, so that both become zero.",
+        "What to subtract is the outer product of `Hinv[:, q]` and `Hinv[q, :]`, over `Hinv[q, q]`. The difference is a "
+        "new matrix, and the old one stays as it is. Rounding may leave 1e-17 where a 0 belongs.",
+        "Subtract `torch.outer(Hinv[:, q], Hinv[q, :]) / Hinv[q, q]`, then write exact zeros into row q and column q of "
+        "the result.",
+    ),
     reference=optimal_brain.downdate,
     rules=Rules(tolerance=1e-8, exact_zeros=True),
 )

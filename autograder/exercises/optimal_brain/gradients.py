@@ -26,8 +26,15 @@ gradients = Exercise(
     title="A gradient for every sample",
     minutes=10,
     difficulty=1,
-    hint="Loop over the samples. `torch.autograd.grad(model(x[k : k + 1]).squeeze(), list(model.parameters()))` gives the gradients of one "
-    "sample as a tuple; `torch.cat([g.flatten() for g in ...])` makes a vector of them, and `torch.stack` a matrix of the vectors.",
+    hints=(
+        "`backward()` adds the samples up, which is what must not happen. Take one sample at a time: its output is one "
+        "number and has one gradient.",
+        "`torch.autograd.grad(output, parameters)` returns the gradients as a tuple, and leaves the parameters' `.grad` "
+        "alone. Feed the model one row, but as a batch of one: `x[k : k + 1]`, not `x[k]`.",
+        "For each k: `torch.autograd.grad(model(x[k : k + 1]).squeeze(), parameters)` with `parameters = "
+        "list(model.parameters())`. `torch.cat` of the flattened gradients is row k, and `torch.stack` makes a matrix of "
+        "the rows.",
+    ),
     reference=output_gradients,
     leaves_open=((0, "gradients"),),  # backward() and .grad are one way
 )

@@ -23,8 +23,15 @@ inverse = Exercise(
     title="The inverse Hessian, one sample at a time",
     minutes=15,
     difficulty=2,
-    hint="Start with `torch.eye(d, dtype=torch.float64) / alpha`. For every row `g_k` in `g.double()`: `v = Hinv @ g_k`, then subtract "
-    "`torch.outer(v, v) / (P + g_k @ v)`. P is the number of rows, the same in every step.",
+    hints=(
+        "Begin with a matrix whose inverse you know, alpha times the identity, and add one sample after the other. Each "
+        "of them changes the inverse by one outer product; no matrix is ever inverted.",
+        "For a row g_k the vector `v = Hinv @ g_k` is used twice: the outer product of v with itself is the numerator, "
+        "and `P + g_k @ v` the denominator. P is the number of *all* samples, the same in every step. Everything is in "
+        "float64, from the first line on.",
+        "Start with `torch.eye(d, dtype=torch.float64) / alpha`. Then, for each `g_k` in `g.double()`, subtract "
+        "`torch.outer(v, v) / (P + g_k @ v)`.",
+    ),
     reference=inverse_hessian,
 )
 

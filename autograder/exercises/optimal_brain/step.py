@@ -22,8 +22,15 @@ step = Exercise(
     title="One weight goes, all others make up for it",
     minutes=15,
     difficulty=2,
-    hint="`saliency = w**2 / Hinv.diagonal() / 2`, then `masked_fill(Hinv.diagonal() == 0, torch.inf)`, and `q = int(saliency.argmin())`. "
-    "The update is one line, `w - w[q] / Hinv[q, q] * Hinv[:, q]`, and a second one makes the 0 at q exact.",
+    hints=(
+        "Two formulas from the box: the saliency says which weight q goes, and column q of the inverse says how all "
+        "others move. A weight that is gone has a zero on the diagonal and must not be chosen.",
+        "Its saliency would be 0 / 0, which is NaN: put infinity there before you look for the smallest. All weights move "
+        "at once, by minus `w[q] / Hinv[q, q] * Hinv[:, q]`. Entry q of this is w_q itself, but only up to rounding.",
+        "With `d = Hinv.diagonal()`: `saliency = (w.square() / d / 2).masked_fill(d == 0, torch.inf)`, and `q = "
+        "int(saliency.argmin())`. Subtract the step from w, which makes a new tensor, then write an exact 0 at q. Return "
+        "the tensor and q.",
+    ),
     reference=obs_step,
     rules=Rules(tolerance=1e-8, exact_zeros=True),
     misconceptions=mistakes,

@@ -15,9 +15,17 @@ surgeon = Exercise(
     title="Optimal Brain Surgeon",
     minutes=15,
     difficulty=3,
-    hint="`while` there are weights left (`Hinv.diagonal().any()`) and fewer than `count` are removed: `moved, q = obs_step(w, Hinv)`; what "
-    "it costs is `w[q]**2 / Hinv[q, q] / 2` with the weights *before* the step; if that and what was spent before exceed `max_increase`, "
-    "stop without taking the step; otherwise take `moved` and the downdated inverse.",
+    hints=(
+        "You have all the parts: `obs_step` chooses and moves, `downdate` makes the next inverse. What is left is a loop "
+        "and two reasons to stop.",
+        "It goes on while the diagonal of `Hinv` holds anything but zeros, and while fewer than `count` are removed. With "
+        "`max_increase` know the price before you pay: what the next removal costs follows from w and `Hinv` *before* the "
+        "step. If the sum would be too large, stop without taking it.",
+        "`while Hinv.diagonal().any() and (count is None or len(removed) < count):` begins the loop. In it `moved, q = "
+        "obs_step(w, Hinv)`; add `w[q] ** 2 / Hinv[q, q] / 2` to what is spent; perhaps `break`; otherwise w becomes "
+        "`moved`, `Hinv` its downdate, and q is appended. Return a clone: if nothing was removed, w is still the "
+        "argument.",
+    ),
     reference=obs_prune,
     rules=Rules(tolerance=1e-7, exact_zeros=True),
     misconceptions=mistakes,

@@ -32,9 +32,18 @@ bitmap = Exercise(
     title="A bitmap: one bit per position",
     minutes=30,
     difficulty=2,
-    hint="Keep three things: `W[W != 0]`, the packed bits, and `W.shape`. To pack, pad the flat mask with zeros to a multiple of 8 "
-    "(`F.pad`), make it (bytes, 8), multiply by `2 ** torch.arange(8)`, sum, and make it uint8. To unpack, shift the other way: "
-    "`(bytes[:, None] >> torch.arange(8) & 1).bool()`, flatten, cut off the padding. `dense[mask] = values` puts the values back in order.",
+    hints=(
+        "A bitmap is two lists: the values that are not zero, in reading order, and one bit for each entry. Keep these "
+        "two and the shape; all three methods follow from them.",
+        "Eight bits make a byte, and bit i of it is worth `2 ** i`. Fill the flat mask up with zeros to a multiple of 8, "
+        "make it (bytes, 8), multiply by `2 ** torch.arange(8)` and sum. To read it back shift the other way: `byte >> i "
+        "& 1` is bit i.",
+        "1. Keep `W[W != 0]`, `W.shape` and the packed bits as uint8; the filling is `F.pad(mask.int(), (0, -len(mask) % "
+        "8))` on the flat mask.\n"
+        "2. For `decode`: `packed[:, None] >> torch.arange(8) & 1`, flattened and cut to the number of entries, is the "
+        "mask. Bring it to W's shape, as bool; then `dense[mask] = values` on zeros of the values' dtype.\n"
+        "3. `nbytes` adds the `.nbytes` of the two tensors.",
+    ),
     reference=Bitmap,
     rules=Rules(tolerance=0, exact_zeros=True),
 )

@@ -19,9 +19,16 @@ block = Exercise(
     title="Blocks, rows and columns: groups that go as one",
     minutes=20,
     difficulty=2,
-    hint="`tiles = score.unflatten(1, (-1, w)).unflatten(0, (-1, h))` has shape (rows / h, h, cols / w, w): tile (i, j) is "
-    "`tiles[i, :, j, :]`. Its norm is `tiles.square().sum(dim=(1, 3)).sqrt()`. Flatten those norms, call `drop_smallest` once, and "
-    "enlarge the small mask with `repeat_interleave` along both dimensions.",
+    hints=(
+        "A tile is one competitor. So make a small matrix with one number for each tile, its norm; let `drop_smallest` "
+        "choose among them; then enlarge the small mask to the size of the matrix.",
+        "`score.unflatten(1, (-1, w)).unflatten(0, (-1, h))` has the shape (rows / h, h, cols / w, w): tile (i, j) is "
+        "`tiles[i, :, j, :]`, so its norm sums over dimensions 1 and 3. All tiles compete: flatten the norms before you "
+        "call `drop_smallest`. Of t tiles `int(sparsity * t)` go.",
+        "After the ValueErrors: `norms = tiles.square().sum(dim=(1, 3)).sqrt()`, then `drop_smallest(norms.flatten(), "
+        "int(sparsity * norms.numel()))` in the shape of the norms. `repeat_interleave(h, dim=0)` and "
+        "`repeat_interleave(w, dim=1)` make a tile of every entry of the small mask.",
+    ),
     reference=block_mask,
     forbids=("torch.ao.pruning",),
 )

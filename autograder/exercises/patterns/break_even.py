@@ -18,9 +18,16 @@ even = Exercise(
     title="When does an encoding pay?",
     minutes=20,
     difficulty=2,
-    hint="Write the bits per matrix entry as a straight line in the density d = 1 - s: `per_kept * d + fixed`. Bitmap: `per_kept = "
-    "value_bits`, `fixed = 1`. CSR: an index per kept *tile* makes `index_bits / (height * width)` per kept entry, and the row pointers "
-    "are `fixed`. Set the line equal to `value_bits` and solve for s.",
+    hints=(
+        "Write the bits per matrix entry as a straight line in the density d = 1 - s: so many bits for a kept entry, so "
+        "many for every entry. At the break-even the line is as high as the dense matrix, `value_bits`.",
+        "Bitmap: a kept entry takes `value_bits`, and every entry 1 bit. CSR: each kept *tile* has one index, and each of "
+        "its entries bears its share of that. The row pointers are there whatever is kept: divide their bits by the "
+        "number of all entries.",
+        "For CSR `per_kept = value_bits + index_bits / (height * width)`, and `fixed` is 32 bits for each of `rows / "
+        "height + 1` pointers, over `rows * cols`; for the bitmap they are `value_bits` and 1. Solve `per_kept * d + "
+        "fixed = value_bits` for d. The sparsity is 1 - d.",
+    ),
     reference=break_even,
     rules=Rules(tolerance=1e-6, scale=1.0),  # float32 is precise enough, also for a small result
 )

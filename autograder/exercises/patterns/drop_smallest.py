@@ -18,8 +18,16 @@ drop = Exercise(
     title="The one rule: drop the smallest of a group",
     minutes=15,
     difficulty=1,
-    hint="`order = score.argsort(dim=-1, stable=True)` lists the positions from the smallest score to the largest. The first `count` "
-    "positions of every group go: `torch.ones_like(score, dtype=torch.bool).scatter(-1, order[..., :count], False)`.",
+    hints=(
+        "Sorting a group gives an order of its positions, from the smallest score to the largest. The first `count` of "
+        "them go. You need the positions, not the sorted scores.",
+        "`score.argsort(dim=-1, stable=True)` gives these positions for all groups at once. `stable` is the rule for "
+        "equal scores: the earlier one comes first. (A threshold, `score > limit`, would drop too many where scores are "
+        "equal.) Then the mask becomes False at the first `count` positions of each group: `scatter` writes to positions "
+        "along a dimension.",
+        "Begin with a mask of ones, `torch.ones_like(score, dtype=torch.bool)`, and with `order` from the argsort. The "
+        "result is the mask's `.scatter(-1, order[..., :count], False)`.",
+    ),
     reference=drop_smallest,
 )
 

@@ -20,8 +20,14 @@ n_m = Exercise(
     title="n:m: groups of neighbours",
     minutes=10,
     difficulty=1,
-    hint="Give the last dimension two: `groups = score.unflatten(1, (-1, m))` has shape (rows, cols / m, m). Your `drop_smallest` works "
-    "along the last dimension, so it does the rest (how many go?). `.flatten(1)` undoes the unflatten.",
+    hints=(
+        "It is the same rule with other groups: m neighbours in a row. If every group had a dimension of its own, your "
+        "`drop_smallest` could do the work.",
+        "`score.unflatten(1, (-1, m))` has the shape (rows, cols / m, m): the groups lie along the last dimension. n "
+        "stay, so how many go? `.flatten(1)` makes rows of the groups again.",
+        "First the two errors: `n > m`, and `score.shape[1] % m` not 0. Then call `drop_smallest(groups, m - n)` with the "
+        "unflattened scores, and `.flatten(1)` on the mask that it gives.",
+    ),
     reference=n_m_mask,
     forbids=("torch.ao.pruning",),
 )

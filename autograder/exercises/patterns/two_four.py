@@ -23,8 +23,15 @@ two_four = Exercise(
     title="2:4: two values and where they were",
     minutes=25,
     difficulty=3,
-    hint="`groups = W.reshape(-1, 4)`, `zero = groups == 0`. A stable argsort of `zero` lists the non-zeros first, then the zeros from left "
-    "to right: its first two columns are the two to store. Sort these two, `gather` the values, and reshape both to (rows, cols / 2).",
+    hints=(
+        "In every group of four choose two places: those of the non-zeros and, if there are too few, of the first zeros. "
+        "Once you have the places in ascending order, `gather` fetches the values.",
+        "One stable sort does the choosing: sort each group by *is it zero?*. The non-zeros come first, then the zeros, "
+        "both from left to right. The first two positions are the two to store.",
+        "`groups = W.reshape(-1, 4)`, `zero = groups == 0`. The places are `zero.int().argsort(dim=1, stable=True)[:, "
+        ":2]`, sorted along dimension 1; `gather` the values with them, and reshape both to (rows, cols / 2), the places "
+        "as uint8. Before that check that 4 divides the columns, and that every group has at least two zeros.",
+    ),
     reference=two_four_encode,
     rules=Rules(tolerance=0),
     forbids=(

@@ -30,8 +30,14 @@ atomic = Exercise(
     title="One kernel, atomic sums",
     minutes=12,
     difficulty=2,
-    hint="The kernel of the partial sums, with another last line: `tl.atomic_add(y + cols, total, mask=cols < N)`. `y = torch.zeros(N, dtype=torch.float32)` before, "
-    "`y.to(x.dtype)` after.",
+    hints=(
+        "The kernel of the partial sums with another last line: instead of storing its sum at a place of its own, a "
+        "program adds it to the result.",
+        "`tl.atomic_add(pointer, value, mask=...)` does this without a race. The result has to hold zeros before the "
+        "kernel starts, and to be float32, so that additions lose nothing. It becomes float16 once, at the end.",
+        "`y = torch.zeros(N, dtype=torch.float32)`, a grid of blocks and a few parts (4 will do), `tl.atomic_add(y + "
+        "cols, total, mask=cols < N)` in the kernel, and `y.to(x.dtype)` in the end.",
+    ),
     reference=atomic_gemv,
     reads=lambda W, x, threshold: {0: wanted(x, threshold)},
     scratch=False,

@@ -25,9 +25,17 @@ gather = Exercise(
     title="Chosen rows, by a list",
     minutes=15,
     difficulty=2,
-    hint="One program for ROWS entries of the list: `m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)`, `chosen = m < tl.load(count)`, "
-    "`row = tl.load(idx + m, mask=chosen, other=0)`. Weights lie at `row[:, None] * K + cols[None, :]`; their mask is `chosen[:, None] & (cols[None, :] < K)`. Store to "
-    "`y + m` with `mask=m < n`.",
+    hints=(
+        "A program takes ROWS entries of the list: it loads the row numbers, then these rows. Entries from `count` on are "
+        "masked out of every load, and their result is 0.",
+        "`chosen = m < tl.load(count)` is the mask, and it belongs into the load of `idx` already: what lies behind may "
+        "be nonsense. Input k of row r is at `r * K + k`. That product can be too large for 32 bits, so make the row "
+        "number an int64.",
+        "`row = tl.load(idx + m, mask=chosen, other=0).to(tl.int64)` with `m = tl.program_id(0) * ROWS + tl.arange(0, "
+        "ROWS)`. In a loop over the inputs load `W + row[:, None] * K + cols[None, :]` with `mask=chosen[:, None] & "
+        "(cols[None, :] < K)`, multiply by the inputs, sum over `axis=1`. Store to `y + m` with `mask=m < n`: all n "
+        "entries, zeros too.",
+    ),
     reference=gather_gemv,
     reads=lambda W, idx, count, x: {0: chosen(W, idx, count, x)},
     rules=Rules(tolerance=2e-3),

@@ -30,10 +30,18 @@ gemv = Exercise(
     title="The whole product, for a few tokens",
     minutes=22,
     difficulty=3,
-    hint="As before, with inputs `v` (TOKENS, ROWS), TOKENS rounded up to a power of two. `large = tl.abs(v) > threshold` is (TOKENS, ROWS); a row is live where "
-    "`tl.max(large.to(tl.int32), axis=0) > 0`. Load the weights with it, once. Then each token multiplies its own large inputs, `kept = tl.where(large, v, 0.0)`: "
-    "`total += tl.sum(kept[:, :, None] * w[None, :, :], axis=1)`. Token t of part s lies at `(s * T + t) * N`, so that the partial sums are (splits, T * N) for "
-    "your second kernel.",
+    hints=(
+        "The kernel of the partial sums with one more dimension, the tokens. A row is read if *any* token needs it, but a "
+        "token multiplies its *own* large inputs only. These are two different masks.",
+        "The inputs are a block (TOKENS, ROWS), TOKENS a power of two. `large = tl.abs(v) > threshold` speaks for each "
+        "token, its maximum over the tokens for the row: mask the inputs with the first, the load of the weights with the "
+        "second. Make the partial sums (splits, T * N), then your second kernel can add them. They have at most half the "
+        "bytes of W if `4 * splits * T <= K`.",
+        "`live = tl.max(large.to(tl.int32), axis=0) > 0`. With the weights `w` (ROWS, COLS) loaded once, `own = "
+        "tl.where(large, v, 0.0)` in float32 and `tl.sum(own[:, :, None] * w[None, :, :], axis=1)` is what a block adds "
+        "to the total (TOKENS, COLS). Token t of part s is stored at `(s * T + t) * N + cols`, if `t < T`. Then "
+        "`add_partials(...)` and `.view(T, N)`.",
+    ),
     reference=sparse_gemv,
     reads=lambda W, x, threshold: {0: wanted(x, threshold)},
     rules=Rules(tolerance=2e-3),

@@ -33,10 +33,19 @@ partials = Exercise(
     title="The kernel that skips",
     minutes=25,
     difficulty=3,
-    hint="`share = triton.cdiv(K, splits)`, grid `(triton.cdiv(N, COLS), splits)`. A program's rows are `split * share` to `min(split * share + share, K)`, in blocks of "
-    "ROWS. Load `v` (ROWS,) from x with `other=0.0`, convert it to float32, `live = tl.abs(v) > threshold`. Then the weights with "
-    "`mask=live[:, None] & (cols[None, :] < N)` and `other=0.0`: a skipped row is a masked one. `total += tl.sum(tl.where(live, v, 0.0)[:, None] * w, axis=0)`; "
-    "store it at `split * N + cols`.",
+    hints=(
+        "A program has a block of outputs and a part of the rows, and goes through its rows a block at a time: first the "
+        "inputs, then the weights of those inputs that are large. All the skipping is in the mask of the second load.",
+        "Part s has the rows from `s * share` to `min(s * share + share, K)`, with `share = triton.cdiv(K, splits)`. "
+        "Compare in float32. The mask of the weights is (ROWS, COLS): the row is live *and* the column exists. An input "
+        "that is not live counts as 0, also if it is NaN, and an empty part still stores its zeros.",
+        "1. `v = tl.load(x + rows, mask=rows < end, other=0.0).to(tl.float32)`, `live = tl.abs(v) > threshold`, and then "
+        "`tl.where(live, v, 0.0)` in place of v.\n"
+        "2. The weights: `W + rows[:, None] * N + cols[None, :]`, with `mask=live[:, None] & (cols[None, :] < N)` and "
+        "`other=0.0`.\n"
+        "3. Add `tl.sum(v[:, None] * w.to(tl.float32), axis=0)` to the total, and after the loop store it at `out + split "
+        "* N + cols`. The grid is `(triton.cdiv(N, COLS), splits)`.",
+    ),
     reference=partial_sums,
     reads=lambda W, x, threshold, splits: {0: wanted(x, threshold)},
 )

@@ -19,8 +19,14 @@ reduce = Exercise(
     title="Add the parts, round once",
     minutes=12,
     difficulty=2,
-    hint="One program for BLOCK outputs. Keep `total` (BLOCK,) in float32; in a loop over the parts load those BLOCK sums, with `mask=cols < N` and `other=0.0`, and add "
-    "them. Store into a float16 tensor: the store rounds.",
+    hints=(
+        "One program takes a block of outputs and goes through all parts, from the first to the last, so that the order "
+        "is always the same.",
+        "Keep a total of BLOCK numbers in float32. The sum of part s for output n lies at `s * N + n`. It is rounded "
+        "once, after the loop, when the total is stored.",
+        "In `for split in range(splits):` add `tl.load(partials + split * N + cols, mask=cols < N, other=0.0)`. Store the "
+        "total into a float16 tensor, with the same mask. The grid has `triton.cdiv(N, BLOCK)` programs.",
+    ),
     reference=add_partials,
     rules=Rules(tolerance=1e-3),
     ordered=True,

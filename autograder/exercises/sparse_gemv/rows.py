@@ -18,7 +18,12 @@ rows = Exercise(
     title="Which rows count",
     minutes=8,
     difficulty=1,
-    hint="`x.float().abs() > threshold`, then `.any(dim=0)` over the tokens. Without `.float()`, torch rounds the threshold to the type of x before it compares.",
+    hints=(
+        "Compare the magnitude of each input with the threshold, then ask for each row whether any token needs it.",
+        "Convert x to float32 before you compare: otherwise torch rounds the threshold to the dtype of x. A strict `>` is "
+        "false for NaN by itself. Tokens are dimension 0.",
+        "`x.float().abs() > threshold` is (tokens, K); the answer is its `.any(dim=0)`.",
+    ),
     reference=rows_to_read,
 )
 

@@ -28,8 +28,15 @@ work = Exercise(
     title="Bytes and operations before anything else",
     minutes=10,
     difficulty=1,
-    hint="Weights: `2 * kept * N`. All inputs are read, small ones too, for how else would one know that they are small: `2 * tokens * K`. Results: "
-    "`2 * tokens * N`. With two or more parts, each leaves `tokens * N` sums of 4 bytes, written once and read once.",
+    hints=(
+        "Count what is moved: rows of weights, inputs and results; and with two or more parts a fourth thing, the sums "
+        "between the two kernels. Operations come from the rows that are read.",
+        "Weights: `kept * N` numbers of 2 bytes. *All* inputs are read, small ones too, for how else would one know that "
+        "they are small? A partial sum has 4 bytes and is moved twice: the first kernel writes it, the second reads it.",
+        "Partial sums move `2 * 4 * splits * tokens * N` bytes if `splits > 1`, and none otherwise; the rest is `2 * kept "
+        "* N + 2 * tokens * (K + N)`. There are `2 * kept * N * tokens` operations, and the seconds are the larger of the "
+        "two quotients.",
+    ),
     reference=least_work,
 )
 LLAMA = (4096, 14336)  # a gate or up projection of LLaMA-3-8B, input-major

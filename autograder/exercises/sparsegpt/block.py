@@ -25,9 +25,16 @@ block = Exercise(
     title="One block of columns",
     minutes=15,
     difficulty=2,
-    hint="`score = (B / U.diagonal()) ** 2`; the threshold is `score.flatten().sort().values[int(score.numel() * sparsity)]`, and "
-    "`keep = score > threshold`. Then go through the columns with your `remove_from_column`, column j of `keep` at a time, and collect "
-    "the e in column j of E.",
+    hints=(
+        "First the mask, once, for the whole block. Then the columns from left to right, with your `remove_from_column`. "
+        "The mask does not change any more; the weights do.",
+        "Divide B by the diagonal of U, which lies along the columns by itself, and square. The threshold is one number: "
+        "of all scores, sorted, the one at index `int(n * sparsity)`; what is *larger* stays. In the loop hand on the "
+        "block as the columns before have left it.",
+        "`score = (B / U.diagonal()) ** 2`, `threshold = score.flatten().sort().values[int(score.numel() * sparsity)]`, "
+        "`keep = score > threshold`. Begin with `pruned = B` and E zero; for each j, `remove_from_column(pruned, U, j, "
+        "keep[:, j])` gives the next `pruned`, and column j of E.",
+    ),
     reference=prune_block,
     rules=Rules(tolerance=1e-4, exact_zeros=True),
 )

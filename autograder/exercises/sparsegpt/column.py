@@ -27,8 +27,15 @@ column = Exercise(
     title="Remove, and make up for it",
     minutes=10,
     difficulty=1,
-    hint="`e = W[:, j] / U[j, j]`, set to 0 where `keep` (`masked_fill`). On a clone of W: subtract `torch.outer(e, U[j, j:])` from the "
-    "columns from j on, then write the zeros into column j: rounding may have left 1e-9 there.",
+    hints=(
+        "In a row that loses its weight everything from column j on moves, by a multiple of row j of U. In a row that "
+        "keeps it the multiple is 0. So one outer product moves all rows.",
+        "The multiple e is `W[:, j] / U[j, j]`, and 0 where `keep` is True. Subtract the outer product of e and `U[j, "
+        "j:]` from columns j and up, on a clone. Column j is then zero up to rounding only: write it anew, from W and "
+        "`keep`.",
+        "`e = (W[:, j] / U[j, j]).masked_fill(keep, 0)`, `changed[:, j:] -= torch.outer(e, U[j, j:])`, and column j of "
+        "`changed` is `W[:, j].masked_fill(~keep, 0)`.",
+    ),
     reference=remove_from_column,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
 )

@@ -21,8 +21,16 @@ factor = Exercise(
     title="All inverses in one factor",
     minutes=15,
     difficulty=2,
-    hint="Work on `H = H.clone()`; `H.diagonal()` is a view that you may write to. Then `torch.cholesky_inverse(torch.linalg.cholesky(H))` "
-    "is the inverse, and `torch.linalg.cholesky(..., upper=True)` of it is U.",
+    hints=(
+        "Follow the three steps of the docstring in their order, on a copy of H: ones for dead inputs, then damping, then "
+        "the factor.",
+        "`H.diagonal()` is a view, so writing to it changes H (hence the copy). Take the mean *after* the ones are in. "
+        "For the factor invert first, then factorise the inverse. (The other way round, the inverse of H's factor, gives "
+        "the same product but is lower triangular.)",
+        "`diagonal[diagonal == 0] = 1`, `diagonal += damping * diagonal.mean()`. "
+        "`torch.cholesky_inverse(torch.linalg.cholesky(H))` is the inverse, and `torch.linalg.cholesky(..., upper=True)` "
+        "of that is U.",
+    ),
     reference=inverse_factor,
     rules=Rules(tolerance=1e-4),
 )

@@ -30,8 +30,16 @@ hessian = Exercise(
     title="One Hessian for all rows",
     minutes=15,
     difficulty=1,
-    hint="Keep `H` and `n`. When b sequences come, the old sum over n sequences must become a sum over n + b: multiply `H` by "
-    "`n / (n + b)`, then add `2 / (n + b) * x.T @ x` with `x = X.float().reshape(-1, cols)`. A 2-D input is one sequence: `X[None]`.",
+    hints=(
+        "Keep two things: the average so far, and the number of sequences in it. A batch of b sequences changes what the "
+        "sum is divided by, from n to n + b.",
+        "An average over n becomes its part of one over n + b by the factor n / (n + b), and the new tokens come in with "
+        "2 / (n + b). All tokens go into one sum, but n counts *sequences*: an input of two dimensions is one sequence, "
+        "whatever its length.",
+        "`if X.ndim == 2: X = X[None]`, and `x = X.float().flatten(0, 1)` is (all tokens, cols). The new H is `H * (n / "
+        "(n + b)) + 2 / (n + b) * x.T @ x` with `b = len(X)`; then count. Make a new tensor: somebody may still hold what "
+        "`value` gave before.",
+    ),
     reference=Hessian,
     misconceptions=mistakes,
 )

@@ -21,9 +21,17 @@ n_m = Exercise(
     title="n:m, chosen on the way",
     minutes=15,
     difficulty=3,
-    hint="The loop over blocks is that of `sparsegpt_prune`. Inside a block go through the columns with your `remove_from_column`; whenever "
-    "`j % m == 0`, score the next m columns *as they are now* and drop the m - n smallest of each row: "
-    "`keep[:, j:j+m].scatter_(1, score.topk(m - n, dim=1, largest=False).indices, False)`.",
+    hints=(
+        "The loops are those of before, over blocks and over the columns of a block. New is the moment at which the mask "
+        "is chosen: at the first column of each group, from the weights as they are then.",
+        "So `prune_block` is of no use here: write its loop yourself. Whenever `j % m == 0`, score the next m columns of "
+        "the block as they are now, and drop the m - n smallest of each row. A group never crosses a border, as "
+        "block_size is a multiple of m. E and the lazy update are as in `sparsegpt_prune`.",
+        "A block B, with V its square of U, begins with `keep` all True and E zero. At the first column of a group: "
+        "`score = (B[:, j : j + m] / V.diagonal()[j : j + m]) ** 2`, `smallest = score.topk(m - n, dim=1, "
+        "largest=False).indices`, and `keep[:, j : j + m]` becomes its own `.scatter(1, smallest, False)`. Then, at every "
+        "column, `B, E[:, j] = remove_from_column(B, V, j, keep[:, j])`.",
+    ),
     reference=sparsegpt_n_m,
     rules=Rules(tolerance=1e-4, exact_zeros=True),
 )

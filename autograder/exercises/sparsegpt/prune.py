@@ -21,9 +21,16 @@ prune = Exercise(
     title="The whole matrix",
     minutes=20,
     difficulty=3,
-    hint="First `W = W.float()` (a clone), the zeros of dead inputs, and U from your `inverse_factor`. Then, for each block `start:stop`: "
-    "`prune_block(W[:, start:stop], U[start:stop, start:stop], sparsity)` gives the block and its E, and everything to the right changes by "
-    "`-E @ U[start:stop, stop:]`. The last block ends at `min(start + block_size, cols)`.",
+    hints=(
+        "A loop over blocks of columns. Each block is pruned by your `prune_block`; then everything to its right catches "
+        "up in one matrix product, before the next block is looked at.",
+        "Before the loop: U from your `inverse_factor`, W in float32, zeros in the columns of dead inputs. A block needs "
+        "the square `U[start:stop, start:stop]`; what is to its right needs the rectangle `U[start:stop, stop:]`. The "
+        "last block ends at `min(start + block_size, cols)`.",
+        "Work on `pruned = W.float().clone()`. For each block: `block, E = prune_block(pruned[:, start:stop], "
+        "U[start:stop, start:stop], sparsity)`; write the block back, then `pruned[:, stop:] -= E @ U[start:stop, "
+        "stop:]`. In the end it takes the dtype of W again.",
+    ),
     reference=sparsegpt_prune,
     rules=Rules(tolerance=1e-4, exact_zeros=True),
     misconceptions=mistakes,

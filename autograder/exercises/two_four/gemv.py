@@ -27,9 +27,22 @@ gemv = Exercise(
     title="The kernel",
     minutes=25,
     difficulty=3,
-    hint="One program for ROWS rows. In a loop over blocks of WORDS words: load `code` (ROWS, WORDS), and make of it `nibble` (ROWS, WORDS, 4) with "
-    "`(code[:, :, None] >> (4 * tl.arange(0, 4))[None, None, :]) & 15`. The group of each nibble is `4 * words[:, None] + tl.arange(0, 4)[None, :]`; its values lie "
-    "at `2 * group` and `2 * group + 1` of the row, its inputs at `4 * group + place`. Add up in float32, sum at the end, store with `mask=rows < N`.",
+    hints=(
+        "Go by the words. A program takes ROWS rows and, in a loop, a block of words of these rows. From a word it knows "
+        "which two inputs every pair of values meets. It is `unpack_2_4` again; only, instead of writing a dense matrix, "
+        "it fetches the inputs.",
+        "Load `code` (ROWS, WORDS) and shift it to nibbles (ROWS, WORDS, 4). Group g of a row has its values at `2 * g` "
+        "and `2 * g + 1` among the row's K / 2, and its inputs at `4 * g + place` of x. Every load has a mask and "
+        "`other`, since a block may reach beyond the last row or the last word.",
+        "1. `code = tl.load(codes + rows[:, None] * (K // 16) + words[None, :], mask=inside, other=0)`.\n"
+        "2. `nibble = (code.to(tl.int32)[:, :, None] >> (4 * tl.arange(0, 4))[None, None, :]) & 15`; the group is `(4 * "
+        "words[:, None] + tl.arange(0, 4)[None, :])[None, :, :]`.\n"
+        "3. Values at `values + rows[:, None, None] * (K // 2) + 2 * group` and one further, inputs at `x + 4 * group` "
+        "plus `nibble & 3` or `nibble >> 2`; the mask of all four is `inside[:, :, None] & (nibble >= 0)`, which has "
+        "their shape.\n"
+        "4. Multiply and add up in float32, sum over the last two dimensions after the loop, store with `mask=rows < N`. "
+        "The grid has `triton.cdiv(N, ROWS)` programs.",
+    ),
     reference=gemv_2_4,
     rules=Rules(tolerance=2e-3),
 )

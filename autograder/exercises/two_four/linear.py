@@ -36,8 +36,16 @@ linear = Exercise(
     title="A layer that holds nothing else",
     minutes=12,
     difficulty=2,
-    hint="In `__init__`: `super().__init__()`, pack `layer.weight.detach()`, and `register_buffer` for values, codes and bias (a buffer may be None). In `forward`: "
-    "`x.reshape(-1, K)`, at most 8 rows of it at a time to `multiply_2_4`, `torch.cat`, `view` as it was, add the bias. `nbytes` adds up `b.nbytes for b in self.buffers()`.",
+    hints=(
+        "Pack the weight once, in the constructor, and keep just what `multiply_2_4` wants. The forward pass is a matter "
+        "of shapes: any number of leading dimensions comes in, and the same goes out.",
+        "`register_buffer` keeps tensors that belong to the module and are not trained; a buffer may be None. Flatten the "
+        "leading dimensions to tokens, give at most 8 of them at a time to your kernel, join the parts, and go back to "
+        "the shape that came.",
+        "`__init__`: `super().__init__()`, then `pack_2_4(layer.weight.detach())` and a clone of the bias as three "
+        "buffers. `forward`: `x.reshape(-1, x.shape[-1]).contiguous()`, `multiply_2_4` for each part of `.split(8)`, "
+        "`torch.cat`, a `view` with x's leading dimensions, plus the bias. `nbytes` sums over `self.buffers()`.",
+    ),
     reference=SparseLinear,
     rules=Rules(tolerance=3e-3),
 )

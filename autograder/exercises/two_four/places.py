@@ -24,8 +24,15 @@ places = Exercise(
     title="Which two of four",
     minutes=12,
     difficulty=2,
-    hint="`nonzero = W.unflatten(1, (-1, 4)) != 0`. Give every place a preference: 3 for place 2, 2 for place 3, 1 for place 0, 0 for "
-    "place 1, and 4 more where there is a non-zero. The two largest (`topk`) are the two to store; sort them.",
+    hints=(
+        "Choose two places of every four: non-zeros first, then free places in the order 2, 3, 0, 1. The best two of four "
+        "are what `topk` finds, if each place has a number that says how much it is wanted.",
+        "By position: 3 for place 2, 2 for place 3, 1 for place 0, 0 for place 1. Add 4 where the entry is not zero, and "
+        "any non-zero is ahead of any zero. The two largest are to be stored, the lower place first.",
+        "Check K first, then `nonzero = W.unflatten(1, (-1, 4)) != 0`, and that no group has more than two. "
+        "`torch.tensor([1, 0, 3, 2]) + 4 * nonzero` says how much a place is wanted; its `topk(2, dim=-1).indices`, "
+        "sorted along the last dimension, are the places.",
+    ),
     reference=kept_places,
     forbids=("torch.sparse.to_sparse_semi_structured", "torch.sparse._semi_structured_conversions"),
 )

@@ -24,8 +24,15 @@ time = Exercise(
     title="Bytes, and the least time",
     minutes=12,
     difficulty=1,
-    hint="2:4 stores K / 2 values of 2 bytes and K / 16 words of 2 bytes for each row. Then `max(bytes / bandwidth, operations / peak)`: "
-    "memory and arithmetic work at the same time, and the slower one decides.",
+    hints=(
+        "Count what is moved: weights, inputs and results. Then the roofline: the bytes take some time, the operations "
+        "take some time, both at once, and the longer one decides.",
+        "A float16 number and a word have 2 bytes each. A dense row is K numbers; a 2:4 row is K / 2 values and K / 16 "
+        "words. x has `tokens * K` numbers and y `tokens * N`. More tokens mean more operations, but the weights are "
+        "moved once.",
+        "`weights = 2 * (N * K // 2 + N * K // 16)` if sparse, else `2 * N * K`. Add `2 * tokens * (K + N)` for x and y. "
+        "A token takes `2 * N * K` operations, or half of them. The time is `max(moved / bandwidth, operations / peak)`.",
+    ),
     reference=least_time,
 )
 LLAMA = (14336, 4096)  # a gate or up projection of LLaMA-3-8B

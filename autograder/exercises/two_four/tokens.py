@@ -20,9 +20,16 @@ tokens = Exercise(
     title="Several tokens for one reading",
     minutes=15,
     difficulty=3,
-    hint="The grid stays as it was, over rows only. Keep a total (TOKENS, ROWS), TOKENS rounded up to a power of two (`triton.next_power_of_2`). Inside the loop over "
-    "words, after the weights are loaded, a second loop `for t in range(T)` loads the inputs of token t and adds its product with "
-    "`tl.where(token[:, None] == t, product[None, :], 0.0)`.",
+    hints=(
+        "The grid stays as it was, over rows only, so that every program reads its weights once. The tokens go into a "
+        "loop inside.",
+        "Load words and values of a block as before. Then a second loop, `for t in range(T)`, loads the inputs of token t "
+        "and makes its sums. A total (TOKENS, ROWS) holds those of all tokens; TOKENS is `triton.next_power_of_2(T)`, "
+        "because blocks are powers of two.",
+        "The product of token t is (ROWS,): `tl.sum(tl.sum(first * x0 + second * x1, axis=2), axis=1)`, with inputs at `x "
+        "+ t * K + ...`. With `token = tl.arange(0, TOKENS)`, add it to its line by `tl.where(token[:, None] == t, "
+        "product[None, :], 0.0)`. Store at `y + token[:, None] * N + rows[None, :]`, masked in both.",
+    ),
     reference=multiply_2_4,
     rules=Rules(tolerance=2e-3),
 )

@@ -19,8 +19,16 @@ unpack = Exercise(
     title="Back again",
     minutes=12,
     difficulty=2,
-    hint="`codes.long()[..., None] >> torch.tensor([0, 4, 8, 12]) & 15` are the nibbles (N, K / 16, 4). `nibble & 3` and `nibble >> 2` are the two places. "
-    "`scatter` puts the values into zeros (N, K / 4, 4).",
+    hints=(
+        "Go the other way: cut each word into four nibbles, each nibble into two places, and put the two values of the "
+        "group there.",
+        "Convert the words to int64; shifted right by 0, 4, 8 and 12 bits and cut with `& 15` they give the nibbles, also "
+        "where a word is negative. `nibble & 3` is the lower place, `nibble >> 2` the upper one. `scatter` puts values at "
+        "places along a dimension.",
+        "`(codes.long()[..., None] >> torch.tensor([0, 4, 8, 12]) & 15).flatten(1)` are the nibbles (N, K / 4). Stack the "
+        "two places to (N, K / 4, 2). Into zeros (N, K / 4, 4) of the values' dtype `scatter(2, places, ...)` the values, "
+        "unflattened to pairs; then `.flatten(1)`.",
+    ),
     reference=unpack_2_4,
     rules=Rules(tolerance=0),
 )

@@ -20,8 +20,14 @@ words = Exercise(
     title="Two bits each, sixteen to a word",
     minutes=10,
     difficulty=2,
-    hint="A group's nibble is `i0 | i1 << 2`. Put four nibbles next to each other with `unflatten(1, (-1, 4))`, shift them by 0, 4, 8 and 12 bits "
-    "and add. Do this in int64; `.to(torch.int16)` keeps the lowest 16 bits.",
+    hints=(
+        "It is a sum with place values, as in a decimal number: within a group the second place is worth 4 times the "
+        "first, and a group is worth 16 times the one before.",
+        "The nibble of a group is `i0 | i1 << 2`. Put four nibbles next to each other with `unflatten(1, (-1, 4))`, shift "
+        "them by 0, 4, 8 and 12 bits, and add. Do all this in int64: in an int16 the highest bit is the sign.",
+        "`nibbles = places[..., 0] | places[..., 1] << 2` is (N, K / 4). Unflattened and shifted by `torch.tensor([0, 4, "
+        "8, 12])`, they are summed over the last dimension; `.to(torch.int16)` keeps the lowest 16 bits.",
+    ),
     reference=index_words,
     forbids=("torch.sparse.to_sparse_semi_structured", "torch.sparse._semi_structured_conversions"),
 )

@@ -27,9 +27,15 @@ model = Exercise(
     title="Layer by layer",
     minutes=20,
     difficulty=3,
-    hint="One loop over the parts of the model, with the list of activations that reach the current part. If the part is linear, collect "
-    "their norm with your `InputNorm` and `.copy_` what your `wanda_prune` returns into the weight. Then run the part on every batch: "
-    "the next one sees the results.",
+    hints=(
+        "One loop over the parts of the model, which carries the activations along: the list of batches as they reach the "
+        "current part.",
+        "For a linear part collect the norm over *all* batches first, prune, write the weight in place, and only then run "
+        "the part: the next one is to see what the pruned one makes. All of it is under `torch.no_grad()`.",
+        "For an `nn.Linear`: `inputs = InputNorm(part.in_features)`, `inputs.add(X)` for each X, and "
+        "`part.weight.copy_(...)` of what `wanda_prune` makes of the weight and `inputs.norm()`. Then, for every part, "
+        "`batches = [part(X) for X in batches]`: a new list, so that the one you were given stays as it is.",
+    ),
     reference=wanda_prune_model_,
     rules=Rules(exact_zeros=True),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),

@@ -23,8 +23,15 @@ n_m = Exercise(
     title="Wanda in groups of neighbours",
     minutes=10,
     difficulty=2,
-    hint="`groups = wanda_score(W, norm).unflatten(1, (-1, m))` has shape (rows, cols / m, m). In each group the `m - n` smallest go: "
-    "`argsort(dim=-1)`, a boolean mask filled by `scatter`, and `.flatten(1)` brings it back to (rows, cols).",
+    hints=(
+        "As before, but m neighbours compete instead of a whole row. Give each group a dimension of its own, and rank "
+        "along that.",
+        "`unflatten(1, (-1, m))` of the scores is (rows, cols / m, m). n counts what is kept, so `m - n` of each group "
+        "go. `.flatten(1)` brings a mask back to (rows, cols).",
+        "The ValueError first. Then `groups.argsort(dim=-1, stable=True)[..., : m - n]` are the positions that go. A "
+        "boolean tensor like `groups`, False everywhere, gets True there with `scatter(-1, ..., True)`; flattened, it is "
+        "the mask for `W.masked_fill(gone, 0)`.",
+    ),
     reference=wanda_n_m,
     rules=Rules(exact_zeros=True),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),

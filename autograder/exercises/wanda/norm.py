@@ -42,8 +42,14 @@ norm = Exercise(
     title="The running norm of the inputs",
     minutes=15,
     difficulty=1,
-    hint="Keep two things: the sum of squares so far, `torch.zeros(cols)`, and the number of sequences so far. `X.reshape(-1, cols)` puts "
-    "all tokens of a batch below each other. Divide and take the root in `norm`, without changing what you keep.",
+    hints=(
+        "Keep what can be added up: the sum of squares of each input, and the number of sequences. The norm itself is "
+        "worked out when it is asked for.",
+        "A batch of three dimensions adds as many sequences as its first dimension has, a matrix adds one. All tokens of "
+        "all sequences go into the same sum. Square in float32: in float16 the square of 256 is infinite already.",
+        "`X.float().reshape(-1, cols)` puts all tokens below each other; `.square().sum(dim=0)` of this is added. In "
+        "`norm` return `(squares / sequences).sqrt()`, a new tensor, and change nothing of what you keep.",
+    ),
     reference=InputNorm,
     rules=Rules(exact_zeros=True),
 )

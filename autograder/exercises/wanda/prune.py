@@ -24,8 +24,14 @@ prune = Exercise(
     title="Prune every output by itself",
     minutes=10,
     difficulty=2,
-    hint="`wanda_score(W, norm).argsort(dim=1)` sorts every row by itself; its first `int(sparsity * cols)` columns say what goes. Then "
-    "`.scatter_(dim=1, index=..., value=0)` on a clone of W: the corrected pseudo-code.",
+    hints=(
+        "As in magnitude pruning, with two changes: the score is Wanda's, and every row is ranked by itself, so that each "
+        "loses the same number.",
+        "`argsort(dim=1)` ranks each row; its first `int(sparsity * cols)` columns are the positions that go, for all "
+        "rows at once. `scatter` writes a value to positions along a dimension and, without the underscore, makes a copy.",
+        "Check the sparsity first. With `order = wanda_score(W, norm).argsort(dim=1, stable=True)` the rest is the "
+        "corrected pseudo-code: `W.scatter(dim=1, index=order[:, :count], value=0)`.",
+    ),
     reference=wanda_prune,
     rules=Rules(exact_zeros=True),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),

@@ -24,8 +24,15 @@ rescale = Exercise(
     title="The same function, other weights",
     minutes=10,
     difficulty=2,
-    hint="Under `torch.no_grad()`: `norm.weight.mul_(s)`, then `reader.weight.div_(s)` for every reader (s is broadcast along the inputs). "
-    "And what else does a LayerNorm add to its output? `getattr(norm, 'bias', None)` is None for a norm without it.",
+    hints=(
+        "A feature leaves the norm s_j times larger, so what reads it has to be s_j times smaller. In a reader the "
+        "features are the columns.",
+        "Everything is changed in place, under `torch.no_grad()`. A tensor of shape (cols,) lies along the last dimension "
+        "by itself, in the gain as in the readers. A LayerNorm adds its bias after the gain, and the bias is a part of "
+        "the feature. The bias of a reader is added after the product: does it change?",
+        "`norm.weight.mul_(s)`; `norm.bias.mul_(s)` if there is one (`getattr(norm, 'bias', None)` is None for a norm "
+        "without); `reader.weight.div_(s)` for each reader. Nothing else changes.",
+    ),
     reference=rescale_,
     rules=Rules(tolerance=1e-5),
 )

@@ -21,7 +21,12 @@ score = Exercise(
     title="The score",
     minutes=5,
     difficulty=1,
-    hint="One line. A tensor of shape (cols,) is broadcast along the last dimension of (rows, cols), which is where the inputs are.",
+    hints=(
+        "The norm belongs to an input, and inputs are the columns of W: each column is multiplied by its own norm.",
+        "A tensor of shape (cols,) lies along the last dimension of (rows, cols) by itself: no loop and no reshape. "
+        "Convert W to float32 *before* you multiply.",
+        "It is one line: `W.float()`, its absolute value, times `norm`.",
+    ),
     reference=wanda_score,
     rules=Rules(exact_zeros=True),
 )

@@ -25,9 +25,17 @@ variant = Exercise(
     title="The paper's variant",
     minutes=20,
     difficulty=3,
-    hint="First a small function of alpha: `ordered, order = score.sort(dim=1)`, `gone = ordered.cumsum(dim=1) <= alpha * score.sum(dim=1, "
-    "keepdim=True)`, and back to the columns' own order with `torch.empty_like(gone).scatter(1, order, gone)`. Then the loop of the "
-    "docstring around it, in this order: measure, stop?, move a border, halve.",
+    hints=(
+        "There are two parts: the mask for a given alpha, which takes only sums of sorted scores, and the search for "
+        "alpha, which halves an interval.",
+        "Sort every row. The running sum of a sorted row, over the sum of the row, rises to 1; what is at most alpha "
+        "goes. Remember the order of the sort, to bring the mask back to the columns' own places. In the search mind the "
+        "order: measure over the whole matrix, stop?, move a border, halve.",
+        "`ordered, order = score.sort(dim=1)`, `share = ordered.cumsum(dim=1) / score.sum(dim=1, keepdim=True)`, `gone = "
+        "share <= alpha`. The way back: `torch.ones_like(gone).scatter(1, order, ~gone)`. Stop when `abs(reached - "
+        "sparsity) <= 0.001 or high - low < 0.001`. If it is too sparse `high` becomes alpha, otherwise `low` does; the "
+        "next alpha is in the middle.",
+    ),
     reference=variant_mask,
     misconceptions=mistakes,
 )

@@ -21,7 +21,7 @@ def double(W, n=2):
 
 
 def make_exercise() -> Exercise:
-    exercise = Exercise("toy.double", "double", "Double it", minutes=1, difficulty=1, hint="Multiply.", reference=double)
+    exercise = Exercise("toy.double", "double", "Double it", minutes=1, difficulty=1, hints=("Multiply.",), reference=double)
 
     @exercise.stage("doubles", points=1, exposes="Twice as much.")
     def _(g):
@@ -190,7 +190,7 @@ def test_a_class_is_started_method_by_method():
         def __init__(self, W):
             raise NotImplementedError
 
-    exercise = Exercise("toy.box", "Box", "A box", minutes=1, difficulty=1, hint="Keep it.", reference=Box)
+    exercise = Exercise("toy.box", "Box", "A box", minutes=1, difficulty=1, hints=("Keep it.",), reference=Box)
 
     @exercise.stage("keeps", points=1, exposes="It comes back.")
     def _(g):
@@ -252,7 +252,7 @@ def test_an_endless_loop_costs_one_time_limit(monkeypatch):
 def test_an_answer_that_changes_the_reference_comes_too_late():
     """As far as that is possible in one process."""
     factor = [2]
-    exercise = Exercise("toy.times", "times", "Times", minutes=1, difficulty=1, hint="", reference=lambda W: W * factor[0])
+    exercise = Exercise("toy.times", "times", "Times", minutes=1, difficulty=1, hints=(), reference=lambda W: W * factor[0])
 
     @exercise.stage("multiplies", points=1, exposes="")
     def _(g):
@@ -269,7 +269,7 @@ def test_an_answer_that_changes_the_reference_comes_too_late():
 
 
 def test_arguments_that_are_meant_to_change_are_compared():
-    exercise = Exercise("toy.fill", "fill_", "Fill", minutes=1, difficulty=1, hint="", reference=lambda W: W.fill_(2) and None)
+    exercise = Exercise("toy.fill", "fill_", "Fill", minutes=1, difficulty=1, hints=(), reference=lambda W: W.fill_(2) and None)
 
     @exercise.stage("fills", points=1, exposes="")
     def _(g):
@@ -284,7 +284,7 @@ def test_arguments_that_are_meant_to_change_are_compared():
 
 
 def test_each_of_several_calls_is_compared():
-    exercise = Exercise("toy.grow", "grow_", "Grow", minutes=1, difficulty=1, hint="", reference=lambda W: W.add_(1).sum())
+    exercise = Exercise("toy.grow", "grow_", "Grow", minutes=1, difficulty=1, hints=(), reference=lambda W: W.add_(1).sum())
 
     @exercise.stage("grows", points=1, exposes="")
     def _(g):
@@ -311,7 +311,7 @@ def test_the_methods_of_a_class_are_compared_one_by_one():
         def add(self, m):
             raise NotImplementedError
 
-    exercise = Exercise("toy.counter", "Counter", "Count", minutes=1, difficulty=1, hint="", reference=Right)
+    exercise = Exercise("toy.counter", "Counter", "Count", minutes=1, difficulty=1, hints=(), reference=Right)
 
     @exercise.stage("counts", points=1, exposes="")
     def _(g):
@@ -328,7 +328,7 @@ def test_what_a_callback_was_given_is_compared():
         retrain(model, {"0": True})
         nn.init.zeros_(model[0].weight)
 
-    exercise = Exercise("toy.retrain", "retrain_", "Retrain", minutes=1, difficulty=1, hint="", reference=reference)
+    exercise = Exercise("toy.retrain", "retrain_", "Retrain", minutes=1, difficulty=1, hints=(), reference=reference)
 
     @exercise.stage("retrains", points=1, exposes="")
     def _(g):

@@ -194,13 +194,25 @@ def test_the_declaration_is_complete(exercise):
 
 @each
 def test_learners_read_sentences(exercise):
-    said = [exercise.hint, *(s.exposes for s in exercise.stages), *(m.says for m in exercise.misconceptions)]
+    said = [*exercise.hints, *(s.exposes for s in exercise.stages), *(m.says for m in exercise.misconceptions)]
     for sentence in said:
         assert len(sentence.split()) >= 4, sentence
         assert re.search(r"[.?!][`)]?$", sentence), sentence
         assert "  " not in sentence, sentence
         assert sentence == sentence.strip(), sentence
     assert len(set(said)) == len(said)
+
+
+@each
+def test_hints_unfold_in_three_steps(exercise):
+    assert len(exercise.hints) == 3
+    for hint in exercise.hints:
+        text, code = hint.split("`")[::2], hint.split("`")[1::2]
+        assert len(text) == len(code) + 1, f"code that does not end: {hint}"
+        assert all(code), hint
+        assert not any("$" in part for part in text), hint
+    idea, *_, last = exercise.hints
+    assert idea.count("`") < last.count("`"), "an idea is words, the last step is nearly the code"
 
 
 def test_ids_and_names_are_unique():

@@ -1,4 +1,4 @@
-"""`autograder try`, `progress` and `mutants`, as a person calls them."""
+"""`autograder try` and `mutants`, as a person calls them."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from autograder.checking.exercise import Misconception
 from autograder.checking.score import score_object
-from autograder.exercises import UNITS, all_exercises, exercises_of, find
+from autograder.exercises import UNITS, exercises_of, find
 from autograder.inside.runner import run
 from autograder.learner import attempt, progress
 from autograder.lessons.layout import course_root
@@ -175,24 +175,6 @@ def test_an_unknown_exercise_or_file_is_told_in_one_sentence(autograder, tmp_pat
 def test_trying_a_file_is_no_progress(try_):
     try_(RIGHT)
     assert progress.best("magnitude.prune") == 0
-
-
-def test_progress_shows_every_exercise(autograder, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    exercise = find("magnitude.schedule")
-    progress.record(score_object(exercise, exercise.reference))
-    code, out, err = autograder("progress")
-    assert (code, err) == (0, "")
-    for other in all_exercises():
-        row = next(line for line in out.splitlines() if other.id in line)
-        assert f"{exercise.points if other is exercise else 0:g} / {other.points:g}" in row
-    assert "1 of 6 done" in out
-
-
-def test_progress_as_json(autograder):
-    code, out, _ = autograder("progress", "--json")
-    assert code == 0
-    assert json.loads(out) == progress.of_course()
 
 
 @pytest.fixture

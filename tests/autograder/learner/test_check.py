@@ -108,7 +108,9 @@ def test_nbgrader_gets_points_and_the_student_the_verdict(monkeypatch, tmp_path)
     (verdict, metadata), *rest = shown
     assert rest == []
     assert points == verdict.points == find(ID).points - 1
-    assert json.loads(json.dumps(metadata))["verdict"] | {"progress": {}} == json.loads(json.dumps(verdict.to_dict()))
+    assert json.loads(json.dumps(metadata))["verdict"] | {"progress": {}, "inputs": ""} == json.loads(
+        json.dumps(verdict.to_dict())
+    )
     assert "any sparsity" in to_html(verdict)
     assert list(tmp_path.iterdir()) == []  # a grader's machine remembers nothing of it
 
@@ -119,6 +121,6 @@ def test_the_package_gives_what_notebooks_import_and_nothing_else():
     from autograder.sanitizer import watch  # notebooks released before December 2026
 
     assert autograder.watch is watch is sanitizer.watch
-    assert set(autograder.__all__) == {"check", "watch"}
+    assert set(autograder.__all__) == {"check", "progress", "watch"}
     with pytest.raises(AttributeError, match="no attribute 'chek'"):
         _ = autograder.chek

@@ -16,7 +16,7 @@ EVIL = "<script>alert('x')</script><img src=x onerror=y>&amp;"
 
 def make_exercise() -> Exercise:
     exercise = Exercise(
-        "toy.ones", "ones", "Ones & only", minutes=1, difficulty=1, hint="", reference=lambda W: {"a": W * 0 + 1}
+        "toy.ones", "ones", "Ones & only", minutes=1, difficulty=1, hints=(), reference=lambda W: {"a": W * 0 + 1}
     )
 
     @exercise.stage("gives ones (W < 2)", points=1.5, exposes="Every entry is 1.")
@@ -73,7 +73,7 @@ def test_nothing_of_a_student_becomes_html(answer):
     html = to_html(score_object(TOY, answer))
     parser = Balance()
     parser.feed(html)
-    assert parser.tags <= {"div", "span", "b"}
+    assert parser.tags <= {"div", "span", "b", "code"}
     assert parser.open == []
     assert EVIL not in html
 
@@ -84,6 +84,34 @@ def test_what_a_student_printed_is_shown_as_text():
     assert "You give twos; give &lt;b&gt;ones&lt;/b&gt;." in html
 
 
+def with_code() -> Exercise:
+    exercise = make_exercise()
+    exercise.misconceptions.clear()
+
+    @exercise.misconception("twos", "Ask for `W > 2`, not `<b>`; a `single one is a backtick.")
+    def _(W):
+        return {"a": W * 0 + 2}
+
+    return exercise
+
+
+def test_what_stands_between_backticks_is_code():
+    html = to_html(score_object(with_code(), lambda W: {"a": W * 0 + 2}))
+    assert re.findall(r"<code[^>]*>(.*?)</code>", html) == ["W &gt; 2", "&lt;b&gt;"]
+    assert "a `single one is a backtick." in html
+
+
+def test_what_a_student_printed_keeps_its_backticks():
+    def answer(W):
+        print("`W`")
+        return {"`a`": W * 0 + 3}
+
+    html = to_html(score_object(TOY, answer))
+    assert "<code" not in html
+    assert html.count("`W`") == 1
+    assert "`a`" in html
+
+
 def test_no_formula_of_a_student_is_typeset():
     """MathJax makes links of formulas; it leaves this class alone."""
     html = to_html(score_object(TOY, lambda W: "$$\\href{https://pwned.example/}{4}$$"))
@@ -91,9 +119,10 @@ def test_no_formula_of_a_student_is_typeset():
 
 
 def test_html_follows_the_theme():
-    html = to_html(score_object(TOY, prints))
+    html = to_html(score_object(with_code(), prints))
     without_variables = re.sub(r"var\(--jp-[\w-]+, [#\w]+\)", "", html)
     assert "var(--jp-error-color1" in html
+    assert "<code" in html
     assert not re.search(r"(color|background):\s*[#\w]", without_variables)  # no colour that a dark theme cannot replace
 
 

@@ -102,6 +102,20 @@ def test_released_notebook_holds_stubs_locked_checks_and_no_solution(unit):
     assert all(not cell.outputs for cell in released.cells if cell.cell_type == "code")
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_hints_lie_in_each_other_and_are_not_the_whole_solution(unit):
+    cells = {cell.id: cell for cell in render(ROOT, unit).cells}
+    headers = [cell.source for cell in cells.values() if cell.source.startswith("### Exercise")]
+    for exercise, header in zip(exercises_of(unit), headers, strict=True):
+        opened = [part.split("</summary>")[1] for part in header.split("<details>")[1:]]  # up to the next one to open
+        assert [part.replace("</details>", "").strip() for part in opened] == list(exercise.hints)
+        assert opened[-1].split()[-3:] == ["</details>"] * 3
+        answer = cells[grade_id(exercise)].source
+        solution = [part.split("### END SOLUTION")[0] for part in answer.split("### BEGIN SOLUTION")[1:]]
+        lines = {line.split("  #")[0].strip() for line in "".join(solution).splitlines()} - {""}
+        assert not all(line in exercise.hints[-1] for line in lines)
+
+
 def test_rendering_is_deterministic():
     assert render(ROOT, UNITS[0]) == render(ROOT, UNITS[0])
 
