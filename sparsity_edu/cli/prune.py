@@ -94,7 +94,7 @@ def _what_was_saved(model: nn.Module, out: Path) -> None:
     dense = sum(layer.weight.nbytes for layer in layers)
     dtype = str(layers[0].weight.dtype).removeprefix("torch.")
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
-    fact("saved", f"{out}, {megabytes(size)} of weights in {dtype}")
+    fact("saved", f"{out}, {megabytes(size)}: {layers[0].weight.itemsize} bytes a weight, in {dtype}")
     line()
     line("Why is the checkpoint as large as a dense one, and no faster?")
     line(f"Its {zeros:,} zeros are stored, read and multiplied like any other number.")
