@@ -10,6 +10,7 @@ what is really stored.
     BlockSparse    non-zero tiles + a tile index each + a pointer per row     blocks (BSR)
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -314,6 +315,26 @@ def break_even(
     if cost.min_sparsity:
         return cost.min_sparsity
     return 1 - (value_bits - cost.fixed) / cost.per_kept
+
+
+def packed_bytes(matrices: Iterable[Tensor]) -> dict[str, int]:
+    """What matrices would take packed, in each encoding that can hold all of them.
+
+    Args:
+        matrices: (rows, cols) each, with zeros; of one dtype.
+
+    Returns:
+        Bytes by encoding: "bitmap", "csr" with 32-bit indices, and "2:4" if no matrix has more than two non-zeros in any four
+        neighbours. Up to a byte per matrix what `nbytes` of the encodings is.
+    """
+    matrices = list(matrices)
+    fits = all(W.shape[1] % 4 == 0 and ((W.reshape(-1, 4) != 0).sum(dim=1) <= 2).all() for W in matrices)
+
+    def stored(encoding: str, W: Tensor) -> float:
+        zeros = int((W == 0).sum()) / W.numel()
+        return Cost.of(encoding, tuple(W.shape), 8 * W.element_size()).bits(zeros) * W.numel() / 8
+
+    return {name: round(sum(stored(name, W) for W in matrices)) for name in ("bitmap", "csr", *["2:4"] * fits)}
 
 
 def _need_matrix(W: Tensor) -> None:

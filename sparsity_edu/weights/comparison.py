@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsity_edu import plots
 from sparsity_edu.models.perplexity import perplexity
+from sparsity_edu.patterns import parse_n_m
 from sparsity_edu.weights.driver import LayerResult, prune_
 
 if TYPE_CHECKING:
@@ -35,6 +36,52 @@ class Run:
         """Of all pruned layers together, measured."""
         return sum(layer.sparsity * layer.size for layer in self.layers) / sum(layer.size for layer in self.layers)
 
+    @property
+    def asked(self) -> float:
+        """The sparsity that the setting asks for."""
+        return asked_sparsity(self.setting)
+
+
+def asked_sparsity(setting: float | str) -> float:
+    """The sparsity that a setting asks for: its own, or that of a pattern "n:m", 1 - n / m."""
+    if not isinstance(setting, str):
+        return setting
+    n, m = parse_n_m(setting)
+    return 1 - n / m
+
+
+def in_order(settings: Iterable[float | str]) -> list[float | str]:
+    """Settings in the order in which a table shows them: sparsities, then patterns, each from few zeros to many."""
+    return sorted(settings, key=lambda setting: (isinstance(setting, str), asked_sparsity(setting), str(setting)))
+
+
+WHOLE = {  # why a method does not remove just the share that it is asked for
+    "magnitude": "magnitude removes a whole number of each layer's weights, rounded down",
+    "wanda": "wanda removes a whole number of each row's weights, rounded down",
+    "sparsegpt": "sparsegpt removes one weight more from each block of 128 columns, as its authors' code does",
+}
+
+
+def explain(runs: Iterable[Run]) -> list[str]:
+    """A sentence for each method whose sparsity is, at two decimals, not what was asked for.
+
+    Args:
+        runs: of methods in `driver.METHODS`.
+
+    Returns:
+        The sentences.
+    """
+    off: dict[str, list[str]] = {}
+    for run in runs:
+        got, asked = f"{run.sparsity:.2%}", f"{run.asked:.2%}"
+        if run.sparsity > run.asked + 0.005:
+            off.setdefault("weights that were zero before, or whose input always is, count too", []).append(
+                f"{got} for {asked}"
+            )
+        elif got != asked:
+            off.setdefault(WHOLE[run.method], []).append(f"{got} for {asked}")
+    return [f"{', '.join(dict.fromkeys(pairs))}: {reason}" for reason, pairs in off.items()]
+
 
 def compare(
     model: nn.Module,
@@ -46,7 +93,7 @@ def compare(
     progress: bool = True,
     **options,
 ) -> Iterator[Run]:
-    """Prune a model by each method at each setting, always from the same dense weights, and measure it.
+    """Prune a model at each setting by each method, always from the same dense weights, and measure it.
 
     Args:
         model: a Hugging Face causal language model; in the end its weights are the dense ones again.
@@ -58,13 +105,13 @@ def compare(
         **options: for `driver.prune_`.
 
     Yields:
-        A run after the other.
+        A run after the other: the first setting by all methods, the next one by all methods, and so on.
     """
-    settings = list(settings)
+    methods = list(methods)
     dense = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
-        for method in methods:
-            for setting in settings:
+        for setting in settings:
+            for method in methods:
                 run = measure(model, method, setting, calibration, validation, progress=progress, **options)
                 model.load_state_dict(dense)
                 yield run

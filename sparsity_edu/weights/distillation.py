@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from sparsity_edu.models.positions import check_length
+
 REDUCTIONS = ("batchmean", "mean")
 
 
@@ -105,7 +107,7 @@ def distil_(
     Args:
         student: a Hugging Face causal language model.
         teacher: another of the same vocabulary, not changed; None trains on the cross-entropy of the same batches.
-        windows: token ids (windows, tokens); drawn in a random order, over and over.
+        windows: token ids (windows, tokens), no longer than the models' positions; drawn in a random order, over and over.
         steps: batches to train on.
         batch_size: windows per batch.
         lr: the highest learning rate.
@@ -123,7 +125,8 @@ def distil_(
         The loss of every step.
 
     Raises:
-        ValueError: steps or batch size are not positive, the vocabularies differ, or a term needs a teacher.
+        ValueError: steps or batch size are not positive, the vocabularies differ, windows are too long, or a term needs a
+            teacher.
     """
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size must be positive, got {steps} and {batch_size}")
@@ -132,6 +135,8 @@ def distil_(
     if teacher is not None and teacher.config.vocab_size != student.config.vocab_size:
         sizes = f"{student.config.vocab_size} and {teacher.config.vocab_size}"
         raise ValueError(f"student and teacher must have one vocabulary, got {sizes} tokens")
+    for model in (student,) if teacher is None else (student, teacher):
+        check_length(model, windows.shape[1])
     pairs = list(pairs or _evenly(student, teacher)) if hidden else []
     g = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):

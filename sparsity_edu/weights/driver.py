@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sparsity_edu.models.layers import decoder_blocks, from_matrix, prunable_layers, weight_matrix
+from sparsity_edu.models.positions import check_length
 from sparsity_edu.patterns import sparsity_of
 from sparsity_edu.weights import magnitude, sparsegpt, wanda
 
@@ -111,8 +112,8 @@ def prune_(
         method: "magnitude" (of each layer), "wanda" or "sparsegpt"; or a `Method`.
         sparsity: fraction to remove from each layer, in [0, 1); left out for a pattern.
         pattern: "n:m" such as "2:4", n of every m neighbours in a row stay; left out for a sparsity.
-        calibration: token ids, (windows, tokens) or a list of such, which may differ in length. Magnitude does without; if
-            given, errors are measured.
+        calibration: token ids, (windows, tokens) or a list of such, which may differ in length, none longer than the model's
+            positions. Magnitude does without; if given, errors are measured.
         true_sequential: collect what a layer reads after the layers before it in the same block are pruned too, at the cost of
             a run of the block for each.
         progress: show a progress bar over the layers with their errors.
@@ -134,6 +135,8 @@ def prune_(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if (sparsity is None) == (pattern is None):
         raise ValueError(f"give either sparsity or pattern, got sparsity {sparsity} and pattern {pattern}")
+    windows = [] if calibration is None else _batches(calibration)
+    check_length(model, max((window.shape[1] for window in windows), default=0))
     names = {layer: name for name, layer in prunable_layers(model).items()}
     statistic, prune_matrices = method if isinstance(method, Method) else METHODS[method]
     results: list[LayerResult] = []
@@ -152,14 +155,14 @@ def prune_(
             bar.update()
 
     label = method if isinstance(method, str) else "prune"
-    with tqdm(total=len(names), desc=label, unit="layer", disable=not progress) as bar, _evaluating(model):
+    with tqdm(total=len(names), desc=label, unit="layer", leave=None, disable=not progress) as bar, _evaluating(model):
         if calibration is None:
             if statistic:
                 raise ValueError(f"calibration must be given for method {method!r}")
             for layer in names:
                 prune_group([layer], None, None)
             return results
-        hidden, calls = _block_inputs(model, blocks, _batches(calibration))
+        hidden, calls = _block_inputs(model, blocks, windows)
         for index, block in enumerate(blocks):
             run = partial(_run, block, calls=calls[index])
             layers = [layer for layer in block.modules() if layer in names]

@@ -20,6 +20,15 @@ from tqdm.auto import tqdm
 
 from sparsity_edu.models.layers import decoder_blocks
 from sparsity_edu.models.perplexity import perplexity
+from sparsity_edu.models.positions import check_length
+from sparsity_edu.weights.decoder_layout import (
+    NORMS,
+    PER_LAYER,
+    cut_config,
+    family_of,
+    head_dim,
+    place_of,
+)
 
 AGGREGATIONS = ("mean", "l2", "variance")
 
@@ -82,11 +91,12 @@ def importance(
 
         neuron   the input of the down projection
         head     the input of the output projection; the l2 norm of the scores of the head's channels
-        hidden   the outputs of the two norms of every block; the sum of the scores of all these norms
+        hidden   the inputs of attention and of the feed-forward layer in every block (in a Llama the outputs of the two
+                 norms); the sum of the scores of all of these
         block    1 - cos(what enters it, what leaves it), the mean over tokens, the sum over batches ("block importance")
 
     Args:
-        model: a Hugging Face decoder of the Llama layout (Llama, Mistral, Qwen); it is run in eval mode.
+        model: a Hugging Face decoder of one of `decoder_layout.FAMILIES`; it is run in eval mode.
         calibration: token ids (windows, tokens), or batches of such; read one batch, or one window, at a time.
         aggregation: over the tokens of a sequence, and over sequences: "mean", "l2" or "variance" each.
         progress: show a progress bar over the batches.
@@ -95,15 +105,18 @@ def importance(
         The importance.
 
     Raises:
-        ValueError: the model has another layout, an aggregation is unknown, or there is no text.
+        ValueError: the model is of another family, an aggregation is unknown, there is no text, or it is longer than the
+            model's positions.
 
     Source: Muralidharan et al. 2024, sec. 2.2; block importance is Men et al. 2024, "ShortGPT", eq. 1.
     """
-    blocks = _blocks(model)
+    family_of(model)  # or a ValueError
+    blocks = decoder_blocks(model)
     batches = calibration.split(1) if isinstance(calibration, Tensor) else list(calibration)
     if not len(batches):
         raise ValueError("calibration must hold at least one batch, got none")
-    ffn, heads, norms = ([Aggregate(*aggregation) for _ in range(len(blocks) * k)] for k in (1, 1, 2))
+    check_length(model, max(ids.shape[1] for ids in batches))
+    ffn, heads, read = ([Aggregate(*aggregation) for _ in range(len(blocks) * k)] for k in (1, 1, 2))
     change = torch.zeros(len(blocks))
 
     def measure_change(i: int, args: tuple, kwargs: dict, out: Tensor) -> None:  # what a hook returns would replace the output
@@ -114,8 +127,8 @@ def importance(
         hooks += [
             block.mlp.down_proj.register_forward_pre_hook(lambda _, args, i=i: ffn[i].add(args[0])),
             block.self_attn.o_proj.register_forward_pre_hook(lambda _, args, i=i: heads[i].add(args[0])),
-            block.input_layernorm.register_forward_hook(lambda *args, i=i: norms[2 * i].add(args[-1])),
-            block.post_attention_layernorm.register_forward_hook(lambda *args, i=i: norms[2 * i + 1].add(args[-1])),
+            block.self_attn.q_proj.register_forward_pre_hook(lambda _, args, i=i: read[2 * i].add(args[0])),
+            block.mlp.gate_proj.register_forward_pre_hook(lambda _, args, i=i: read[2 * i + 1].add(args[0])),
             block.register_forward_hook(lambda _, *passed, i=i: measure_change(i, *passed), with_kwargs=True),
         ]
     was_training = model.training
@@ -128,7 +141,7 @@ def importance(
         for hook in hooks:
             hook.remove()
     per_head = [scores.score().unflatten(0, (model.config.num_attention_heads, -1)).norm(dim=1) for scores in heads]
-    hidden = torch.stack([scores.score() for scores in norms]).sum(dim=0)
+    hidden = torch.stack([scores.score() for scores in read]).sum(dim=0)
     return Importance(change, hidden.cpu(), torch.stack(per_head).cpu(), torch.stack([scores.score() for scores in ffn]).cpu())
 
 
@@ -139,7 +152,8 @@ def _change(args: tuple, kwargs: dict, out) -> Tensor:
 
 
 def shape_of(model: nn.Module) -> Shape:
-    """The shape of a decoder."""
+    """The shape of a decoder, which must be of one of `decoder_layout.FAMILIES`."""
+    family_of(model)
     config = model.config
     return Shape(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size)
 
@@ -153,60 +167,72 @@ def trim(model: nn.Module, shape: Shape, importance: Importance, keep_scale: boo
     projections, output head.
 
     Args:
-        model: a Hugging Face decoder of the Llama layout; not changed.
+        model: a Hugging Face decoder of one of `decoder_layout.FAMILIES`; not changed.
         shape: of the new model.
         importance: of the model, see `importance`; random numbers make a control.
-        keep_scale: divide by the root of the share of hidden channels that stay, in every norm. RMSNorm divides by the root
-            of the *mean* square, and the mean is over fewer channels then: with it, cutting channels that are zero changes
-            nothing. The authors' code does without.
+        keep_scale: divide by the root of the share of hidden channels that stay, in every norm, and its epsilon by that share.
+            RMSNorm divides by the root of the *mean* square (plus epsilon), and the mean is over fewer channels then: with
+            it, cutting channels that are zero changes nothing. The authors' code does without.
 
     Returns:
         A new model of the same class, with a config that describes it: it can be saved, loaded and trained as any other.
 
     Raises:
-        ValueError: the shape is no smaller one of this model, or the model has another layout.
+        ValueError: the shape is no smaller one of this model, or the model is of another family.
 
     Source: Muralidharan et al. 2024, sec. 2.3.
     """
     check_shape(model, shape)
-    full, config = shape_of(model), model.config
+    family, config = family_of(model), model.config
     layers = _best(importance.layers, shape.layers)
     hidden = _best(importance.hidden, shape.hidden)
-    small = type(model)(_config(config, shape, layers)).to(next(model.parameters()))  # its device and dtype
+    widen = (config.hidden_size / shape.hidden) ** 0.5  # the inverse root of the share of channels that stay
 
-    def copy_(new: nn.Module, old: nn.Module, rows: Tensor | None, cols: Tensor | None) -> None:
-        """A linear layer or embedding: the rows and columns that stay."""
-        weight = old.weight if rows is None else old.weight[rows]
-        new.weight.copy_(weight if cols is None else weight[:, cols])
-        if getattr(old, "bias", None) is not None:
-            new.bias.copy_(old.bias if rows is None else old.bias[rows])
+    def kept(axis: str, block: int | None) -> Tensor:
+        """The indices that stay along an axis."""
+        if axis == "hidden":
+            return hidden
+        if axis == "ffn":
+            return _best(importance.ffn[block], shape.ffn)
+        return _channels(_best_heads(importance.heads[block], shape.heads, config.num_key_value_heads), head_dim(config))
 
-    def copy_norm_(new: nn.Module, old: nn.Module) -> None:
-        new.weight.copy_(old.weight[hidden] * ((full.hidden / shape.hidden) ** 0.5 if keep_scale else 1))
-
-    inner, new_inner = model.get_decoder(), small.get_decoder()
-    copy_(new_inner.embed_tokens, inner.embed_tokens, None, hidden)
-    copy_norm_(new_inner.norm, inner.norm)
-    if not config.tie_word_embeddings:
-        copy_(small.lm_head, model.lm_head, None, hidden)
-    for new, i in zip(_blocks(small), layers.tolist(), strict=True):
-        old = _blocks(model)[i]
-        neurons = _best(importance.ffn[i], shape.ffn)
-        channels = _channels(_best_heads(importance.heads[i], shape.heads, config.num_key_value_heads), _head_dim(config))
-        copy_norm_(new.input_layernorm, old.input_layernorm)
-        copy_norm_(new.post_attention_layernorm, old.post_attention_layernorm)
-        copy_(new.self_attn.q_proj, old.self_attn.q_proj, channels, hidden)
-        copy_(new.self_attn.k_proj, old.self_attn.k_proj, None, hidden)
-        copy_(new.self_attn.v_proj, old.self_attn.v_proj, None, hidden)
-        copy_(new.self_attn.o_proj, old.self_attn.o_proj, hidden, channels)
-        copy_(new.mlp.gate_proj, old.mlp.gate_proj, neurons, hidden)
-        copy_(new.mlp.up_proj, old.mlp.up_proj, neurons, hidden)
-        copy_(new.mlp.down_proj, old.mlp.down_proj, hidden, neurons)
-        for name in ("q_norm", "k_norm"):  # Qwen 3: over the channels of a head, which stay
-            if hasattr(old.self_attn, name):
-                getattr(new.self_attn, name).load_state_dict(getattr(old.self_attn, name).state_dict())
+    small_config = _config(config, shape, layers)
+    if keep_scale:
+        small_config.rms_norm_eps *= widen**2  # it is added to a mean that is larger by this
+    small = type(model)(small_config).to(next(model.parameters()))  # its device and dtype
+    factors = _factors(model, widen, keep_scale)
+    new_index = {None: None} | {old: new for new, old in enumerate(layers.tolist())}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        place = place_of(name)
+        if place.block in new_index:
+            for dim, axis in enumerate(place.axes):
+                if axis is not None:
+                    tensor = tensor.index_select(dim, kept(axis, place.block).to(tensor.device))
+            factor, offset = factors.get(place.part, 1.0), int(family.unit_offset and place.part in NORMS)
+            if factor != 1:
+                tensor = (tensor.float() + offset) * factor - offset
+            state[place.moved(new_index[place.block])] = tensor
+    small.load_state_dict(state)  # raises unless every parameter is there, and has the shape that the config asks for
+    for name in PER_LAYER:
+        if getattr(config, name, None) and getattr(small.config, name) != [getattr(config, name)[i] for i in layers.tolist()]:
+            raise RuntimeError(f"{name} of the config was not cut by the blocks that stay: {getattr(small.config, name)}")
     small.generation_config = copy.deepcopy(model.generation_config)
     return small.train(model.training)
+
+
+def _factors(model: nn.Module, widen: float, keep_scale: bool) -> dict[str, float]:
+    """What parts of a model are multiplied by, to make up for what it derives from the number of its channels."""
+    factors = {}
+    if keep_scale:
+        factors = dict.fromkeys(NORMS, widen)
+        if hasattr(decoder_blocks(model)[0].self_attn, "q_norm"):  # not over hidden channels, but with the same epsilon:
+            factors |= {"self_attn.q_proj": widen, "self_attn.k_proj": widen}  # what it reads grows by as much
+    if family_of(model).scaled_embedding:  # by sqrt(hidden), which is smaller now
+        factors["embed_tokens"] = widen
+        if model.config.tie_word_embeddings:  # the output head grows with it, and the norm before it takes that back
+            factors["lm_head"], factors["norm"] = widen, factors.get("norm", 1.0) / widen
+    return factors
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
@@ -227,42 +253,25 @@ def _channels(heads: Tensor, head_dim: int) -> Tensor:
 
 
 def _config(config, shape: Shape, layers: Tensor):
-    new = copy.deepcopy(config)
-    new.head_dim = _head_dim(config)  # or it would follow from hidden size and heads
-    new.num_hidden_layers, new.hidden_size = shape.layers, shape.hidden
-    new.num_attention_heads, new.intermediate_size = shape.heads, shape.ffn
-    if getattr(config, "layer_types", None):
-        new.layer_types = [config.layer_types[i] for i in layers.tolist()]
-    return new
-
-
-def _head_dim(config) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def _blocks(model: nn.Module) -> nn.ModuleList:
-    blocks = decoder_blocks(model)
-    parts = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj", "post_attention_layernorm")
-    try:
-        for part in parts:
-            blocks[0].get_submodule(part)
-    except (TypeError, AttributeError):
-        raise ValueError(f"model must be a transformers decoder of the Llama layout, got {type(model).__name__}") from None
-    return blocks
+    return cut_config(config, layers, shape.hidden, shape.heads, shape.ffn)
 
 
 def check_shape(model: nn.Module, shape: Shape) -> None:
     """Raise a ValueError that says why `trim` cannot cut a model to a shape, if it cannot."""
-    _blocks(model)
-    full, groups = shape_of(model), model.config.num_key_value_heads
+    full, family, groups = shape_of(model), family_of(model), model.config.num_key_value_heads
     for name, most in vars(full).items():
         if not 1 <= getattr(shape, name) <= most:
             raise ValueError(f"{name} must be from 1 to the model's {most}, got {getattr(shape, name)}")
     if shape.heads % groups:
         raise ValueError(f"heads must be a multiple of the model's {groups} key-value heads, got {shape.heads}")
-    if model.config.model_type == "llama" and shape.hidden % shape.heads:
-        needed = f"hidden must be a multiple of the {shape.heads} heads, as transformers wants it of a Llama"
-        raise ValueError(f"{needed}, got {shape.hidden}")
+    kind = type(model).__name__.removesuffix("ForCausalLM")
+    if family.joint_heads and shape.heads != full.heads:
+        raise ValueError(f"heads must be all {full.heads} in a {kind}, which normalises them together, got {shape.heads}")
+    try:
+        _config(model.config, shape, torch.arange(shape.layers)).validate_architecture()
+    except ValueError:
+        needed = f"hidden must be a multiple of the {shape.heads} heads, as transformers wants it of a {kind}"
+        raise ValueError(f"{needed}, got {shape.hidden}") from None
 
 
 # Parameter budgets
@@ -281,7 +290,7 @@ def parameters(model: nn.Module, shape: Shape) -> int:
     config = _config(model.config, replace(shape, layers=1), torch.arange(1))
     with torch.device("meta"):  # shapes without memory
         one_block = type(model)(config)
-    of_block = sum(p.numel() for p in _blocks(one_block)[0].parameters())
+    of_block = sum(p.numel() for p in decoder_blocks(one_block)[0].parameters())
     return sum(p.numel() for p in one_block.parameters()) + (shape.layers - 1) * of_block
 
 

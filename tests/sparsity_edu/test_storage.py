@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsity_edu.storage import CSR, Bitmap, BlockSparse, Cost, TwoFour, break_even, pack_bits, unpack_bits
+from sparsity_edu.storage import CSR, Bitmap, BlockSparse, Cost, TwoFour, break_even, pack_bits, packed_bytes, unpack_bits
 
 quick = settings(max_examples=60, deadline=None)
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -351,3 +351,19 @@ def test_two_four_refuses():
 def test_block_refuses():
     with pytest.raises(ValueError, match=r"^tile shape must divide the matrix, of shape \(6, 8\), got 4x4$"):
         BlockSparse.encode(torch.zeros(6, 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_bytes_are_those_of_the_encodings(dtype):
+    matrices = [random_matrix(7, 12, zeros=50, dtype=dtype), random_matrix(5, 20, zeros=31, dtype=dtype, seed=1)]
+    assert packed_bytes(matrices) == {
+        "bitmap": pytest.approx(sum(Bitmap.encode(W).nbytes for W in matrices), abs=2),
+        "csr": sum(CSR.encode(W).nbytes for W in matrices),
+    }
+    for W in matrices:
+        W.view(-1, 4)[:, 1:3] = 0
+    packed = packed_bytes(iter(matrices))
+    assert packed["2:4"] == pytest.approx(sum(TwoFour.encode(W).nbytes for W in matrices), abs=2)
+    matrices[1][0, :3] = 1
+    assert list(packed_bytes(matrices)) == ["bitmap", "csr"]
+    assert list(packed_bytes([torch.zeros(3, 6)])) == ["bitmap", "csr"]  # columns that 4 does not divide

@@ -24,8 +24,8 @@ def test_every_run_begins_with_the_dense_weights(runs):
     _, found = runs
     assert [(run.method, run.setting) for run in found] == [
         ("magnitude", 0.5),
-        ("magnitude", "1:4"),
         ("wanda", 0.5),
+        ("magnitude", "1:4"),
         ("wanda", "1:4"),
     ]
     for run in found:
@@ -72,3 +72,39 @@ def test_the_figure_shows_every_run(runs):
     assert heights == [run.perplexity for run in runs[1] if run.setting == "1:4"]
     assert len(comparison.draw([run for run in runs[1] if run.setting == 0.5], 90.0).axes) == 1
     assert len(comparison.draw([run for run in runs[1] if run.setting == "1:4"], 90.0).axes) == 1
+
+
+def test_settings_in_order():
+    given = ["1:4", 0.7, "4:8", 0.25, "2:4", 0.5]
+    assert comparison.in_order(given) == [0.25, 0.5, 0.7, "2:4", "4:8", "1:4"]
+
+
+def run_of(method, setting, *layers):
+    return comparison.Run(method, setting, 1.0, 1.0, [LayerResult(str(i), *layer, None) for i, layer in enumerate(layers)])
+
+
+def test_a_sparsity_that_was_not_asked_for_is_explained():
+    runs = [
+        run_of("magnitude", 0.3, (100, 0.3), (50, 0.3)),
+        run_of("wanda", 0.3, (100, 0.2969), (50, 0.2995)),
+        run_of("wanda", 0.5, (100, 0.5)),
+        run_of("sparsegpt", 0.3, (100, 0.3001)),
+        run_of("sparsegpt", "2:4", (100, 0.5)),
+    ]
+    assert comparison.explain(runs) == [
+        "29.78% for 30.00%: wanda removes a whole number of each row's weights, rounded down",
+        "30.01% for 30.00%: sparsegpt removes one weight more from each block of 128 columns, as its authors' code does",
+    ]
+    [remark] = comparison.explain([run_of("magnitude", "2:4", (100, 0.7))])
+    assert remark == "70.00% for 50.00%: weights that were zero before, or whose input always is, count too"
+    assert set(comparison.WHOLE) == set(driver.METHODS)
+
+
+@pytest.mark.parametrize("method", driver.METHODS)
+def test_the_explanations_are_what_happens(method):
+    """0.3 of 48 columns is no whole number, nor is 0.3 of some matrices."""
+    model = make("llama")
+    run = comparison.measure(model, method, 0.3, CALIBRATION, VALIDATION, progress=False)
+    expected = {"magnitude": run.asked - 0.0005, "wanda": 14 / 48, "sparsegpt": run.asked}[method]
+    assert min(layer.sparsity for layer in run.layers if layer.size % 80) == pytest.approx(expected, abs=2e-3)
+    assert (run.sparsity > run.asked) == (method == "sparsegpt")

@@ -101,6 +101,11 @@ def test_blocks_are_paired_evenly(pair):
     assert distillation._evenly(pair[1], pair[0]) == [(0, 0), (1, 1), (2, 3)]
 
 
+def test_windows_longer_than_the_models_read_are_refused(pair):
+    with pytest.raises(ValueError, match=r"window must be at most the model's \d+ positions, got 9999"):
+        distil_(copy.deepcopy(pair[1]), None, torch.zeros(2, 9999, dtype=torch.long), steps=1, progress=False)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -192,3 +192,8 @@ def test_refuses(arguments, says):
 def test_refuses_what_is_no_decoder():
     with pytest.raises(ValueError, match="decoder blocks, got Linear"):
         driver.prune_(nn.Linear(4, 4), "magnitude", 0.5)
+
+
+def test_refuses_windows_longer_than_the_model_reads():
+    with pytest.raises(ValueError, match="window must be at most the model's 64 positions, got 65"):
+        driver.prune_(make("gpt2"), "wanda", 0.5, calibration=[CALIBRATION[0], torch.zeros(1, 65, dtype=torch.long)])

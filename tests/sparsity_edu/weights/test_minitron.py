@@ -238,10 +238,12 @@ def test_shapes_that_are_none(model, scores, shape, message):
 
 
 def test_other_layouts_and_aggregations_are_refused(model):
-    with pytest.raises(ValueError, match="Llama layout, got Linear"):
+    with pytest.raises(ValueError, match=r"of a family that can be cut .*, got Linear"):
         minitron.importance(torch.nn.Linear(2, 2), windows())
     with pytest.raises(ValueError, match="aggregation must be two of mean, l2, variance"):
         minitron.importance(model, windows(), ("mean", "max"))
+    with pytest.raises(ValueError, match="window must be at most the model's 64 positions, got 65"):
+        minitron.importance(model, [windows(), windows(1, 65)])
     with pytest.raises(ValueError, match="at least one batch"):
         minitron.importance(model, [])
     assert isinstance(model, LlamaForCausalLM)

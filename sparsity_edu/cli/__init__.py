@@ -1,0 +1,22 @@
+"""The command line `sparsity-edu`: fetch a model, measure its perplexity, prune it, compare ways to prune it, shrink it.
+
+A file per command. Heavy imports wait until an option has been looked at: `--help`, and what is wrong, come at once.
+"""
+
+import typer
+
+from sparsity_edu.cli.compare import compare
+from sparsity_edu.cli.errors import one_sentence
+from sparsity_edu.cli.fetch import fetch
+from sparsity_edu.cli.perplexity import perplexity
+from sparsity_edu.cli.prune import prune
+from sparsity_edu.cli.shrink import shrink
+
+app = typer.Typer(
+    help="Sparsity for efficient LLM inference: models and measurements of the course.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (fetch, perplexity, prune, compare, shrink):
+    app.command()(one_sentence(command))
