@@ -64,6 +64,7 @@ class _Asked:
 
     stage: Stage  # that is charged
     case: Case
+    which: tuple[str, int, str]  # its own stage, its number there, and the probe
     got: Outcome
     wrong: Difference | None
 
@@ -88,21 +89,20 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
     asked: list[_Asked] = []
     in_time = True
 
-    def ask(stage: Stage, case: Case) -> _Asked:
+    def ask(stage: Stage, case: Case, which: tuple[str, int, str]) -> None:
         nonlocal in_time
         got = outcome_of(case) if in_time else NOT_RUN
         in_time = in_time and not (got.error and got.error.types[0] == TimeUp.__name__)
         want = known_outcome(exercise, exercise.reference, case, seed)
         wrong = (probe_difference if case.probe else outcome_difference)(exercise, case, got, want, stage.pure)
-        asked.append(_Asked(stage, case, got, wrong))
-        return asked[-1]
+        asked.append(_Asked(stage, case, which, got, wrong))
 
     for stage in exercise.stages:
-        for case in known.cases[stage.name]:
-            ask(stage, case)
-    for right in [entry.case for entry in asked if entry.wrong is None]:
-        if probe := known.probes.get(id(right)):
-            ask(exercise.careful, probe)
+        for i, case in enumerate(known.cases[stage.name]):
+            ask(stage, case, (stage.name, i, ""))
+    for right in [entry for entry in asked if entry.wrong is None]:
+        if probe := known.probes.get(id(right.case)):
+            ask(exercise.careful, probe, (*right.which[:2], probe.probe))
 
     def first_wrong(stage: Stage) -> _Asked | None:
         return next((entry for entry in asked if entry.stage is stage and entry.wrong), None)
@@ -117,7 +117,7 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
         entry, problem = first_wrong(stage), None
         if entry:
             wrong = _narrowed(exercise, entry, outcome_of, seed) if in_time else entry.wrong
-            shown = Problem(describe(exercise, entry.case), str(wrong), entry.got.printed)
+            shown = Problem(describe(exercise, entry.case), str(wrong), entry.got.printed, entry.which)
             problem = Problem("", wrong.without_values()) if hidden else shown
         counts = entry is None and (has_result or gives_results(stage))
         verdicts.append(

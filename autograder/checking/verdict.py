@@ -10,6 +10,7 @@ class Problem:
     case: str  # the call, as far as it can be printed
     difference: str
     printed: str = ""  # what the student's code printed in that case
+    which: tuple = ()  # stage and number of the case, and its probe
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def check(id: str, answer: Callable) -> Report | float:
 
         display(Report.of(verdict), metadata={"verdict": verdict.to_dict()})  # reports read it from there
         return verdict.points
-    statement = remember(exercise, answer, verdict)
+    statement = remember(exercise, verdict)
     if progress.is_solution(answer):
         return Report.of(verdict, inputs=statement)
     progress.record(verdict)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 
 from autograder.checking.exercise import Exercise
 from autograder.checking.naming import callee, describe, parameter
-from autograder.checking.score import PUBLIC_SEED, known_outcome, outcome_difference
-from autograder.checking.verdict import StageVerdict, Verdict
+from autograder.checking.score import PUBLIC_SEED, worked_out
+from autograder.checking.verdict import Verdict
 from autograder.exercises import find
 from autograder.inside.case import HELD, Case
 from autograder.inside.runner import run
 
-_failed: dict[str, tuple[Callable, StageVerdict]] = {}  # by exercise: the answer of the last check, and where it failed
+_failed: dict[str, Case] = {}  # by exercise: the call with which its last check failed
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,19 +75,22 @@ def inputs(id: str) -> Inputs:
         ValueError: the exercise is unknown.
     """
     exercise = find(id)
-    case = _failing(exercise)
+    case = _failed.get(id) or exercise.cases(exercise.stages[0], PUBLIC_SEED)[0]
     args, kwargs = _built(case)
-    calls = [(callee(exercise, name), *_built(Case(tuple(given)))[0]) for name, *given in case.calls if name != HELD]
+    calls = [
+        (callee(exercise, name), *_built(Case(tuple(given), probe=case.probe))[0])
+        for name, *given in case.calls
+        if name != HELD
+    ]
     return Inputs(describe(exercise, case), args, kwargs, tuple(calls), case)
 
 
-def remember(exercise: Exercise, answer: Callable, verdict: Verdict) -> str:
+def remember(exercise: Exercise, verdict: Verdict) -> str:
     """Keep which call failed.
 
     Args:
         exercise: the exercise.
-        answer: the learner's function or class.
-        verdict: what its check says.
+        verdict: what its check says of an answer.
 
     Returns:
         The statement that gives the call's arguments by their names, empty if all is right or nothing was called.
@@ -96,37 +99,16 @@ def remember(exercise: Exercise, answer: Callable, verdict: Verdict) -> str:
     if stage is None or stage.problem is None or not verdict.started:
         _failed.pop(exercise.id, None)
         return ""
-    _failed[exercise.id] = answer, stage
-    case = next(case for _, case in _alike(exercise, stage))
+    name, number, probe = stage.problem.which
+    case = worked_out(exercise, PUBLIC_SEED).cases[name][number]
+    _failed[exercise.id] = replace(case, probe=probe)
     names = [parameter(exercise, key) for key in (*range(len(case.args)), *case.kwargs)]
     plain = names and all(name.isidentifier() for name in names) and not exercise.is_class and len(names) <= 4
     return f'{", ".join(names) if plain and len(names) > 1 else "inputs"} = check.inputs("{exercise.id}")'
 
 
-def _alike(exercise: Exercise, stage: StageVerdict) -> list[tuple[int, Case]]:
-    """The cases of a stage, with their numbers, that the report may mean: those that are described as it says."""
-    declared = next(declared for declared in exercise.stages if declared.name == stage.name)
-    cases = list(enumerate(exercise.cases(declared, PUBLIC_SEED)))
-    return [(i, case) for i, case in cases if describe(exercise, case) == stage.problem.case] or cases
-
-
-def _failing(exercise: Exercise) -> Case:
-    """The case that failed last, or the first one."""
-    if exercise.id not in _failed:
-        return exercise.cases(exercise.stages[0], PUBLIC_SEED)[0]
-    answer, stage = _failed[exercise.id]
-    candidates = _alike(exercise, stage)
-    if len(candidates) > 1:  # large tensors are described by their sizes
-        pure = next(declared.pure for declared in exercise.stages if declared.name == stage.name)
-        for i, case in candidates:
-            want = known_outcome(exercise, exercise.reference, case, (PUBLIC_SEED, stage.name, i))
-            if outcome_difference(exercise, case, run(case, answer), want, pure):
-                return case
-    return candidates[0][1]
-
-
 def _built(case: Case) -> tuple[tuple, dict]:
     """The arguments as the runner builds them for an answer."""
     taken: list[tuple[tuple, dict]] = []
-    run(replace(Case(), args=case.args, kwargs=case.kwargs), lambda *args, **kwargs: taken.append((args, kwargs)))
+    run(Case(case.args, case.kwargs, probe=case.probe), lambda *args, **kwargs: taken.append((args, kwargs)))
     return taken[0]

@@ -435,8 +435,10 @@ def train_controls(
     ### BEGIN SOLUTION
     shuffled = {}
     for name, mask in masks.items():
-        shuffled[name] = torch.zeros_like(mask)
-        shuffled[name].view(-1)[noise[name].flatten().topk(int(mask.sum())).indices] = True
+        chosen = noise[name].flatten().topk(int(mask.sum())).indices
+        shuffled[name] = (
+            torch.zeros(mask.numel(), dtype=torch.bool).index_fill(0, chosen, True).view(mask.shape)
+        )
     kinds = {
         "ticket": (None, masks),
         "other weights": (fresh, masks),
