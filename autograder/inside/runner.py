@@ -337,8 +337,9 @@ def _strided(tensor: Tensor) -> Tensor:
     """A copy whose entries lie every second place, columns before rows."""
     if tensor.ndim == 0:
         return tensor.clone()
-    spread = torch.zeros(2, *tensor.mT.shape if tensor.ndim > 1 else tensor.shape, dtype=tensor.dtype).movedim(0, -1)[..., 0]
-    return (spread.mT if tensor.ndim > 1 else spread).copy_(tensor)
+    turned = tensor.mT if tensor.ndim > 1 else tensor
+    spread = torch.zeros(*turned.shape, 2, dtype=tensor.dtype)[..., 0].copy_(turned)
+    return spread.mT if tensor.ndim > 1 else spread
 
 
 def _lived_in(module: nn.Module) -> nn.Module:

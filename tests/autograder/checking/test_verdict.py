@@ -8,7 +8,7 @@ from torch import nn
 
 from autograder.checking.exercise import Exercise
 from autograder.checking.naming import describe
-from autograder.checking.score import known_outcome, score, score_declared, score_object
+from autograder.checking.score import known_outcome, score, score_declared, score_object, worked_out
 from autograder.inside.case import Case, call, script
 from autograder.inside.recipes import MLP, Add, Optimizer
 from autograder.inside.runner import Outcome, Raised, run
@@ -75,14 +75,14 @@ def test_each_stage_counts_by_itself_once_the_first_passes():
     assert points(lambda W, n=2: double(W, n) * 0 + W * 2) == [1, 0, 3]
 
 
-def test_nothing_counts_before_the_first_stage_passes():
+def test_an_error_counts_only_beside_a_result():
     def only_raises(W, n=2):
         raise ValueError("always")
 
     verdict = score_object(TOY, only_raises)
     assert verdict.points == 0
     assert [stage.passed for stage in verdict.stages] == [False, False, True]
-    assert points(lambda W, n=2: double(W, n) + (n == 2)) == [0, 0, 0]
+    assert points(lambda W, n=2: double(W, n) + (n == 2)) == [0, 2, 3]
 
 
 def test_a_stage_fails_with_its_first_wrong_case():
@@ -102,8 +102,9 @@ def test_a_stage_fails_with_its_first_wrong_case():
         (lambda W, n=2: W + abs(double(W, n)) / n, "ignores n, but checks"),
         (lambda W, n=2: W * n if n > 0 else None, ""),
         (lambda W, n=2: W * 3, ""),
-        (lambda W, n=2: W + n if W.ndim == 1 else W * 3, ""),  # adds in the first case only
-        (lambda W, n=2: W * n if n == 2 else W + n, ""),  # adds only in the second stage; the first one contradicts "adds"
+        (lambda W, n=2: W + n if W.ndim == 1 else W * 3, "adds"),  # in the first wrong case, and in two of three
+        (lambda W, n=2: W + n if n == 5 else W * 3, ""),  # in the last of three only
+        (lambda W, n=2: W * n if n == 2 else W + n, ""),  # in the second stage; "adds" would spoil the first as well
         (double, ""),
     ],
 )
@@ -401,13 +402,13 @@ def test_what_is_worked_out_once_is_that_of_its_own_seed_function_and_case():
 
 def test_an_outcome_that_came_too_late_is_not_kept(monkeypatch):
     """Perhaps the machine was busy."""
-    exercise, place = make_exercise(), ("public", "doubles", 0)
-    case = exercise.cases(exercise.stages[0], "public")[0]
+    exercise = make_exercise()
+    case = worked_out(exercise, "public").cases["doubles"][0]
     late = Outcome(error=Raised(("TimeUp",), "took longer than 60 seconds"))
     with monkeypatch.context() as busy:
         busy.setattr("autograder.checking.score.run", lambda case, answer, seconds=0: late)
-        assert known_outcome(exercise, double, case, place) == late
-    assert known_outcome(exercise, double, case, place).error is None
+        assert known_outcome(exercise, abs, case, "public") == late
+    assert known_outcome(exercise, abs, case, "public").error is None
 
 
 def test_where_the_reference_takes_too_long_nothing_is_judged(monkeypatch):

@@ -2,20 +2,30 @@
 
 import contextlib
 import functools
+import math
 import signal
 import sys
 import threading
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from autograder.inside.case import Case, Opaque, call, script
+from autograder.inside.case import AGAIN, STRIDED, Case, Opaque, call, script
 from autograder.inside.recipes import MLP, Optimizer
-from autograder.inside.runner import MAX_PRINTED, run
+from autograder.inside.runner import MAX_PRINTED, equal, run
+
+
+def touched(case, outcome):
+    """The arguments that are others than an answer that does nothing leaves."""
+    methods = {name: lambda self, *_: None for name, *_ in case.calls}
+    idle = type("Idle", (), methods | {"__init__": lambda self, *_, **__: None}) if case.calls else lambda *_, **__: None
+    return [key for key, value in run(case, idle).after.items() if not equal(outcome.after[key], value)]
+
 
 MODEL = MLP((torch.ones(2, 3), torch.ones(1, 2)), (torch.zeros(2), torch.zeros(1)))
 
@@ -23,7 +33,8 @@ MODEL = MLP((torch.ones(2, 3), torch.ones(1, 2)), (torch.zeros(2), torch.zeros(1
 def test_the_answer_is_what_the_call_returns():
     outcome = run(call(torch.tensor([1.0]), 2, name="x"), lambda W, n, name: (W * n, name))
     assert [outcome.value[0].tolist(), outcome.value[1]] == [[2.0], "x"]
-    assert (outcome.error, outcome.printed, outcome.touched) == (None, "", ())
+    assert (outcome.error, outcome.printed) == (None, "")
+    assert touched(call(torch.tensor([1.0]), 2, name="x"), outcome) == []
 
 
 def test_arguments_are_fresh_for_every_run():
@@ -37,35 +48,35 @@ def test_arguments_are_fresh_for_every_run():
     case = call(W, {"list": [0]}, MODEL, keep=W)
     first, second = run(case, greedy), run(case, greedy)
     assert first.value == second.value == 2
-    assert first.touched == (0, 1, 2)  # `keep` is another copy
+    assert touched(case, first) == [0, 1, 2]  # `keep` is another copy
     assert W.tolist() == [1, 1, 1]
     assert case.args[1] == {"list": [0]}
 
 
 @pytest.mark.parametrize(
-    ("change", "touched"),
+    ("change", "which"),
     [
-        (lambda a, b, c: None, ()),
-        (lambda a, b, c: a.add_(1), (0,)),
-        (lambda a, b, c: a.data.mul_(0), (0,)),
-        (lambda a, b, c: a.unsqueeze_(0), (0,)),
-        (lambda a, b, c: b.pop(), (1,)),
-        (lambda a, b, c: b[0].zero_(), (1,)),
-        (lambda a, b, c: b.__setitem__(0, b[0].double()), (1,)),
-        (lambda a, b, c: b.__setitem__(1, np.zeros(3)), (1,)),
+        (lambda a, b, c: None, []),
+        (lambda a, b, c: a.add_(1), [0]),
+        (lambda a, b, c: a.data.mul_(0), [0]),
+        (lambda a, b, c: a.unsqueeze_(0), [0]),
+        (lambda a, b, c: b.pop(), [1]),
+        (lambda a, b, c: b[0].zero_(), [1]),
+        (lambda a, b, c: b.__setitem__(0, b[0].double()), [1]),
+        (lambda a, b, c: b.__setitem__(1, np.zeros(3)), [1]),
         (lambda a, b, c: b.append(b), None),
-        (lambda a, b, c: c.clear(), ("c",)),
-        (lambda a, b, c: c.update(x=float("nan")), ("c",)),
-        (lambda a, b, c: (a.zero_(), c.clear()), (0, "c")),
+        (lambda a, b, c: c.clear(), ["c"]),
+        (lambda a, b, c: c.update(x=float("nan")), ["c"]),
+        (lambda a, b, c: (a.zero_(), c.clear()), [0, "c"]),
     ],
 )
-def test_changed_arguments_are_seen(change, touched):
-    a = torch.tensor([1.0, float("nan")])  # a NaN that stays is no change
-    outcome = run(call(a, [torch.ones(2), None], c={"x": 1.0}), change)
-    if touched is None:  # an argument that holds itself cannot be looked at
+def test_changed_arguments_are_seen(change, which):
+    case = call(torch.tensor([1.0, float("nan")]), [torch.ones(2), None], c={"x": 1.0})  # a NaN that stays is no change
+    outcome = run(case, change)
+    if which is None:  # an argument that holds itself cannot be looked at
         assert outcome.error.types[0] == "RecursionError"
     else:
-        assert outcome.touched == touched
+        assert touched(case, outcome) == which
 
 
 def test_changed_arguments_of_methods_are_seen():
@@ -84,9 +95,13 @@ def test_changed_arguments_of_methods_are_seen():
 
     X = torch.ones(2)
     calls = [("keep", X), ("read", X), ("spoil",)]
-    assert run(script(X, calls=calls[:2]), Greedy).touched == ()
-    assert run(script(X, calls=calls), Greedy).touched == ("of keep()",)  # later, but it is the caller's all the same
-    assert run(script(X, calls=calls[2:]), Greedy).touched == (0,)
+    for some, which in (
+        (calls[:2], []),
+        (calls, ["of keep()"]),
+        (calls[2:], [0]),
+    ):  # later, but it is the caller's all the same
+        case = script(X, calls=some)
+        assert touched(case, run(case, Greedy)) == which
 
 
 def shared(model, W):
@@ -99,20 +114,90 @@ def copied(model, W):
     return {"layers": (nn.Linear(3, 2),), "rows": W[1:].clone(), "expanded": W.new_ones(1).expand(3), "name": "x"}
 
 
-@pytest.mark.parametrize(("answer", "touched"), [(shared, (0, 1)), (copied, ())])
-def test_what_shares_memory_with_a_fresh_result_shows(answer, touched):
-    W = torch.ones(2, 3)
-    outcome = run(call(MODEL, W, fresh=True), answer)
-    assert outcome.touched == touched
-    assert outcome.value["rows"].tolist() == [[1, 1, 1]]  # observed before
-    assert run(call(MODEL, W), answer).touched == ()
+PROBES = pytest.mark.parametrize("probe", [AGAIN, STRIDED])
 
 
-def test_arguments_meant_to_change_are_part_of_the_outcome():
-    outcome = run(call(torch.ones(2), torch.ones(2), changes=(1,)), lambda a, b: (a.add_(1), b.add_(1)))
-    assert outcome.touched == (0,)
-    assert outcome.after.keys() == {1}
-    assert outcome.after[1].tolist() == [2, 2]
+@PROBES
+@pytest.mark.parametrize(("answer", "which"), [(shared, [0, 1]), (copied, [])])
+def test_what_shares_memory_with_a_result_shows_in_a_probe(answer, which, probe):
+    outcome = run(replace(call(MODEL, torch.ones(2, 3)), probe=probe), answer)
+    before, overwritten = outcome.again["arguments"], outcome.again["overwritten"]
+    assert [key for key in before if not equal(before[key], overwritten[key])] == which
+    assert outcome.value["rows"].tolist() == outcome.again["second"]["rows"].tolist() == [[1, 1, 1]]  # observed before
+    assert touched(call(MODEL, torch.ones(2, 3)), outcome) == []
+
+
+@PROBES
+def test_a_buffer_that_is_used_again_shows_in_a_probe(probe):
+    buffer = torch.zeros(2)
+    case = replace(call(torch.ones(2)), probe=probe)
+    outcome = run(case, lambda W: torch.add(W, 1, out=buffer))
+    assert (outcome.value.tolist(), outcome.again["second"].tolist()) == ([2, 2], [2, 2])
+    assert outcome.again["kept"].tolist() == [0, 0]  # overwritten as the second result
+    assert equal((fine := run(case, lambda W: W + 1)).again["kept"], fine.value)
+
+
+@PROBES
+def test_two_objects_are_used_in_turns_in_a_probe(probe):
+    class Shared:
+        total = torch.zeros(1)
+
+        def add(self, n):
+            self.total += n
+            return self.total.clone()
+
+    class Own(Shared):
+        def __init__(self):
+            self.total = torch.zeros(1)
+
+    case = replace(script(calls=[("add", 1), ("add", 10)]), probe=probe)
+    sums = [[value.item() for value in values] for values in (run(case, Own).value, run(case, Own).again["second"])]
+    assert sums == [[1, 11], [1, 11]]
+    assert [value.item() for value in run(case, Shared).value] == [1, 12]
+
+
+def test_a_probe_gives_the_same_values_in_tensors_that_are_not_contiguous():
+    seen = []
+    values = torch.arange(24.0).view(2, 3, 4), torch.arange(3), torch.tensor(5.0), {"x": [torch.ones(2, 2, dtype=torch.bool)]}
+    run(replace(call(*values), probe=STRIDED), lambda *args: seen.append(args))
+    for X, n, scalar, nested in seen:
+        assert not any(tensor.is_contiguous() for tensor in (X, X[0], X.mT, n, nested["x"][0]))
+        assert equal([X, n, scalar, nested["x"][0]], [*values[:3], values[3]["x"][0]])
+
+
+def test_a_probe_finds_models_in_use_and_looks_at_what_is_left_of_that():
+    def settings(answer):
+        again = run(replace(call(MODEL, changes=(0,)), probe=STRIDED), answer).again
+        found, left = again["found"][0], again["settings"][0]
+        return {name: left[name] for name in left if not equal(left[name], found[name])}
+
+    def replaced(model):
+        model[2].weight = nn.Parameter(model[2].weight.detach())
+
+    assert settings(lambda model: None) == {}
+    assert settings(lambda model: model.train()) == {"modules in evaluation mode": "none"}
+    assert settings(lambda model: model[0].weight.requires_grad_(False)) == {"frozen parameters": "0.weight"}
+    assert settings(lambda model: model.register_forward_hook(print)) == {"hooks": "the model"}
+    assert settings(lambda model: model[0].bias.register_hook(print)) == {"hooks": "0.bias"}
+    assert settings(replaced)["parameters that were replaced"] == "2.weight"
+    assert settings(lambda model: model.zero_grad())["gradients"] == dict.fromkeys(["0.weight", "0.bias", "2.weight", "2.bias"])
+
+
+def test_gradients_are_of_a_weighted_sum_of_all_results():
+    case = call(torch.ones(3), torch.ones(2), MODEL, n=torch.ones(3), gradients=(0, 1, 2, "n"))
+    grads = run(case, lambda a, b, model, n: [a * 2, {"x": model(a[None])}, n.detach() * a]).gradients
+    weights = torch.arange(1.0, 4).cos()
+    assert torch.allclose(grads[0], 3 * weights + math.cos(1) * 2)
+    assert grads[1] is None
+    assert grads["n"] is None
+    assert grads[2][3].tolist() == pytest.approx([math.cos(1)])  # the last bias of the model
+    assert run(case, lambda *_, **__: 1.0).gradients == {0: None, 1: None, 2: [None] * 4, "n": None}
+
+
+def test_all_arguments_are_part_of_the_outcome():
+    outcome = run(call(torch.ones(2), torch.ones(2), changes=(1,), n=3), lambda a, b, n: (a.add_(1), b.add_(1)))
+    assert {key: observed for key, observed in outcome.after.items() if key == "n"} == {"n": 3}
+    assert [outcome.after[key].tolist() for key in (0, 1)] == [[2, 2], [2, 2]]
 
 
 def test_several_calls_share_their_arguments():
@@ -346,5 +431,5 @@ def test_an_answer_that_holds_itself_is_an_error():
 
 
 def test_a_case_is_plain_data():
-    assert call(1, times=2, changes=(0,), fresh=True, a=2) == Case((1,), {"a": 2}, changes=(0,), times=2, fresh=True)
+    assert call(1, times=2, changes=(0,), gradients=(0,), a=2) == Case((1,), {"a": 2}, changes=(0,), times=2, gradients=(0,))
     assert script(1, calls=[("add", 1)]) == Case((1,), calls=(("add", 1),))

@@ -144,7 +144,7 @@ def test_the_largest_integer_fits_into_a_float():
 
 def test_outcomes_and_errors():
     error = Raised(("MyError", "ValueError", "Exception"), "n must be\tpositive", "line 3: f(x)", "helper")
-    outcome = Outcome([torch.ones(2)], {0: torch.zeros(3), 2: [1]}, (1, "bias"), error, "printed\n")
+    outcome = Outcome([torch.ones(2)], {0: torch.zeros(3), "n": [1]}, {0: None}, {"second": 1.0}, error, "printed\n")
     assert same(decode_outcome(encode(outcome)), outcome)
 
 

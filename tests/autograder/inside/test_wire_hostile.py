@@ -27,10 +27,11 @@ def file(text: str | bytes, header: dict | None = None, data: bytes = b"") -> by
     return struct.pack("<Q", len(head)) + head + data
 
 
-def outcome(
-    value="null", after='{"dict":[]}', touched='{"tuple":[]}', error="null", printed='""', traffic='{"dict":[]}'
-) -> str:
-    return f'{{"Outcome":[{value},{after},{touched},{error},{printed},{traffic}]}}'
+NONE = '{"dict":[]}'
+
+
+def outcome(value="null", after=NONE, gradients=NONE, again=NONE, error="null", printed='""', traffic=NONE) -> str:
+    return f'{{"Outcome":[{value},{after},{gradients},{again},{error},{printed},{traffic}]}}'
 
 
 def tensor(dtype="F32", shape=(2,), offsets=(0, 8)) -> dict:
@@ -102,11 +103,11 @@ HOSTILE = {
         outcome("0", traffic='{"dict":[[0,{"tuple":[{"tensor":["0",[1]]},{"tensor":["0",[1]]}]}]]}'), {"0": tensor()}, bytes(8)
     ),
     "an outcome too short": file('{"Outcome":[null]}'),
-    "an outcome too long": file('{"Outcome":[1,2,3,4,5,6,7]}'),
+    "an outcome too long": file('{"Outcome":[1,2,3,4,5,6,7,8]}'),
     "after: a list": file(outcome(after="[]")),
-    "touched: a list": file(outcome(touched="[1]")),
-    "touched: floats": file(outcome(touched='{"tuple":[1.5]}')),
-    "touched: tensors": file(outcome(touched='{"tuple":[{"tensor":["0",[1]]}]}'), {"0": tensor()}, bytes(8)),
+    "gradients: a tensor": file(outcome(gradients='{"tensor":["0",[1]]}'), {"0": tensor()}, bytes(8)),
+    "again: a list": file(outcome(again="[1]")),
+    "again: nothing": file(outcome(again="null")),
     "error: text": file(outcome(error='"ValueError"')),
     "printed: a number": file(outcome(printed="7")),
     "printed: missing": file(outcome(printed="null")),
