@@ -30,7 +30,11 @@ ERRORS = [name for name, kind in vars(builtins).items() if isinstance(kind, type
 ERROR = f"(?:{'|'.join(ERRORS)}|an exception|it took too long|an earlier case took too long)"
 WORD = "(?:a tensor|a numpy array|a tuple or list|a dict|a module|a bool|a str|a number|None|another object)"
 DTYPE = "(?:bool|u?int(?:8|16|32|64)|b?float(?:16|32|64)|float8_e(?:4m3fn|5m2))"
-PLACE = r"(?:result(?: of call \d)?|bytes held|\w+\(\)|calls of \w+|\w+ after the call)"  # no indices
+SETTING = "frozen parameters|hooks|modules in evaluation mode|parameters that were replaced|gradients"
+PLACE = (
+    r"(?:(?:result(?: of call \d)?|bytes held|\w+\(\)|calls of \w+|\w+ after the call|gradient with respect to \w+)"
+    rf"(?:, of a second (?:call|object)|, its (?:{SETTING}))?)"  # no indices
+)
 TRAFFIC = (
     "(?:no kernel reads them(?:, but another tensor in their place)?|kernels read rows that need not be read"
     "|kernels do not read all of them|kernels read some of them more than once"
@@ -41,7 +45,9 @@ TRAFFIC = (
 FAULT = f"a kernel reads or writes where it must not(?: where {ERROR} is expected)?"
 ALLOWED = re.compile(
     rf"the call: {ERROR}(?: where {ERROR} is expected)?|the call: no error where {ERROR} is expected"
-    rf"|the argument (?:\w+|of another name|of \w+\(\)): changed by your code \(work on a copy: \.clone\(\)\)"
+    rf"|the argument (?:\w+|of \w+\(\)): changed by your code \(work on a copy: \.clone\(\)\)"
+    rf"|the argument (?:\w+|of \w+\(\)): shares memory with the result \(return a copy: \.clone\(\)\)"
+    rf"|(?:the first|an earlier) result: changed by a later call|gradient with respect to \w+: none where one is expected"
     rf"|{PLACE}: another value than expected"
     rf"|{PLACE}\.shape: another shape than expected"
     rf"|{PLACE}\.dtype: {DTYPE} instead of {DTYPE}"
@@ -255,15 +261,32 @@ assert all(any(stage.pure for stage in exercise.stages) for exercise in PURE)
 
 @pytest.mark.parametrize("exercise", PURE, ids=lambda exercise: exercise.id)
 @pytest.mark.parametrize("key", [12345, -12345, 10**300, True, "secret 12345", "", "\u202e\x1b"], ids=ascii)
-def test_arguments_of_odd_names_that_were_changed(exercise, key):
-    def told(hidden):
-        return score_declared(exercise, exercise.reference, SEED, hidden, lambda outcome: replace(outcome, touched=(key,)))
+def test_arguments_of_odd_names_change_nothing(exercise, key):
+    """Those that were given are looked for by their own names."""
 
-    verdict = told(hidden=True)
+    def told(after, hidden=True):
+        return score_declared(
+            exercise, exercise.reference, SEED, hidden, lambda outcome: replace(outcome, after=after(outcome))
+        )
+
+    assert told(lambda outcome: {**outcome.after, key: 12345} if key not in outcome.after else outcome.after).passed
+    verdict = told(lambda _: {key: 12345})
     assert [stage.passed for stage in verdict.stages] == [not stage.pure for stage in exercise.stages]
     assert_nothing_is_told(verdict)
     assert "12345" not in str(verdict.to_dict())
-    told(hidden=False)
+    told(lambda _: {key: 12345}, hidden=False)
+
+
+@pytest.mark.parametrize(
+    "again", [{}, {"second": None}, {"kept": 12345}, {"settings": {"12345": 12345}}, {12345: "12345"}], ids=str
+)
+@EACH_FORM
+def test_probes_that_are_not_what_they_should_be(exercise, again):
+    changed = partial(replace, again=again)
+    verdict = score_declared(exercise, exercise.reference, SEED, hidden=True, arrives=changed)
+    assert [stage.passed for stage in verdict.stages] == [stage is not exercise.careful for stage in exercise.stages]
+    assert_nothing_is_told(verdict)
+    assert "12345" not in str(verdict.to_dict())
 
 
 # a judgement asks snapshots, which are processes of one sandbox
