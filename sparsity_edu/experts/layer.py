@@ -35,12 +35,20 @@ def run_experts(x: Tensor, counts: list[int], up: Tensor, down: Tensor, kind: st
     Returns:
         (entries, d).
     """
+    rows(kind)
     answers = [x[:0]]
     # unbind, not up[e]: its gradient is one stack, that of an index is a full tensor of zeros for each expert
     for X, W_up, W_down in zip(x.split(counts), up.unbind(), down.unbind(), strict=True):
         if len(X):
             answers.append(F.linear(_activate(F.linear(X, W_up), kind), W_down))
     return torch.cat(answers)
+
+
+def rows(kind: str) -> int:
+    """How many rows the first matrix of an expert has for each of its neurons."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be {' or '.join(KINDS)}, got {kind!r}")
+    return KINDS[kind]
 
 
 def _activate(h: Tensor, kind: str) -> Tensor:
@@ -83,8 +91,6 @@ class MixtureLayer(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"kind must be {' or '.join(KINDS)}, got {kind!r}")
         if capacity is not None and capacity < 0:
             raise ValueError(f"capacity must be at least 0, got {capacity}")
         self.route, self.kind, self.capacity, self.order = route, kind, capacity, order
@@ -93,9 +99,9 @@ class MixtureLayer(nn.Module):
             return nn.Parameter(torch.empty(shape).normal_(0, 0.02, generator=generator))
 
         self.router = weights(n_experts, d)
-        self.up = weights(n_experts, KINDS[kind] * f, d)
+        self.up = weights(n_experts, rows(kind) * f, d)
         self.down = weights(n_experts, d, f)
-        self.shared_up = weights(KINDS[kind] * shared, d) if shared else None
+        self.shared_up = weights(rows(kind) * shared, d) if shared else None
         self.shared_down = weights(d, shared) if shared else None
 
     def forward(self, x: Tensor, router_input: Tensor | None = None) -> tuple[Tensor, Routing]:
@@ -145,8 +151,9 @@ def size(d: int, f: int, n_experts: int, k: int, *, kind: str = "swiglu", shared
     Returns:
         The counts. Activations and the weighted sum, of the order of d and f, are left out.
     """
-    expert, router = (KINDS[kind] + 1) * d * f, n_experts * d
-    always = router + (KINDS[kind] + 1) * d * shared
+    matrices = rows(kind) + 1
+    expert = matrices * d * f
+    always = n_experts * d + matrices * d * shared  # the router, and the expert of all
     active = always + k * expert
     return Size(always + n_experts * expert, active, 2 * active)
 

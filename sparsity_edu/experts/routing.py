@@ -200,7 +200,7 @@ def capacity(tokens: int, experts: int, factor: float, rounding: str, *, k: int 
     C = {  # each operation in the order of the original: it matters where a product is nearly whole
         "mesh": lambda: min(tokens, int(tokens * factor / experts)),
         "flaxformer": lambda: round(factor * tokens / experts),
-        "deepspeed": lambda: math.ceil(torch.tensor(factor * k, dtype=torch.float32) * (tokens / experts)),
+        "deepspeed": lambda: math.ceil((torch.tensor(factor * k, dtype=torch.float32) * (tokens / experts)).item()),
         "megatron": lambda: math.ceil(tokens * k / experts * factor),
     }[rounding]()
     return max(C, ROUNDINGS[rounding] if minimum is None else minimum)
@@ -237,18 +237,20 @@ def positions(experts: Tensor, n_experts: int, *, order: str = "choices", priori
             f"experts must be ([groups,] tokens, k) and priority {tuple(wanted)}, got {tuple(experts.shape)} and {got}"
         )
     _check_experts(experts, n_experts)
-    *_, tokens, k = experts.shape
+    if experts.ndim == 2:  # one group
+        priority = None if priority is None else priority[None]
+        return positions(experts[None], n_experts, order=order, priority=priority)[0]
+    groups, tokens, k = experts.shape
     choice = torch.arange(k, device=experts.device)
     if order == "priority":
-        turn = _ranks(priority.reshape(-1, tokens * k)).view(-1, tokens, k)
+        turn = _ranks(priority.flatten(1)).view(groups, tokens, k)
     else:
-        token = torch.arange(tokens, device=experts.device)[None] if priority is None else _ranks(priority.view(-1, tokens))
+        token = torch.arange(tokens, device=experts.device)[None] if priority is None else _ranks(priority)
         turn = choice * tokens + token[..., None] if order == "choices" else token[..., None] * k + choice
-    grouped = experts.reshape(-1, tokens, k)
-    group = torch.arange(len(grouped), device=experts.device)[:, None, None]
-    queue = group * n_experts + grouped  # (groups, tokens, k): who stands in which queue, and when it is their turn
+    group = torch.arange(groups, device=experts.device)[:, None, None]
+    queue = group * n_experts + experts  # (groups, tokens, k): who stands in which queue, and when it is their turn
     by_queue = (queue * (tokens * k) + turn).flatten().argsort()
-    length = queue.flatten().bincount(minlength=len(grouped) * n_experts)
+    length = queue.flatten().bincount(minlength=groups * n_experts)
     start = length.cumsum(0) - length  # of each queue, in by_queue
     place = torch.arange(len(by_queue), device=experts.device) - start[queue.flatten()[by_queue]]
     return torch.empty_like(place).scatter_(0, by_queue, place).view(experts.shape)

@@ -232,5 +232,11 @@ def test_experts_read_is_the_mean_over_random_choices():
 def test_refuses():
     with pytest.raises(ValueError, match="kind must be swiglu or relu, got 'gelu'"):
         make(None, kind="gelu")
+    for call in (
+        lambda: size(4, 4, 4, 2, kind="gelu"),
+        lambda: run_experts(torch.zeros(0, 1), [], *torch.zeros(2, 0, 1, 1), "gelu"),
+    ):
+        with pytest.raises(ValueError, match="kind must be swiglu or relu, got 'gelu'"):
+            call()
     with pytest.raises(ValueError, match="capacity must be at least 0, got -1"):
         make(None, capacity=-1)

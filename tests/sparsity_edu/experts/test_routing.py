@@ -203,6 +203,7 @@ def test_a_bias_chooses_but_does_not_weigh():
 )
 def test_capacities_by_hand(rounding, tokens, E, factor, k, C):
     assert capacity(tokens, E, factor, rounding, k=k) == C
+    assert type(capacity(tokens, E, factor, rounding, k=k)) is int
 
 
 def test_the_least_capacity_can_be_chosen():
@@ -256,6 +257,15 @@ def test_the_most_probable_come_first_whatever_their_rank(made):
         pairs = [(t, j) for t in range(experts.shape[1]) for j in range(experts.shape[2])]
         turns.append(sorted(pairs, key=lambda pair: -priority[g, pair[0], pair[1]]))
     assert torch.equal(positions(experts, E, order="priority", priority=priority), queues(experts, turns, E))
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (2, 0, 2), (0, 3, 2)])
+def test_nobody_queues(shape):
+    nobody = torch.empty(shape, dtype=torch.int64)
+    assert positions(nobody, 4).shape == shape
+    assert positions(nobody, 4, priority=torch.empty(shape[:-1])).shape == shape
+    assert positions(nobody, 4, order="priority", priority=torch.empty(shape)).shape == shape
+    assert dispatch(nobody, 4).counts.tolist() == [0] * 4
 
 
 def test_second_choices_wait_for_all_first_ones():
