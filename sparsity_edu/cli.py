@@ -52,14 +52,14 @@ def fetch(
 
     with one_sentence_errors():
         if name != "smollm2":
-            raise ValueError(f'name must be "smollm2" ("tiny" comes with the package), got {name!r}')
+            raise ValueError(f'name must be "smollm2" ("tiny" and "tiny-moe" come with the package), got {name!r}')
         fetched = smollm2.fetch(force=force)
     typer.echo(f"smollm2 from {fetched.source}: {fetched.size / 1e6:.0f} MB in {fetched.folder}")
 
 
 @app.command()
 def perplexity(
-    model: Annotated[str, typer.Argument(help='"tiny", "smollm2", a folder, or a name on the Hugging Face hub.')],
+    model: Annotated[str, typer.Argument(help='"tiny", "tiny-moe", "smollm2", a folder, or a name on the Hugging Face hub.')],
     split: Annotated[Split, typer.Option(help="The split of the Python docs to read.")] = Split.validation,
     windows: Annotated[int, typer.Option(min=1, help="How many windows.")] = 16,
     window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
@@ -91,7 +91,7 @@ class Method(StrEnum):
     sparsegpt = "sparsegpt"
 
 
-Model = Annotated[str, typer.Argument(help='"tiny", "smollm2", a folder, or a name on the Hugging Face hub.')]
+Model = Annotated[str, typer.Argument(help='"tiny", "tiny-moe", "smollm2", a folder, or a name on the Hugging Face hub.')]
 Calibration = Annotated[str, typer.Option(help='"python_docs", "wikitext2", "c4", or a text file to calibrate on.')]
 Windows = Annotated[int, typer.Option(min=1, help="Calibration windows; as many are read to measure.")]
 Window = Annotated[int, typer.Option(min=2, help="Tokens per window.")]

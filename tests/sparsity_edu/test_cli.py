@@ -42,7 +42,7 @@ def test_perplexity_says_the_number_and_over_which_tokens():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["perplexity", "nosuch"], 'name must be "tiny", "smollm2", a folder, or a model on the Hugging Face hub'),
+        (["perplexity", "nosuch"], 'name must be "tiny", "tiny-moe", "smollm2", a folder, or a model on the Hugging Face hub'),
         (["perplexity", "tiny", "--windows", "9999"], "count must be from 1 to the text's"),
         (["fetch"], "smollm2 cannot be fetched; tried the Hugging Face hub"),
         (["fetch", "tiny"], 'name must be "smollm2"'),
