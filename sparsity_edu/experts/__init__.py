@@ -1,0 +1,1 @@
+"""Mixtures of experts: sparsity whose pattern is chosen for each token."""
