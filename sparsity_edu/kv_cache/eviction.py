@@ -103,6 +103,12 @@ class EvictingLayer(PolicyLayer):
             self.forget(None if mask is None else ~is_visible(mask)[:, :, -1])
         return out
 
+    @property
+    def kept(self) -> Tensor:
+        if self.positions is None:
+            return torch.arange(self.seen, device=self.keys.device).expand(len(self.keys), 1, -1)
+        return self.positions
+
     def observe(self, query: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> None:
         """What a policy learns from a step of attention; the mask is of what is held."""
 

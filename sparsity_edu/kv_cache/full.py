@@ -1,5 +1,6 @@
 """Nothing is forgotten: every token's keys and values, with room for those to come."""
 
+import torch
 from torch import Tensor, nn
 
 from sparsity_edu.kv_cache.policy import PolicyCache, PolicyLayer, dense_attention
@@ -23,6 +24,10 @@ class FullLayer(PolicyLayer):
 
     def attend(self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **kwargs) -> Tensor:
         return dense_attention(module, query, keys, values, mask, **kwargs)
+
+    @property
+    def kept(self) -> Tensor:
+        return torch.arange(self.seen, device=self.keys.device).expand(len(self.keys), 1, -1)
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove > 0:

@@ -6,7 +6,7 @@
     absorbed    score = (W_UK^T q_C) . c + q_R . k_R      output = W_UV sum_t a_t c_t
 
 Both are the same numbers. The absorbed form reads d_c + d_R numbers per token and unpacks nothing, as if all heads shared one
-key; it multiplies more, so it pays where few queries meet many tokens. DeepSeek-AI 2024, "DeepSeek-V2", sec. 2.1 and appendix C.
+key; it multiplies more, so it pays where few queries meet many tokens. DeepSeek-AI 2024, "DeepSeek-V2", sec. 2.1.
 
 Axes of einsum: b sequences, q queries, t tokens, h heads, n channels without position, d with, r of the latent, v of a value.
 """

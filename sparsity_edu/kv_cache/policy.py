@@ -69,6 +69,11 @@ class PolicyLayer(CacheLayerMixin):
         raise NotImplementedError
 
     @property
+    def kept(self) -> Tensor:
+        """int64 (batch, 1 or heads, held): the columns of the tokens that are held, ascending."""
+        raise NotImplementedError
+
+    @property
     def bytes_held(self) -> int:
         """All that is allocated: keys, values, and what the policy remembers."""
         kept = (getattr(self, name) for name in self.state)
@@ -170,7 +175,9 @@ def attending(model: nn.Module) -> Iterator[None]:
 
 def dense_attention(module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **kwargs) -> Tensor:
     """(batch, q, heads, head_dim): attention over all keys, with a mask of (batch, 1, kv_heads or heads, q, held)."""
-    group = query.shape[1] // keys.shape[1]
+    group, q, n = query.shape[1] // keys.shape[1], query.shape[2], keys.shape[2]
+    if mask is None and 1 < q < n:  # a model hands a mask then
+        mask = torch.ones(q, n, dtype=torch.bool, device=query.device).tril(n - q)[None, None]
     if mask is not None and mask.shape[1] not in (1, query.shape[1]):
         mask = mask.repeat_interleave(group, dim=1)
     if group != getattr(module, "num_key_value_groups", 1):  # keys of each query head

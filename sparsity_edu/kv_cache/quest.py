@@ -164,7 +164,7 @@ def check_selection(budget: int, page: int, convention: str) -> None:
 class QuestLayer(FullLayer):
     """One layer of `QuestCache`. Pages begin at the first token of each sequence, behind its padding."""
 
-    state = ("keys", "values", "low", "high", "padding")
+    state = ("keys", "values", "low", "high", "padding", "rows", "pages")
 
     def __init__(self, budget: int, page: int, dense_layers: int, group: str, convention: str) -> None:
         self.budget, self.page, self.dense_layers, self.group, self.convention = budget, page, dense_layers, group, convention
@@ -173,11 +173,10 @@ class QuestLayer(FullLayer):
     def reset(self) -> None:
         super().reset()
         self.bounded = 0  # tokens that bounds know
-        self.pages = None  # (batch, lists, n): what the last step read; None: all
 
     def attend(self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **kwargs) -> Tensor:
         self.note_padding(mask, query.shape[2], len(keys))
-        self.pages = None
+        self.pages = self.rows = None  # (batch, lists, n) and (batch, 3): what this step reads, None for everything
         if query.shape[2] > 1 or module.layer_idx < self.dense_layers or self.reads_all():
             return dense_attention(module, query, keys, values, mask, **kwargs)
         starts = torch.zeros(len(keys), dtype=torch.int64, device=keys.device) if self.padding is None else self.padding
