@@ -60,7 +60,7 @@ def page_scores(q: Tensor, low: Tensor, high: Tensor) -> Tensor:
         raise ValueError(f"high must be like low, {wanted}, got {got}")
     batch, kv_heads, pages, dim = low.shape
     if not runs_kernels(q):
-        if (loops := _loops()) and loops.can_run(q):
+        if (loops := compiled()) and loops.can_run(q):
             return loops.score_pages(queries, low, high).view(*q.shape[:2], pages)
         least, most, queries = low.float(), high.float(), queries.float()
         # a positive q_d takes the largest key, a negative one the smallest
@@ -129,7 +129,7 @@ def sparse_decode(
     queries = q.view(batch, pages.shape[1], heads // pages.shape[1], dim)  # those of a list
     if not runs_kernels(q):
         rows = torch.tensor([[0, 0, tokens]]).expand(batch, 3) if rows is None else rows
-        decode = loops.decode if (loops := _loops()) and loops.can_run(q) else _decode_on_cpu
+        decode = loops.decode if (loops := compiled()) and loops.can_run(q) else _decode_on_cpu
         return decode(queries, keys, values, pages, page, scale, rows).view_as(q)
     import triton.language as tl
 
@@ -157,7 +157,7 @@ def sparse_decode(
 
 
 @functools.cache
-def _loops():
+def compiled():
     """The module of compiled loops, or None without numba."""
     try:
         from sparsity_edu.kernels import sparse_attention_cpu

@@ -19,9 +19,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sparsity_edu.kv_cache.attention import probabilities
-from sparsity_edu.kv_cache.eviction import EvictingLayer, select
-from sparsity_edu.kv_cache.policy import PolicyCache, is_visible
+from sparsity_edu.kv_cache.eviction import EvictingLayer
+from sparsity_edu.kv_cache.policy import PolicyCache
 
 GROUPS = ("sum", "mean", "first", "each")
 
@@ -86,27 +85,19 @@ def per_query(scores: Tensor, positions: Tensor, seen: int) -> Tensor:
 class H2OLayer(EvictingLayer):
     """One layer of `H2OCache`."""
 
+    watches = True
     state = ("keys", "values", "positions", "scores")
 
     def __init__(self, budget: int, recent: int, group: str, normalize: bool, positions: str) -> None:
         self.group, self.normalize = group, normalize
         super().__init__(budget, recent, positions)
 
-    def observe(self, query: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> None:
-        new = torch.zeros(*query.shape[:2], keys.shape[2], device=keys.device)  # (batch, heads, held)
-        for _, p in probabilities(query, keys, scale, None if mask is None else is_visible(mask)):
-            new += p.sum(dim=2)  # a query that is padding sees nothing
-        new = pool(new, keys.shape[1], self.group)
+    def learn(self, attention: Tensor) -> None:
+        new = pool(attention, self.keys.shape[1], self.group)
         self.scores = accumulate(self.scores, new[:, :, None])
 
-    def choose(self, dead: Tensor | None) -> Tensor:
-        scores = self.scores
-        if self.normalize:
-            columns = torch.arange(self.keys.shape[2], device=scores.device) if self.positions is None else self.positions
-            scores = per_query(scores, columns, self.seen)
-        if dead is not None and dead.shape[1] not in (1, scores.shape[1]):
-            dead = dead.repeat_interleave(scores.shape[1] // dead.shape[1], dim=1)
-        return select(scores, self.budget, self.recent, dead)
+    def worth(self) -> Tensor:
+        return per_query(self.scores, self.columns_held(), self.seen) if self.normalize else self.scores
 
 
 class H2OCache(PolicyCache):

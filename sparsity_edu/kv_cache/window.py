@@ -6,21 +6,18 @@ past it breaks them, and keeping it mends that. Xiao et al. 2023, "Efficient str
 
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from sparsity_edu.kv_cache.eviction import EvictingLayer, select
+from sparsity_edu.kv_cache.eviction import EvictingLayer
 from sparsity_edu.kv_cache.policy import PolicyCache
 
 
 class WindowLayer(EvictingLayer):
     """One layer of `WindowCache`."""
 
-    def choose(self, dead: Tensor | None) -> Tensor:
-        held = self.keys.shape[2]
-        age = torch.arange(held, 0, -1, dtype=torch.float32, device=self.keys.device)
-        age = age.expand(len(self.keys), 1, -1)
-        return select(age, self.budget, self.recent, dead)  # the oldest that are not padding, and the newest
+    def worth(self) -> Tensor:
+        """The oldest are the sinks; the window is protected."""
+        return -self.columns_held().float()
 
 
 class WindowCache(PolicyCache):

@@ -19,7 +19,7 @@ def either(request, monkeypatch):
     if request.param != "interpreter":
         monkeypatch.setattr(sparse_attention, "runs_kernels", lambda x: False)
     if request.param == "torch":
-        monkeypatch.setattr(sparse_attention, "_loops", lambda: None)
+        monkeypatch.setattr(sparse_attention, "compiled", lambda: None)
     if request.param == "numba":
         pytest.importorskip("numba")
 

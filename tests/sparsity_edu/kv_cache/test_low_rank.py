@@ -68,7 +68,7 @@ def test_low_rank_minimises_the_error_of_outputs():
 
     best = low_rank(W, 5, mean, covariance, scale)
     least = error(*best)
-    U, S, V = torch.linalg.svd(((x - mean) @ W.T / scale), full_matrices=False)
+    S = torch.linalg.svdvals((x - mean) @ W.T / scale)
     assert torch.allclose(least, (S[5:] ** 2).sum() / (500 * 12), rtol=1e-3)  # Eckart-Young on the outputs themselves
     assert error(*low_rank(W, 5)) > 1.2 * least
     for i in range(3):

@@ -219,9 +219,9 @@ def test_what_was_forgotten_cannot_be_taken_back(models):
     written(models("llama"), batch(), cache, count=2)
     with pytest.raises(NotImplementedError, match="H2OLayer cannot take tokens back"):
         cache.crop(-1)
+    full = FullCache()
+    written(models("llama"), batch(), full, count=2)
     with pytest.raises(ValueError, match="tokens_to_remove must be -n"):
-        full = FullCache()
-        written(models("llama"), batch(), full, count=2)
         full.crop(3)
 
 

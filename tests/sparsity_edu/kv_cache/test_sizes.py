@@ -10,11 +10,11 @@ from sparsity_edu.kv_cache.sizes import MODELS, Attention, attention_of
 
 
 def test_published_numbers():
-    """DeepSeek-V2's paper: 860.2K numbers per token of the MHA model and 34.6K of MLA (table 9); vLLM's 0.5 MB of Llama-2-7B."""
+    """DeepSeek-V2's paper: 860.2K numbers per token of the MHA model and 34.6K of MLA (table 9)."""
     assert MODELS["DeepSeek-V2"].numbers_per_token == 34_560
-    assert MODELS["DeepSeek-V3"].bytes_per_token() == 70_272  # 70 KB in their V3 report on hardware
+    assert MODELS["DeepSeek-V3"].bytes_per_token() == 70_272  # DeepSeek-AI 2025, 'Insights into DeepSeek-V3'
     assert MODELS["Llama-2-7B"].bytes_per_token() == 524_288
-    assert MODELS["Llama-3.1-405B"].bytes_per_token() == 516_096  # 516 KB, the same report
+    assert MODELS["Llama-3.1-405B"].bytes_per_token() == 516_096  # the same
     assert MODELS["SmolLM2-135M"].bytes_per_token() == 23_040
     assert MODELS["Llama-2-7B"].cache_bytes(4096) == 2 * 1024**3
 
