@@ -152,8 +152,10 @@ def main(parts: list[str], device: str, out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=PARTS, choices=(*PARTS, []), help="what to measure (default: both)")
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"any of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the tables")
     given = parser.parse_args()
-    main(list(given.parts), given.device, given.out)
+    if wrong := [part for part in given.parts if part not in PARTS]:
+        parser.error(f"parts must be of {', '.join(PARTS)}, got {wrong[0]}")
+    main(given.parts, given.device, given.out)

@@ -4,12 +4,16 @@ Torch would copy the pages, and turn numbers of 16 bits into copies of 32. A bfl
 in as uint16 and is shifted. Numba is optional; without it torch does the work (sparse_attention.py).
 """
 
+import functools
+from collections.abc import Callable
+
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 PAGES = 64  # of a task
+ALONE = 2**18  # numbers that one thread reads in less than a tenth of a millisecond
 FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; infinities stay
 
 
@@ -21,23 +25,30 @@ def can_run(x: Tensor) -> bool:
 def score_pages(queries: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """`page_scores` of queries (batch, kv_heads, group, head_dim): float32, (batch, kv_heads, group, pages)."""
     scores = torch.empty(*queries.shape[:3], low.shape[2])
-    _threads()
-    _score(*(_flat(x) for x in (queries.float(), low, high, scores)))
+    _fitting(_score, low.numel())(*(_flat(x) for x in (queries.float(), low, high, scores)))
     return scores
 
 
 def decode(queries: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: int, scale: float, rows: Tensor) -> Tensor:
     """`sparse_decode` of queries (batch, lists, group, head_dim), with rows given."""
     y = torch.empty(queries.shape)
-    _threads()
     given = (_flat(x) for x in (queries.float() * scale, keys, values, pages.long()))
-    _attend(*given, rows.numpy(), keys.shape[1], page, _flat(y))
+    _fitting(_attend, pages.numel() * page * keys.shape[3])(*given, rows.numpy(), keys.shape[1], page, _flat(y))
     return y.to(queries.dtype)
 
 
-def _threads() -> None:
-    """As many as torch uses."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+def _fitting(loops: Callable, numbers: int) -> Callable:
+    """On as many threads as torch uses, or on this one: for little work others take longer to come than it takes."""
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if threads == 1 or numbers < ALONE:
+        return _alone(loops)
+    numba.set_num_threads(threads)
+    return loops
+
+
+@functools.cache
+def _alone(loops: Callable) -> Callable:
+    return numba.njit(fastmath=FAST)(loops.py_func)
 
 
 def _flat(x: Tensor) -> np.ndarray:

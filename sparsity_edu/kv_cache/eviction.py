@@ -185,11 +185,13 @@ class EvictingLayer(PolicyLayer):
         if visible is not None:
             worth = worth.masked_fill(_for_heads(~visible[:, :, 0], worth.shape[1]), -torch.inf)
         goes = worth.masked_fill(columns >= self.seen - self.recent, torch.inf).argmin(dim=-1, keepdim=True)
-        for name, new in (("keys", k_stored), ("values", v)):
-            _put_(getattr(self, name), new, goes)
+        sure = self.recent > 0  # or the newest may be the one that goes
+        _put_(self.keys, k_stored, goes, sure)
+        _put_(self.values, v, goes, sure)
         for name in self.state[2:]:  # positions, and what belongs to tokens like them
             x = getattr(self, name)
-            setattr(self, name, _put_(x[:, :, :-1].clone(memory_format=torch.contiguous_format), x[:, :, -1:], goes))
+            kept = x[:, :, :-1].clone(memory_format=torch.contiguous_format)
+            setattr(self, name, _put_(kept, x[:, :, -1:], goes, sure))
         self.newest = None
         return out.reshape(batch, 1, -1, out.shape[-1])
 
@@ -218,9 +220,11 @@ def _for_heads(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[1] in (1, heads) else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-def _put_(x: Tensor, new: Tensor, slot: Tensor) -> Tensor:
-    """Write a token (batch, heads, 1, ..) into a slot (batch, 1 or heads, 1) of each head, or nowhere: the slot behind all."""
+def _put_(x: Tensor, new: Tensor, slot: Tensor, sure: bool) -> Tensor:
+    """Write a token (batch, heads, 1, ..) into a slot of each head (batch, 1 or heads, 1); it may be behind all unless sure."""
     idx = slot.expand(*x.shape[:2], 1)
     idx = idx[..., None].expand_as(new) if x.ndim == 4 else idx
-    inside = idx.clamp(max=x.shape[2] - 1)
-    return x.scatter_(2, inside, torch.where(idx == inside, new, x.gather(2, inside)))
+    if not sure:
+        inside = idx.clamp(max=x.shape[2] - 1)
+        new, idx = torch.where(idx == inside, new, x.gather(2, inside)), inside
+    return x.scatter_(2, idx, new)

@@ -13,15 +13,17 @@ BATCH, HEADS, KV_HEADS, TOKENS, DIM = 2, 6, 2, 203, 40  # the last page is not f
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
-@pytest.fixture(params=["interpreter", "torch", "numba"])
+@pytest.fixture(params=["interpreter", "torch", "numba", "numba, threads"])
 def either(request, monkeypatch):
     """Each way to run it."""
     if request.param != "interpreter":
         monkeypatch.setattr(sparse_attention, "runs_kernels", lambda x: False)
     if request.param == "torch":
         monkeypatch.setattr(sparse_attention, "compiled", lambda: None)
-    if request.param == "numba":
+    if request.param.startswith("numba"):
         pytest.importorskip("numba")
+    if request.param == "numba, threads":
+        monkeypatch.setattr(sparse_attention.compiled(), "_fitting", lambda loops, numbers: loops)
 
 
 def cache(dtype=torch.float32, seed=0):
