@@ -7,8 +7,11 @@ by channel: from them, a sixteenth of the cache, it says which pages can matter 
     page_scores      what no token of a page can exceed
     sparse_decode    attention over the pages that are chosen, in splits that run side by side
 
-On a GPU, and in the interpreter, kernels do it (sparse_attention_kernels.py); on a CPU torch does.
+On a GPU, and in the interpreter, kernels do it (sparse_attention_kernels.py); on a CPU compiled loops where numba is installed
+(sparse_attention_cpu.py), otherwise torch.
 """
+
+import functools
 
 import torch
 from torch import Tensor
@@ -29,9 +32,10 @@ def page_bounds(keys: Tensor, page: int = 16) -> tuple[Tensor, Tensor]:
 
     Source: Tang et al. 2024, Quest: Query-aware sparsity for efficient long-context LLM inference, section 3.2.
     """
-    pages = keys.split(page, dim=2)
-    low, high = zip(*(part.aminmax(dim=2) for part in pages), strict=True)
-    return torch.stack(low, dim=2), torch.stack(high, dim=2)
+    full = keys.shape[2] // page * page
+    parts = [keys[:, :, :full].unflatten(2, (-1, page)), keys[:, :, None, full:]]  # (batch, kv_heads, pages, page, head_dim)
+    low, high = zip(*(part.aminmax(dim=3) for part in parts if part.numel()), strict=True)
+    return torch.cat(low, dim=2), torch.cat(high, dim=2)
 
 
 def page_scores(q: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -56,6 +60,8 @@ def page_scores(q: Tensor, low: Tensor, high: Tensor) -> Tensor:
         raise ValueError(f"high must be like low, {wanted}, got {got}")
     batch, kv_heads, pages, dim = low.shape
     if not runs_kernels(q):
+        if (loops := compiled()) and loops.can_run(q):
+            return loops.score_pages(queries, low, high).view(*q.shape[:2], pages)
         least, most, queries = low.float(), high.float(), queries.float()
         # a positive q_d takes the largest key, a negative one the smallest
         scores = queries.clamp(min=0) @ most.mT + queries.clamp(max=0) @ least.mT
@@ -72,7 +78,15 @@ def page_scores(q: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return scores
 
 
-def sparse_decode(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: int = 16, scale: float | None = None) -> Tensor:
+def sparse_decode(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    pages: Tensor,
+    page: int = 16,
+    scale: float | None = None,
+    rows: Tensor | None = None,
+) -> Tensor:
     """softmax(q K^T scale) V over the tokens of chosen pages, for one query token.
 
     The tokens of each list of pages are split among programs. A split returns the largest score it has seen, and sums relative
@@ -87,6 +101,8 @@ def sparse_decode(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: 
             that share their keys, which then are read once; -1 is no page.
         page: tokens of a page; the last page of the cache may have fewer.
         scale: of the scores. Default: 1 / sqrt(head_dim).
+        rows: int64 (batch, 3), of each sequence where its page 0 begins, the first token that may be attended to, and the end.
+            Default: 0, 0, tokens. Sequences that are padded on the left begin later; keys may have room behind their end.
 
     Returns:
         (batch, heads, head_dim) in the dtype of q; 0 where a list has no page.
@@ -106,10 +122,15 @@ def sparse_decode(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: 
     if not fits or pages.is_floating_point():
         wanted = f"({batch}, {heads} or {kv_heads}, n) of whole numbers on {q.device}"
         raise ValueError(f"pages must be {wanted}, got {tuple(pages.shape)} in {pages.dtype} on {pages.device}")
+    if rows is not None and (rows.shape, rows.dtype, rows.device) != ((batch, 3), torch.int64, q.device):
+        got = f"{tuple(rows.shape)} in {rows.dtype} on {rows.device}"
+        raise ValueError(f"rows must be ({batch}, 3) in torch.int64 on {q.device}, got {got}")
     scale = dim**-0.5 if scale is None else scale
     queries = q.view(batch, pages.shape[1], heads // pages.shape[1], dim)  # those of a list
     if not runs_kernels(q):
-        return _decode_on_cpu(queries, keys, values, pages, page, scale).view_as(q)
+        rows = torch.tensor([[0, 0, tokens]]).expand(batch, 3) if rows is None else rows
+        decode = loops.decode if (loops := compiled()) and loops.can_run(q) else _decode_on_cpu
+        return decode(queries, keys, values, pages, page, scale, rows).view_as(q)
     import triton.language as tl
 
     from sparsity_edu.kernels import sparse_attention_kernels as kernels
@@ -123,8 +144,9 @@ def sparse_decode(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: 
     sums, y, wide = torch.empty(lists * group, splits, dim, device=q.device), torch.empty_like(q), _power_of_two(dim)
     multiply_in = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(q.dtype, tl.float32) if q.is_cuda else tl.float32
     kernels.attend_split[(lists, splits)](
-        queries, _contiguous(keys, "keys"), _contiguous(values, "values"), _contiguous(pages, "pages"), tops, masses, sums,
-        scale, tokens, pages.shape[1] // kv_heads, n, share,
+        queries, _contiguous(keys, "keys"), _contiguous(values, "values"), _contiguous(pages, "pages"),
+        None if rows is None else _contiguous(rows, "rows"), tops, masses, sums,
+        scale, tokens, kv_heads, pages.shape[1] // kv_heads, n, share,
         QUERIES=group, WIDTH=dim, PAGE=page, ROWS=max(16, _power_of_two(group)), TOKENS=step, DIM=wide, MULTIPLY_IN=multiply_in,
         num_warps=4,
     )  # fmt: skip
@@ -134,12 +156,25 @@ def sparse_decode(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: 
     return y
 
 
-def _decode_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: int, scale: float) -> Tensor:
+@functools.cache
+def compiled():
+    """The module of compiled loops, or None without numba."""
+    try:
+        from sparsity_edu.kernels import sparse_attention_cpu
+    except ImportError:
+        return None
+    return sparse_attention_cpu
+
+
+def _decode_on_cpu(
+    queries: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: int, scale: float, rows: Tensor
+) -> Tensor:
     """An embedding is the fastest way to copy rows that lie apart."""
     batch, kv_heads, tokens, dim = keys.shape
     lists = pages.shape[1]
-    token = (pages.long()[..., None] * page + torch.arange(page)).flatten(2)  # (batch, lists, n * page)
-    there = (token >= 0) & (token < tokens)
+    begin, first, end = rows.reshape(batch, 3, 1, 1).unbind(dim=1)
+    token = begin + (pages.long()[..., None] * page + torch.arange(page)).flatten(2)  # (batch, lists, n * page)
+    there = (pages >= 0).repeat_interleave(page, dim=2) & (token >= first) & (token < end)
     head = torch.arange(batch * lists).view(batch, lists, 1) // (lists // kv_heads)  # of keys
     row = head * tokens + token.clamp(0, tokens - 1)
     k, v = (F.embedding(row, cache.reshape(-1, dim)) for cache in (keys, values))

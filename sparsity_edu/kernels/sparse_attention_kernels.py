@@ -29,16 +29,17 @@ def score_pages(
 
 @triton.jit
 def attend_split(
-    q, k, v, chosen, tops, masses, sums, scale, tokens, lists, entries, share,
+    q, k, v, chosen, rows, tops, masses, sums, scale, tokens, kv_heads, lists, entries, share,
     QUERIES: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr,
     ROWS: tl.constexpr, TOKENS: tl.constexpr, DIM: tl.constexpr, MULTIPLY_IN: tl.constexpr,
 ):  # fmt: skip
     """Attention of the QUERIES of one list of pages over a share of its tokens, not yet divided by the sum of weights.
 
     q (heads, QUERIES, WIDTH): a head for each list of pages; k and v (kv_heads, tokens, WIDTH), with `lists` lists to a
-    kv_head; chosen int32 or int64 (heads, entries): pages of PAGE tokens, -1 for none; all row-major. Of each query the largest
-    score in tops and the sum of the weights exp(score - top) in masses (heads, QUERIES, splits), the weighted values in sums
-    (.., splits, WIDTH), float32. ROWS is QUERIES, at least 16: a tensor core's tile has no fewer. Grid (heads, splits).
+    kv_head; chosen int32 or int64 (heads, entries): pages of PAGE tokens, -1 for none; rows int64 (sequences, 3): where pages
+    begin, the first token that is attended to, and the end, or none; all row-major. Of each query the largest score in tops
+    and the sum of the weights exp(score - top) in masses (heads, QUERIES, splits), the weighted values in sums (.., splits,
+    WIDTH), float32. ROWS is QUERIES, at least 16: a tensor core's tile has no fewer. Grid (heads, splits).
     """
     head, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i, d = tl.arange(0, ROWS), tl.arange(0, DIM)
@@ -47,11 +48,15 @@ def attend_split(
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     mass = tl.zeros((ROWS,), tl.float32)
     total = tl.zeros((ROWS, DIM), tl.float32)
+    begin, first, end = 0, 0, tokens
+    if rows is not None:
+        row = rows + head // (kv_heads * lists) * 3
+        begin, first, end = tl.load(row), tl.load(row + 1), tl.load(row + 2)
     for start in range(split * share, min(split * share + share, entries * PAGE), TOKENS):
         slot = start + tl.arange(0, TOKENS)
         page = tl.load(chosen + head * entries + slot // PAGE, mask=slot < entries * PAGE, other=-1)
-        token = page.to(tl.int64) * PAGE + slot % PAGE
-        there = (page >= 0) & (token < tokens)
+        token = begin + page.to(tl.int64) * PAGE + slot % PAGE
+        there = (page >= 0) & (token >= first) & (token < end)
         at = (head // lists * tokens + token[:, None]) * WIDTH + d[None, :]
         inside = there[:, None] & (d[None, :] < WIDTH)
         keys = tl.load(k + at, mask=inside, other=0.0).to(MULTIPLY_IN)  # (TOKENS, DIM)

@@ -137,16 +137,19 @@ def test_sums_of_partials_and_compaction(architecture):
 
 @ARCHITECTURES
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-def test_attention_over_pages(architecture, dtype):
+@pytest.mark.parametrize("rows", [True, False], ids=["rows", "all rows alike"])
+def test_attention_over_pages(architecture, dtype, rows):
     bounds = with_type(dict(q="*fp16", low="*fp16", high="*fp16"), dtype) | dict(scores="*fp32", pages="i32")
     scores = compiled(sparse_attention_kernels.score_pages, bounds, dict(QUERIES=4, WIDTH=128, PAGES=32, DIM=128), architecture)
     sums = dict(tops="*fp32", masses="*fp32", sums="*fp32")
     attend = compiled(
         sparse_attention_kernels.attend_split,
         with_type(dict(q="*fp16", k="*fp16", v="*fp16"), dtype)
-        | dict(chosen="*i32", scale="fp32", tokens="i32", lists="i32", entries="i32", share="i32")
+        | dict(chosen="*i32", scale="fp32", tokens="i32", kv_heads="i32", lists="i32", entries="i32", share="i32")
+        | (dict(rows="*i64") if rows else {})
         | sums,
-        dict(QUERIES=4, WIDTH=128, PAGE=16, ROWS=16, TOKENS=64, DIM=128, MULTIPLY_IN=kind(dtype)),
+        ({} if rows else dict(rows=None))
+        | dict(QUERIES=4, WIDTH=128, PAGE=16, ROWS=16, TOKENS=64, DIM=128, MULTIPLY_IN=kind(dtype)),
         architecture,
     )
     combine = compiled(

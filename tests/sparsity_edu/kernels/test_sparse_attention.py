@@ -13,10 +13,17 @@ BATCH, HEADS, KV_HEADS, TOKENS, DIM = 2, 6, 2, 203, 40  # the last page is not f
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
-@pytest.fixture(params=["interpreter", "cpu"])
+@pytest.fixture(params=["interpreter", "torch", "numba", "numba, threads"])
 def either(request, monkeypatch):
-    if request.param == "cpu":
+    """Each way to run it."""
+    if request.param != "interpreter":
         monkeypatch.setattr(sparse_attention, "runs_kernels", lambda x: False)
+    if request.param == "torch":
+        monkeypatch.setattr(sparse_attention, "compiled", lambda: None)
+    if request.param.startswith("numba"):
+        pytest.importorskip("numba")
+    if request.param == "numba, threads":
+        monkeypatch.setattr(sparse_attention.compiled(), "_fitting", lambda loops, numbers: loops)
 
 
 def cache(dtype=torch.float32, seed=0):
@@ -91,6 +98,25 @@ def test_attention_over_chosen_pages(lists, index, dtype):
         assert seen.of(y).bytes_written == y.nbytes
 
 
+ROWS = torch.tensor([[7, 23, 190], [0, 0, 177]])  # padding and a window; room behind the end
+
+
+@pytest.mark.parametrize("lists", [HEADS, KV_HEADS])
+@pytest.mark.usefixtures("either")
+def test_rows_begin_and_end_where_they_say(lists):
+    q, k, v = cache()
+    g = torch.Generator().manual_seed(2)
+    pages = torch.stack([torch.randperm(12, generator=g)[:9] for _ in range(BATCH * lists)]).view(BATCH, lists, 9)
+    y = sparse_decode(q, k, v, pages, rows=ROWS)
+    for b, (begin, first, end) in enumerate(ROWS.tolist()):
+        for h in range(HEADS):
+            chosen = pages[b, h * lists // HEADS].tolist()
+            token = [t for page in chosen for t in range(begin + 16 * page, begin + 16 * page + 16) if first <= t < end]
+            weights = (products(q, k)[b, h, token] * DIM**-0.5).softmax(-1)
+            exact = weights @ v[b, h // (HEADS // KV_HEADS), token].double()
+            assert (y[b, h].double() - exact).abs().max() < 2e-6
+
+
 @pytest.mark.usefixtures("either")
 def test_all_pages_are_full_attention():
     q, k, v = cache()
@@ -143,6 +169,8 @@ PAGES = some_pages(HEADS, 5)
         ),
         (lambda: sparse_decode(Q, K, V, PAGES.float()), "in torch.float32"),
         (lambda: sparse_decode(Q, K, V, PAGES.to("meta")), "on meta"),
+        (lambda: sparse_decode(Q, K, V, PAGES, rows=ROWS.int()), r"rows must be \(2, 3\) in torch.int64 .* in torch.int32"),
+        (lambda: sparse_decode(Q, K, V, PAGES, rows=ROWS[:1]), r"got \(1, 3\)"),
         (lambda: sparse_decode(Q, K, V.to("meta"), PAGES), "values must be like keys, .* on meta"),
         (lambda: page_scores(Q, K, K.to("meta")), "high must be like low, .* on meta"),
         (lambda: sparse_decode(Q, K.mT.contiguous().mT, V, PAGES), "keys must be contiguous"),
