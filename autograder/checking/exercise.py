@@ -130,10 +130,19 @@ class Exercise:
         """The stage that is charged with the probes: the last that is about what a call may not do, else the last."""
         return next((stage for stage in reversed(self.stages) if stage.pure), self.stages[-1])
 
-    def probe(self, case: Case) -> Case | None:
-        """A case's probe, in which the answer is used twice, in turns; kernels take too long for that."""
-        kind = AGAIN if self.contiguous else STRIDED
-        return replace(case, probe=kind, gradients=()) if case.watched is None else None
+    def probe(self, case: Case, others: list[Case]) -> Case | None:
+        """A case's probe, in which the answer is used twice, in turns; kernels take too long for that.
+
+        Args:
+            case: a case that gives a result.
+            others: those of its stage; of a class, the next one makes the second object, so that it holds something else.
+
+        Returns:
+            The probe, or None if its kernels are watched.
+        """
+        kind, at = AGAIN if self.contiguous else STRIDED, [other is case for other in others].index(True)
+        beside = others[(at + 1) % len(others)] if self.is_class else None
+        return replace(case, probe=kind, beside=beside, gradients=()) if case.watched is None else None
 
     def stage(self, name: str, *, points: float, exposes: str, pure: bool = False) -> Callable:
         """Declare the next stage; decorates the generator of its cases, which is given a seeded `torch.Generator`."""

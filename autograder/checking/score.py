@@ -195,7 +195,7 @@ def probe_difference(exercise: Exercise, case: Case, got: Outcome, want: Outcome
         return wrong
     found, wanted = got.again, want.again
     other = "a second object" if case.calls else "a second call"
-    for name, g, w in _results(exercise, case, found.get("second"), wanted["second"]):
+    for name, g, w in _results(exercise, case.beside or case, found.get("second"), wanted["second"]):
         if wrong := difference(g, w, exercise.rules, f"{name}, of {other}"):
             return wrong
     for key, settings in wanted["settings"].items():
@@ -267,13 +267,13 @@ def worked_out(exercise: Exercise, seed: str) -> Known:
     if seed not in exercise.known:
         made = Known({stage.name: exercise.cases(stage, seed) for stage in exercise.stages})
         exercise.known = {kept: of_seed for kept, of_seed in exercise.known.items() if kept == PUBLIC_SEED} | {seed: made}
-        for case in (case for of_stage in made.cases.values() for case in of_stage):
-            want = known_outcome(exercise, exercise.reference, case, seed)
-            if want.error and want.error.types[0] in NOT_HERE:
+        for of_stage in made.cases.values():
+            wanted = [known_outcome(exercise, exercise.reference, case, seed) for case in of_stage]
+            for error in (want.error for want in wanted if want.error and want.error.types[0] in NOT_HERE):
                 del exercise.known[seed]
-                raise RuntimeError(f"{exercise.id} cannot be checked here: {want.error.message}")
-            if not want.error and (probe := exercise.probe(case)):
-                made.probes[id(case)] = probe
+                raise RuntimeError(f"{exercise.id} cannot be checked here: {error.message}")
+            fine = [case for case, want in zip(of_stage, wanted, strict=True) if not want.error]
+            made.probes |= {id(case): probe for case in fine if (probe := exercise.probe(case, fine))}
     return exercise.known[seed]
 
 

@@ -22,6 +22,7 @@ class Case:
     watched: tuple[int, ...] | None = None  # positions in `args` of tensors whose bytes that count kernels must read, once
     veiled: bool = False  # whether to look if results are made of the numbers that kernels see of these, not those torch sees
     probe: str = ""  # AGAIN or STRIDED: use the answer twice, in turns, and look at the first results again
+    beside: "Case | None" = None  # how it is used the second time in a probe, if otherwise: an object with another state
 
 
 # Whether an answer keeps apart what it is given, what it returns and what it does a second time shows in two uses side by side:

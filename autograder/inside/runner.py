@@ -13,7 +13,8 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from types import FunctionType, ModuleType
 
@@ -99,7 +100,9 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
     printed = _Printed()
     seen, error = {}, None
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), _fixed_settings():
-        uses = [_Use(case, answer, evaluated=i == 1) for i in range(2 if case.probe else 1)]
+        uses = [_Use(case, answer)]
+        if case.probe:
+            uses.append(_Use(replace(case.beside or case, probe=case.probe), answer, evaluated=True))
         try:
             with _time_limit(seconds):
                 seen = _probed(*uses) if case.probe else _used(*uses) if case.watched is None else _watched(*uses)
@@ -187,7 +190,7 @@ def _probed(first: _Use, second: _Use) -> dict:
     that it returned is `overwritten`, and `settings` of modules as they were `found` and left.
     """
     found = second.settings()
-    for _ in zip(first, second, strict=True):
+    for _ in zip_longest(first, second):
         pass
     seen = {"value": first.value, "after": first.after()}
     again = {"second": second.value, "arguments": second.after(), "found": found, "settings": second.settings()}
