@@ -8,6 +8,7 @@ magnitude.
 import math
 import re
 import reprlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,11 +40,11 @@ class Difference:
     remark: str = ""  # "4 of 24 entries differ"
     vague: str = "another value than expected"  # what can be said without a value of the answer, which may hold its inputs
     sentence: str = ""  # all of it, where "expected ..., got ..." would not read well
+    facts: tuple[str, ...] = ()  # of the whole result: "yours is lower triangular"
 
     def __str__(self) -> str:
-        return self.sentence or f"{self.where}: expected {self.expected}, got {self.got}" + (
-            f" ({self.remark})" if self.remark else ""
-        )
+        remarks = "; ".join(filter(None, (self.remark, *self.facts)))
+        return self.sentence or f"{self.where}: expected {self.expected}, got {self.got}" + (f" ({remarks})" if remarks else "")
 
     def remarked(self, remark: str) -> "Difference":
         """The same with one more remark."""
@@ -52,7 +53,7 @@ class Difference:
         return replace(self, remark="; ".join(filter(None, (self.remark, remark))))
 
     def without_values(self) -> str:
-        """The same for feedback on hidden inputs: no place and no count either, with which an answer could tell numbers."""
+        """The same for feedback on hidden inputs: no place, count or fact either, with which an answer could tell numbers."""
         remark = f" ({self.remark})" if self.remark and not re.search(r"\d", self.remark) else ""
         return f"{INDEX.sub('', self.where)}: {self.vague}{remark}"
 
@@ -109,7 +110,48 @@ def _tensor_difference(got, want: Tensor, rules: Rules, where: str) -> Differenc
     index = tuple(wrong.nonzero()[0].tolist())
     place = f"{where}[{', '.join(map(str, index))}]" if index else where
     remark = f"{int(wrong.sum())} of {wrong.numel()} entries differ" if wrong.numel() > 1 else ""
-    return Difference(place, *_numbers(got[index].item(), want[index].item()), remark)
+    return Difference(place, *_numbers(got[index].item(), want[index].item()), remark, facts=tuple(facts(got, want, where)))
+
+
+def facts(got: Tensor, want: Tensor, name: str = "result") -> Iterator[str]:
+    """What can be said of a wrong tensor as a whole, without knowing how it was made.
+
+    Args:
+        got: the answer, of the same shape and type as
+        want: the reference.
+        name: what it is.
+
+    Yields:
+        Ends of sentences for the learner.
+    """
+    g, w = got.double(), want.double()
+
+    def is_close(other: Tensor) -> bool:
+        return torch.allclose(g, other, rtol=1e-4, atol=1e-6 * w.abs().max().item())
+
+    if w.numel() < 2 or not (g.isfinite().all() and w.isfinite().all()) or not w.any():
+        return
+    yours = "yours" if name == "result" else "it"
+    if want.dtype == torch.bool:
+        if torch.equal(got, ~want):
+            yield f"{yours} is the opposite everywhere"
+        elif got.sum() != want.sum():
+            yield f"{int(got.sum())} are True, expected {int(want.sum())}"
+        return
+    if w.ndim == 2 and w.shape[0] == w.shape[1] and not is_close(w) and is_close(w.T):
+        yield f"{yours} is the transpose of what is expected"
+    sides = {"lower": torch.tril, "upper": torch.triu} if w.ndim == 2 and min(w.shape) > 1 else {}
+    of_got, of_want = ([side for side, part in sides.items() if torch.equal(matrix, part(matrix))] for matrix in (g, w))
+    if len(of_got) == len(of_want) == 1 and of_got != of_want:
+        yield f"{yours} is {of_got[0]} triangular"
+    zeros, wanted = int((g == 0).sum()), int((w == 0).sum())
+    if wanted and not zeros:
+        yield f"{yours} has no exact zeros, expected {wanted}"
+    elif zeros != wanted:
+        yield f"{zeros} zeros, expected {wanted}"
+    ratio = (g * w).sum() / (w * w).sum()
+    if is_close(ratio * w) and ratio != 0:
+        yield f"{yours} is {'the negative of' if abs(ratio + 1) < 1e-3 else f'{ratio.item():.3g} times'} what is expected"
 
 
 def _scalar_difference(got, want, rules: Rules, where: str) -> Difference | None:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from autograder.checking.compare import Difference, difference
 from autograder.checking.exercise import Exercise, Known, Misconception, Stage
 from autograder.checking.naming import callee, describe, parameter
@@ -117,6 +119,8 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
         entry, problem = first_wrong(stage), None
         if entry:
             wrong = _narrowed(exercise, entry, outcome_of, seed) if in_time else entry.wrong
+            if not entry.case.probe and (pattern := _pattern(asked)):
+                wrong = replace(wrong, facts=(*wrong.facts, pattern))
             shown = Problem(describe(exercise, entry.case), str(wrong), entry.got.printed, entry.which)
             problem = Problem("", wrong.without_values()) if hidden else shown
         counts = entry is None and (has_result or gives_results(stage))
@@ -229,6 +233,24 @@ def _narrowed(exercise: Exercise, entry: _Asked, outcome_of: Callable[[Case], Ou
     wrong = probe_difference(exercise, plain, outcome_of(plain), want, entry.stage.pure)
     remark = "with tensors that are not contiguous in memory, and models in evaluation mode"
     return wrong or entry.wrong.remarked(remark)
+
+
+def _pattern(asked: list[_Asked]) -> str:
+    """What wrong cases have in common, and right ones have not."""
+
+    def is_square(entry: _Asked) -> bool | None:
+        matrices = [a for a in (*entry.case.args, *entry.case.kwargs.values()) if isinstance(a, Tensor) and a.ndim == 2]
+        return matrices[0].shape[0] == matrices[0].shape[1] if matrices else None
+
+    plain = [entry for entry in asked if not entry.case.probe]
+    squares = [(is_square(entry), entry.wrong is None) for entry in plain]
+    if {square for square, right in squares if right} == {True} and {square for square, right in squares if not right} == {
+        False
+    }:
+        return "right for square matrices only"
+    first_wrong = next((entry.wrong for entry in plain if entry.wrong), None)
+    later = first_wrong and re.match(r"result of call ([2-9])", first_wrong.where)
+    return f"right in the first call, wrong in call {later[1]}" if later else ""
 
 
 def _argument(exercise: Exercise, key: int | str) -> str:

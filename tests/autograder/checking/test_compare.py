@@ -185,3 +185,29 @@ def test_a_module_is_no_dict_of_its_tensors():
 @pytest.mark.parametrize("value", [T([1.0]), np.zeros(3), [1], {"a": 1}, None, Opaque("set"), True, "a", 1, 0.5, 1j, NAN])
 def test_kind_describes_everything(value):
     assert isinstance(kind(value), str)
+
+
+W = torch.tensor([[1.0, 2.0, 3.0], [0.0, 4.0, 5.0], [0.0, 0.0, 6.0]])
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "told"),
+    [
+        (W.T, W, "yours is the transpose of what is expected; yours is lower triangular"),
+        (W + 1, W, "yours has no exact zeros, expected 3"),
+        (W * torch.tensor([1, 1, 0]), W, "6 zeros, expected 3"),
+        (2 * W, W, "yours is 2 times what is expected"),
+        (-W, W, "yours is the negative of what is expected"),
+        (W > 0, W == 0, "yours is the opposite everywhere"),
+        (W > 1, W > 0, "5 are True, expected 6"),
+    ],
+)
+def test_facts_of_a_result_as_a_whole_are_told(got, want, told):
+    wrong = difference(got, want, Rules())
+    assert str(wrong).endswith(f"entries differ; {told})")
+    assert told not in wrong.without_values()
+
+
+@pytest.mark.parametrize("got", [W + torch.nan, W * torch.inf, W + torch.tensor([0.0, 0.1, 0.0])])
+def test_where_there_is_no_fact_none_is_told(got):
+    assert str(difference(got, W, Rules())).endswith(("entries differ)", "zeros, expected 3)"))

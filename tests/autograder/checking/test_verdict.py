@@ -416,3 +416,30 @@ def test_where_the_reference_takes_too_long_nothing_is_judged(monkeypatch):
     monkeypatch.setattr("autograder.checking.score.run", lambda case, answer, seconds=0: late)
     with pytest.raises(RuntimeError, match=r"toy\.double cannot be checked here: took longer than 60 seconds"):
         score_object(make_exercise(), double)
+
+
+def test_what_wrong_cases_have_in_common_is_told():
+    exercise = Exercise("toy.product", "product", "Multiply", 1, 1, ("Use @.",), reference=lambda W, x: W @ x)
+
+    @exercise.stage("multiplies", points=1, exposes="W x.")
+    def _(g):
+        for rows, cols in ((3, 3), (2, 4), (4, 4), (5, 2)):
+            yield call(torch.randn(rows, cols, generator=g), torch.randn(cols, generator=g))
+
+    def square_only(W, x):
+        return W @ x if len(W) == len(x) else W @ x + 1
+
+    assert "right for square matrices only" in score_object(exercise, square_only).first_failure.problem.difference
+    assert "square" not in score_object(exercise, lambda W, x: W @ x + 1).first_failure.problem.difference
+
+
+def test_a_call_that_goes_wrong_later_is_told():
+    exercise = Exercise("toy.add", "add_", "Add", 1, 1, ("Add.",), reference=lambda W: W.add_(1).clone())
+
+    @exercise.stage("adds", points=1, exposes="One more each time.")
+    def _(g):
+        yield call(torch.randn(3, generator=g), times=3, changes=(0,))
+
+    wrong = score_object(exercise, lambda W: W + 1).first_failure.problem.difference
+    assert wrong.startswith("result of call 2[0]: expected ")
+    assert "right in the first call, wrong in call 2" in wrong
