@@ -243,10 +243,8 @@ def _pattern(asked: list[_Asked]) -> str:
         return matrices[0].shape[0] == matrices[0].shape[1] if matrices else None
 
     plain = [entry for entry in asked if not entry.case.probe]
-    squares = [(is_square(entry), entry.wrong is None) for entry in plain]
-    if {square for square, right in squares if right} == {True} and {square for square, right in squares if not right} == {
-        False
-    }:
+    squares = [{is_square(entry) for entry in plain if bool(entry.wrong) == wrong} for wrong in (False, True)]
+    if squares == [{True}, {False}]:
         return "right for square matrices only"
     first_wrong = next((entry.wrong for entry in plain if entry.wrong), None)
     later = first_wrong and re.match(r"result of call ([2-9])", first_wrong.where)
