@@ -28,7 +28,7 @@ class StageVerdict:
     def score(self) -> str:
         """Its points, as people read them."""
         waits = self.passed and self.points < self.max_points
-        return f"{self.points:g}/{self.max_points:g}" + (", counts once the first one passes" if waits else "")
+        return f"{self.points:g}/{self.max_points:g}" + (", counts once a result is right" if waits else "")
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import torch
 def magnitude_prune(W, sparsity):
     if not 0 <= sparsity < 1:
         raise ValueError("no")
-    pruned = W.clone()
-    pruned.view(-1)[W.abs().flatten().argsort()[: int(sparsity * W.numel())]] = 0
-    return pruned
+    pruned = W.flatten().clone()
+    pruned[W.abs().flatten().argsort()[: int(sparsity * W.numel())]] = 0
+    return pruned.view(W.shape)
 """
 SIGNED = RIGHT.replace("W.abs().flatten()", "W.flatten()")
 
