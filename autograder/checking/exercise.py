@@ -17,8 +17,9 @@
 An exercise with many misconceptions declares them in a second file: see `Mistakes`.
 
 Stages go from the most basic property to the subtlest. What must hold of every use of an answer needs no case of its own: each
-case is probed (`Exercise.probe`, `score.probe_difference`), and one stage is charged (`Exercise.careful`). The test suite proves that the reference and every accepted answer get
-full marks, that every misconception is rejected, and that the untouched stub gets nothing.
+case is probed (`Exercise.probe`, `score.probe_difference`), and one stage is charged (`Exercise.careful`). The tests prove
+that the reference and every accepted answer get full marks, that every misconception is rejected, and that the untouched stub
+gets nothing.
 """
 
 import hashlib

@@ -200,14 +200,15 @@ def test_mutants_counts_rejected_and_recognised(autograder, course):
 @pytest.mark.parametrize(
     ("mistakes", "stub", "code", "cells"),
     [
-        (["linear", "square"], "linear", 0, ["2", "2", "2", "0 points", ""]),
-        (["linear", "right"], "linear", 2, ["1", "1", "2", "0 points", "right"]),
+        (["linear", "square"], "stub", 0, ["2", "2", "2", "0 points", ""]),
+        (["linear", "right"], "stub", 2, ["1", "1", "2", "0 points", "right"]),
         (["linear", "square"], "right", 2, ["2", "2", "2", "3 points", ""]),
     ],
 )
 def test_mutants_tells_what_gets_away(autograder, course, monkeypatch, mistakes, stub, code, cells):
     exercise = find("magnitude.schedule")
-    known = {mistake.name: mistake for mistake in [*exercise.misconceptions, Misconception("right", "", exercise.reference)]}
+    others = [Misconception("right", "", exercise.reference), Misconception("stub", "", lambda *_: None)]
+    known = {mistake.name: mistake for mistake in [*exercise.misconceptions, *others]}
     monkeypatch.setattr(exercise, "misconceptions", [known[name] for name in mistakes])
     asked = []
     monkeypatch.setattr(attempt, "exercises_of", lambda unit: asked.append(unit) or ((exercise,) if unit == UNITS[1] else ()))

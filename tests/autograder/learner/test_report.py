@@ -132,7 +132,7 @@ def test_text_of_a_wrong_answer():
         "  ✗ gives ones (W < 2) (0/1.5)\n"
         "  ✗ of any shape (0/1)\n"
         "  call:       ones(W=[[0.5, 0.25]])\n"
-        "  difference: result['a'][0, 0]: expected 1, got 2 (2 of 2 entries differ)\n"
+        "  difference: result['a'][0, 0]: expected 1, got 2 (2 of 2 entries differ; it is 2 times what is expected)\n"
         "  why:        You give twos; give <b>ones</b>.\n"
         f"  printed:    {EVIL}"
     )
