@@ -7,7 +7,7 @@ from torch import Tensor
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.patterns.fixtures import holed
+from autograder.exercises.patterns.fixtures import drawn, holed
 from autograder.inside.case import script
 from sparsity_edu import storage
 
@@ -49,16 +49,23 @@ bitmap = Exercise(
 )
 
 
+def sides(g: torch.Generator) -> tuple[int, int]:
+    return drawn(g, 3, 9), drawn(g, 5, 12)
+
+
 @bitmap.stage(
     "decode() gives the matrix back",
     points=1,
-    exposes="decode() returns a tensor equal to W: shape, dtype, and every value at its place.",
+    exposes="decode() returns a tensor equal to W: shape, dtype (any: bfloat16, which numpy does not know, integers that a float cannot "
+    "hold, booleans), and every value at its place.",
 )
 def _(g):
-    yield script(holed(g, 4, 6), calls=[("decode",)])
+    yield script(holed(g, *sides(g)), calls=[("decode",)])
     tiny = holed(g, 3, 16, zeros=0.8, dtype=torch.float64) / 3e20  # small is not zero, and float32 would round
     yield script(tiny, calls=[("decode",), ("decode",)])
-    yield script(holed(g, 8, 5, zeros=0.2, dtype=torch.float16), calls=[("decode",)])
+    for dtype in (torch.float16, torch.bfloat16, torch.uint8, torch.int16, torch.bool):
+        yield script(holed(g, *sides(g), zeros=0.3, dtype=dtype), calls=[("decode",)])
+    yield script(holed(g, 5, 4, dtype=torch.int64) * (2**55 + 1), calls=[("decode",)])
 
 
 @bitmap.stage(
@@ -70,6 +77,7 @@ def _(g):
     yield script(torch.tensor([[5.0, 0, 0, 0, 0, 0, 0, 0], [0, 3, 0, 0, 0, 0, 0, -1]]), calls=[("bits",)])
     yield script(holed(g, 4, 6), calls=[("bits",)])
     yield script(holed(g, 10, 4, zeros=0.7, dtype=torch.float16), calls=[("bits",)])
+    yield script(holed(g, drawn(g, 2, 5), 300, dtype=torch.bfloat16), calls=[("bits",)])
 
 
 @bitmap.stage(
@@ -78,25 +86,30 @@ def _(g):
     exposes="nbytes() = bytes of the non-zero values (4 each in fp32, 2 in fp16, 1 in int8) + bytes of the packed bits. Nothing else.",
 )
 def _(g):
-    for dtype in (torch.float32, torch.float16, torch.float64, torch.int8):
-        yield script(holed(g, 6, 8, zeros=0.6, dtype=dtype), calls=[("nbytes",)])
+    for dtype in (torch.float32, torch.float16, torch.float64, torch.int8, torch.bfloat16, torch.uint8):
+        yield script(holed(g, 8, drawn(g, 6, 30), zeros=0.6, dtype=dtype), calls=[("nbytes",)])
 
 
 @bitmap.stage(
     "awkward matrices: ragged, empty of non-zeros, full, transposed",
     points=1,
     exposes="7 entries still take a whole byte, its unused high bits 0; a matrix without any non-zero, or without any zero, is a matrix "
-    "like any other; W itself does not change.",
+    "like any other, and so is one with infinite values, or with values of 1e-44, which are not zero; W itself does not change.",
     pure=True,
 )
 def _(g):
     every = [("bits",), ("nbytes",), ("decode",)]
     yield script(holed(g, 3, 5), calls=every)
     yield script(holed(g, 1, 7, zeros=0.3), calls=every)
+    yield script(holed(g, 1, 1, zeros=0.0), calls=every)
+    yield script(holed(g, drawn(g, 9, 14), 1, dtype=torch.bfloat16), calls=every)
     yield script(torch.zeros(3, 7, dtype=torch.float16), calls=every)
     yield script(holed(g, 5, 5, zeros=0.0, dtype=torch.int8), calls=every)
     yield script(holed(g, 6, 5).T, calls=every)  # not contiguous
     yield script(holed(g, 7, 11, zeros=0.9), calls=[*every[::-1], ("bits",)])
+    scales = torch.tensor([1.0, 1e-8, 1e-30, 1e-44, torch.inf, -0.0])
+    yield script(scales[torch.randint(len(scales), (7, 13), generator=g)], calls=every)
+    yield script(holed(g, 9, 301, zeros=0.1), calls=every)  # counts and places beyond a byte
 
 
 @bitmap.misconception(
@@ -222,6 +235,44 @@ class _(Bitmap):
 
     def nbytes(self):
         return self.encoded.values.nbytes + self.bits().nbytes
+
+
+@bitmap.misconception(
+    "nearly zero",
+    "You take small values for zeros. 1e-44 is a number like any other, and decode() has to give it back: only == 0 is a zero.",
+)
+class _(Bitmap):
+    def __init__(self, W):
+        super().__init__(W.masked_fill(W.abs() < 1e-12, 0) if W.is_floating_point() else W)
+
+
+@bitmap.misconception(
+    "multiplied into place",
+    "You multiply by the mask to leave zeros: an infinite value times 0 is NaN. Write the values to their places: `dense[mask] = values`.",
+)
+class _(Bitmap):
+    def decode(self):
+        W = super().decode()
+        mask = W != 0
+        return (W[mask][(mask.flatten().cumsum(0) - 1).clamp(min=0)] * mask.flatten()).view(W.shape) if mask.any() else W
+
+
+@bitmap.accepts("masked_scatter, bits with a matrix product")
+class _:
+    def __init__(self, W):
+        flags = (W != 0).reshape(-1)
+        rows = torch.cat([flags, flags.new_zeros(-flags.numel() % 8)]).reshape(-1, 8)
+        self.code = (rows.float() @ 2.0 ** torch.arange(8)).byte()
+        self.kept, self.size, self.where = torch.masked_select(W, W != 0), W.size(), flags.nonzero().squeeze(1)
+
+    def bits(self):
+        return self.code.clone()
+
+    def decode(self):
+        return self.kept.new_zeros(self.size.numel()).index_put((self.where,), self.kept).reshape(self.size)
+
+    def nbytes(self):
+        return self.kept.numel() * self.kept.itemsize + self.code.numel()
 
 
 @bitmap.accepts("numpy packbits, unpacked on demand")
