@@ -6,15 +6,16 @@ from torch import nn
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.magnitude.fixtures import inside, linear_layers, random_mlp
+from autograder.exercises.magnitude.fixtures import inside, linear, linear_layers, matrices, of_all_kinds, random_mlp
+from autograder.exercises.patterns.fixtures import drawn, near_whole
 from autograder.inside.case import call
-from autograder.inside.recipes import Add
+from autograder.inside.recipes import Add, Descend, Module
 from sparsity_edu import patterns
 from sparsity_edu.weights import magnitude
 
 
 def iterative_prune_(model, sparsities, retrain):
-    return magnitude.iterative_prune_(model, sparsities, retrain, progress=False)
+    return rounds(model, sparsities, retrain)
 
 
 iterative = Exercise(
@@ -47,41 +48,64 @@ def rounds_case(g: torch.Generator, *sparsities: float, sizes=(5, 6, 4), delta=0
     return call(wrap(mlp), list(sparsities), Add(deltas), changes=(0, 2))
 
 
+def module_case(g: torch.Generator, model: Module, *sparsities: float):
+    deltas = tuple(torch.randn(W.shape, generator=g) for W in matrices(model))
+    return call(model, list(sparsities), Add(deltas), changes=(0, 2))
+
+
+def trained_case(g: torch.Generator, *sparsities: float, wrap=lambda mlp: mlp):
+    mlp = random_mlp(g, 6, drawn(g, 7, 10), 4)
+    x, y = torch.randn(12, 6, generator=g), torch.randint(4, (12,), generator=g)
+    return call(wrap(mlp), list(sparsities), Descend(0, x, y), changes=(0, 2))
+
+
 @iterative.stage(
     "one round: prunes every layer, then retrains",
     points=1,
     exposes="In a round every linear layer loses its int(sparsity * n) smallest weights, then retrain(model, masks) is called once with "
-    "the pruned model and these masks, boolean and True = kept.",
+    "the pruned model and these masks, boolean and True = kept. It may train by gradients, so torch.no_grad() must not be around it.",
 )
 def _(g):
     yield rounds_case(g, 0.5)
-    yield rounds_case(g, 0.7, sizes=(9, 7, 3))
+    yield rounds_case(g, 0.7, sizes=(9, drawn(g, 6, 9), 3))
+    yield rounds_case(g, near_whole(g, 4, 25), sizes=(4, 25, 8))
+    yield rounds_case(g, near_whole(g, 5, 20, below=False), sizes=(5, 20, 2))
+    yield trained_case(g, 0.6)
 
 
 @iterative.stage(
     "several rounds: ranks the weights as retraining left them, and never revives one",
     points=2,
-    exposes="Round two ranks what round one's retraining produced; what was pruned stays at zero, whatever retrain did to it.",
+    exposes="Round two ranks what round one's retraining produced; what was pruned stays at zero, whatever retrain did to it. Parameters "
+    "are changed in place: an optimiser that was made before goes on training them.",
 )
 def _(g):
     yield rounds_case(g, 0.3, 0.6, delta=2.0)
-    yield rounds_case(g, 0.25, 0.5, 0.75, sizes=(8, 10, 6), delta=1.0)
+    yield rounds_case(g, 0.25, 0.5, 0.75, sizes=(8, 10, drawn(g, 5, 8)), delta=1.0)
     yield rounds_case(g, 0.4, 0.4, delta=1.0)
+    yield trained_case(g, 0.3, 0.5, 0.8, wrap=inside)
 
 
 @iterative.stage(
     "returns the final masks, which describe the model",
     points=1,
-    exposes="A dict from layer name, as model.named_modules() has it at any depth, to boolean mask (True = kept), and the model's zeros "
-    "are exactly where the masks say.",
+    exposes='A dict from layer name, as model.named_modules() has it at any depth ("" if the model is the layer), to boolean mask '
+    "(True = kept), and the model's zeros are exactly where the masks say. Layers of a subclass of nn.Linear count, convolutions do not.",
+    pure=True,
 )
 def _(g):
     yield rounds_case(g, 0.33, 0.77, sizes=(7, 5, 3), delta=1.0)
-    yield rounds_case(g, 0.0, 0.45, sizes=(3, 11, 3))
+    yield rounds_case(g, 0.0, 0.45, sizes=(3, drawn(g, 9, 14), 3))
     yield rounds_case(g, 0.4, 0.6, sizes=(5, 6, 4, 3), wrap=inside)
+    yield module_case(g, of_all_kinds(g), 0.3, 0.5)
+    layer = linear(g, drawn(g, 4, 8), 5)
+    layer.state["weight"][1, 2] = 0  # at sparsity 0 it is kept all the same
+    yield module_case(g, layer, 0.0)
+    yield module_case(g, layer, 0.2, 0.65)
 
 
 def rounds(model, sparsities, retrain, rank=lambda W: W.abs(), layers=linear_layers, prune=True, hold=True):
+    """`iterative_prune_` with its parts exchangeable, for mistakes in one part."""
     for sparsity in sparsities:
         masks = {n: patterns.unstructured(rank(m.weight.detach()), sparsity) for n, m in layers(model).items()}
         if prune:
@@ -138,7 +162,7 @@ def _(model, sparsities, retrain):
 def _(model, sparsities, retrain):
     for sparsity in sparsities:
         retrain(model, {})
-        masks = magnitude.prune_(model, sparsity)
+        masks = rounds(model, [sparsity], lambda *_: None)
     return masks
 
 
@@ -178,6 +202,56 @@ def _(model, sparsities, retrain):
     return rounds(model, sparsities, retrain, layers=layers)
 
 
+@iterative.misconception(
+    "no gradients",
+    "retrain runs under your torch.no_grad(), where nothing can be trained: put only the lines under it that write the zeros.",
+)
+@torch.no_grad()
+def _(model, sparsities, retrain):
+    return rounds(model, sparsities, retrain)
+
+
+@iterative.misconception(
+    "new parameters",
+    "You put a new nn.Parameter in the layer's place. An optimiser that was made before goes on training the old one: change the weight in "
+    "place, under torch.no_grad().",
+)
+def _(model, sparsities, retrain):
+    def anew(masks):
+        for name, mask in masks.items():
+            layer = model.get_submodule(name)
+            layer.weight = nn.Parameter(layer.weight.detach() * mask)
+
+    for sparsity in sparsities:
+        masks = {n: patterns.unstructured(m.weight.detach().abs(), sparsity) for n, m in linear_layers(model).items()}
+        anew(masks)
+        retrain(model, masks)
+        anew(masks)
+    return masks
+
+
+@iterative.misconception(
+    "no subclasses",
+    "`type(layer) is nn.Linear` overlooks subclasses: the output projection of nn.MultiheadAttention is one. Ask `isinstance(layer, nn.Linear)`.",
+)
+def _(model, sparsities, retrain):
+    def layers(model):
+        return {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear}
+
+    return rounds(model, sparsities, retrain, layers=layers)
+
+
+@iterative.misconception(
+    "convolutions too",
+    "You prune convolutions. That can be done, but this function is for linear layers: `isinstance(layer, nn.Linear)`.",
+)
+def _(model, sparsities, retrain):
+    def layers(model):
+        return {n: layer for n, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)}
+
+    return rounds(model, sparsities, retrain, layers=layers)
+
+
 @iterative.misconception("signed", "You rank the weights themselves, not their magnitudes.")
 def _(model, sparsities, retrain):
     return rounds(model, sparsities, retrain, rank=lambda W: W)
@@ -188,7 +262,13 @@ def _(model, sparsities, retrain):
     "You let all layers compete under one threshold. In this exercise every layer reaches the sparsity by itself.",
 )
 def _(model, sparsities, retrain):
-    return magnitude.iterative_prune_(model, sparsities, retrain, pattern="model", progress=False)
+    for sparsity in sparsities:
+        weights = {name: layer.weight.detach().abs() for name, layer in linear_layers(model).items()}
+        masks = patterns.unstructured_model(weights, sparsity)
+        magnitude.apply_(model, masks)
+        retrain(model, masks)
+        magnitude.apply_(model, masks)
+    return masks
 
 
 @iterative.misconception("masks inverted", "Your masks are True where a weight went. In this course True = kept.")

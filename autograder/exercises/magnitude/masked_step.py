@@ -2,13 +2,13 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.magnitude.fixtures import inside, linear_layers, random_mlp
+from autograder.exercises.magnitude.fixtures import inside, linear, linear_layers, random_mlp
 from autograder.inside.case import call
-from autograder.inside.recipes import MLP, Optimizer
+from autograder.inside.recipes import MLP, Module, Optimizer
 from sparsity_edu import patterns
 from sparsity_edu.weights import magnitude
 
@@ -40,6 +40,7 @@ masked_step = Exercise(
     ),
     reference=masked_step_,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
+    leaves_open=((0, "modules in evaluation mode"),),  # many begin a step with model.train()
     forbids=("torch.nn.utils.prune",),
 )
 
@@ -91,13 +92,43 @@ def _(g):
 @masked_step.stage(
     "in any model, step after step",
     points=1,
-    exposes="A mask's layer is `model.get_submodule(name)`, at any depth; layers without a mask are trained as usual; and the parameters "
-    "stay the ones that the optimiser knows, so that the next step works too.",
+    exposes='A mask\'s layer is `model.get_submodule(name)`, of whatever kind and at any depth, or the model itself (name ""); layers '
+    "without a mask are trained as usual; and the parameters stay the ones that the optimiser knows, so that the next step works too.",
+    pure=True,
 )
 def _(g):
     yield step_case(g, "SGD", names=(None, "1.2.0"), wrap=inside, times=3, lr=0.1, momentum=0.9)
     yield step_case(g, "Adam", names=("0.0", "1.2.0"), wrap=inside, blanks=0.2, times=2, lr=0.01)
     yield step_case(g, "AdamW", names=(None, None), times=2, lr=0.01, weight_decay=0.1)
+    yield module_case(g, linear(g, 4, 6), "", times=2, lr=0.1, momentum=0.9)
+    inner = Module("Sequential", (linear(g, 6, 6), Module("ReLU"), linear(g, 4, 6)))  # "1.0" holds "0", and has its shape
+    yield module_case(g, Module("Sequential", (linear(g, 6, 6), inner)), "0", lr=0.1)
+    convolution = Module(
+        "Conv1d", (1, 3, 2), {"weight": torch.randn(3, 1, 2, generator=g), "bias": torch.randn(3, generator=g)}
+    )
+    parts = (Module("Unflatten", (1, (1, 6))), convolution, Module("Flatten"), linear(g, 4, 15))
+    yield module_case(g, Module("Sequential", parts), "1", "3", lr=0.1, momentum=0.9)
+
+
+def module_case(g: torch.Generator, model: Module, *names: str, times: int = 1, **options):
+    """Steps of SGD on a model whose weights of these names are masked."""
+    built = model.build([])
+    masks = {name: torch.rand(built.get_submodule(name).weight.shape, generator=g) >= 0.5 for name in names}
+    magnitude.apply_(built, masks)
+    pruned = replaced(model, built.state_dict())
+    x, y = torch.randn(7, 6, generator=g), torch.randint(4, (7,), generator=g)
+    return call(
+        pruned, masks, Optimizer("SGD", of=0, options=options, warm_steps=3, warm_gradient=0.3), x, y, changes=(0,), times=times
+    )
+
+
+def replaced(model: Module, state: dict[str, Tensor]) -> Module:
+    """The same model with another state."""
+
+    def bare(module: Module) -> Module:
+        return Module(module.kind, tuple(bare(part) if isinstance(part, Module) else part for part in module.arguments))
+
+    return Module(model.kind, bare(model).arguments, state)
 
 
 def plain_step(model, optimizer, x, y, zero_grad=True, before=lambda: None, reduction="mean"):
@@ -179,7 +210,9 @@ def _(model, masks, optimizer, x, y):
     "softmax twice", "F.cross_entropy takes the logits: it applies the softmax itself, and yours comes on top."
 )
 def _(model, masks, optimizer, x, y):
-    return masked_step_(nn.Sequential(model, nn.Softmax(dim=-1)), {f"0.{n}": m for n, m in masks.items()}, optimizer, x, y)
+    return masked_step_(
+        nn.Sequential(model, nn.Softmax(dim=-1)), {f"0.{n}".removesuffix("."): m for n, m in masks.items()}, optimizer, x, y
+    )
 
 
 @masked_step.misconception(
@@ -242,6 +275,27 @@ def _(model, masks, optimizer, x, y):
 
 
 @masked_step.misconception(
+    "linear layers only",
+    "You look for the masked layers among the nn.Linear ones. A mask may belong to a convolution: `model.get_submodule(name)` is its layer.",
+)
+def _(model, masks, optimizer, x, y):
+    loss = plain_step(model, optimizer, x, y)
+    magnitude.apply_(model, {name: mask for name, mask in masks.items() if name in linear_layers(model)})
+    return loss
+
+
+@masked_step.misconception(
+    "holds every zero",
+    "You hold whatever is zero. A kept weight may be zero for a moment too, and is trained as usual: what is pruned is said by the masks.",
+)
+def _(model, masks, optimizer, x, y):
+    held = {name: model.get_submodule(name).weight != 0 for name in masks}
+    loss = plain_step(model, optimizer, x, y)
+    magnitude.apply_(model, held)
+    return loss
+
+
+@masked_step.misconception(
     "freezes the others", "Layers without a mask stand still. They are not pruned, but they are trained as always."
 )
 def _(model, masks, optimizer, x, y):
@@ -279,5 +333,8 @@ def _(model, masks, optimizer, x, y):
 
     loss = optimizer.step(closure)
     state = model.state_dict()
-    model.load_state_dict(state | {f"{name}.weight": state[f"{name}.weight"] * mask for name, mask in masks.items()})
+    for name, mask in masks.items():
+        key = f"{name}.weight".removeprefix(".")  # the model itself may be the layer
+        state[key] = state[key] * mask
+    model.load_state_dict(state)
     return loss.detach().numpy()

@@ -227,7 +227,7 @@ def _(W):
 )
 def _(W):
     check_two_four(W, count=False)
-    order = W.reshape(-1, 4).abs().argsort(dim=1, descending=True, stable=True)
+    order = W.reshape(-1, 4).double().abs().argsort(dim=1, descending=True, stable=True)
     return gathered(W, order[:, :2].sort(1).values)
 
 
@@ -240,6 +240,17 @@ def _(W):
     if groups is None or ((groups != 0).sum(1) > 2).any():
         raise ValueError("not 2:4")
     return gathered(W, nonzeros_first(W)[:, :2].sort(1).values)
+
+
+@two_four.misconception(
+    "magnitudes that overflow",
+    "You choose by magnitude in the dtype of W, but -128 has none in int8: abs() leaves it negative, and it loses against a zero. Choose by "
+    "`!= 0`.",
+)
+def _(W):
+    check_two_four(W)
+    magnitudes = (W.byte() if W.dtype == torch.bool else W).reshape(-1, 4).abs()
+    return gathered(W, magnitudes.argsort(dim=1, descending=True, stable=True)[:, :2].sort(1).values)
 
 
 @two_four.misconception(
