@@ -43,7 +43,7 @@ def of_all_kinds(g: torch.Generator, zeros: float = 0.0) -> Module:
         linear(g, 4, 6, zeros),
         Module("Conv1d", (3, 4, 2), {"weight": some(4, 3, 2), "bias": some(4)}),
         Module("Sequential", (linear(g, 4, 6, zeros), Module("MultiheadAttention", (4, 2), attention))),  # its out_proj
-        Module("Bilinear", (3, 4, 2), {"weight": some(2, 3, 4), "bias": some(2)}),
+        Module("Bilinear", (3, 5, 2), {"weight": some(2, 3, 5), "bias": some(2)}),
         Module("Embedding", (5, 4), {"weight": some(5, 4)}),
     )
     return Module("Sequential", parts)

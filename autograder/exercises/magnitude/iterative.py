@@ -6,17 +6,11 @@ from torch import nn
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.magnitude.fixtures import inside, linear, linear_layers, matrices, of_all_kinds, random_mlp
+from autograder.exercises.magnitude.fixtures import inside, linear, matrices, of_all_kinds, random_mlp
+from autograder.exercises.magnitude.iterative_mistakes import iterative_prune_, mistakes
 from autograder.exercises.patterns.fixtures import drawn, near_whole
 from autograder.inside.case import call
 from autograder.inside.recipes import Add, Descend, Module
-from sparsity_edu import patterns
-from sparsity_edu.weights import magnitude
-
-
-def iterative_prune_(model, sparsities, retrain):
-    return rounds(model, sparsities, retrain)
-
 
 iterative = Exercise(
     "magnitude.iterative",
@@ -37,6 +31,7 @@ iterative = Exercise(
         "Return the masks of the last round.",
     ),
     reference=iterative_prune_,
+    misconceptions=mistakes,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
 )
@@ -102,178 +97,8 @@ def _(g):
     layer.state["weight"][1, 2] = 0  # at sparsity 0 it is kept all the same
     yield module_case(g, layer, 0.0)
     yield module_case(g, layer, 0.2, 0.65)
-
-
-def rounds(model, sparsities, retrain, rank=lambda W: W.abs(), layers=linear_layers, prune=True, hold=True):
-    """`iterative_prune_` with its parts exchangeable, for mistakes in one part."""
-    for sparsity in sparsities:
-        masks = {n: patterns.unstructured(rank(m.weight.detach()), sparsity) for n, m in layers(model).items()}
-        if prune:
-            magnitude.apply_(model, masks)
-        retrain(model, masks)
-        if hold:
-            magnitude.apply_(model, masks)
-    return masks
-
-
-@iterative.misconception(
-    "zeros not restored",
-    "retrain moved the pruned weights, and nothing put them back: the returned model is dense, and in the next round the pruned weights "
-    "compete again. Write the zeros once more after retrain.",
-)
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, retrain, hold=False)
-
-
-@iterative.misconception(
-    "ranks the original weights",
-    "Every round ranks the weights from before the first round. The point of iterating is that retraining changes which weights are small.",
-)
-def _(model, sparsities, retrain):
-    original = {name: layer.weight.detach().clone() for name, layer in linear_layers(model).items()}
-    for sparsity in sparsities:
-        masks = {name: patterns.unstructured(W.abs(), sparsity) for name, W in original.items()}
-        magnitude.apply_(model, masks)
-        retrain(model, masks)
-        magnitude.apply_(model, masks)
-    return masks
-
-
-@iterative.misconception(
-    "fraction of what remains",
-    "You remove a fraction of the *remaining* weights (as lottery-ticket code does). Here `sparsities` are totals: 0.5 then 0.75 ends at 75 %.",
-)
-def _(model, sparsities, retrain):
-    kept = 1.0
-    totals = [1 - (kept := kept * (1 - s)) for s in sparsities]
-    return rounds(model, totals, retrain)
-
-
-@iterative.misconception(
-    "one shot", "You prune to the last sparsity at once. Each round has its own sparsity and its own retraining."
-)
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities[-1:], retrain)
-
-
-@iterative.misconception(
-    "retrains first", "You call retrain before pruning. A round is: prune, then let the survivors recover."
-)
-def _(model, sparsities, retrain):
-    for sparsity in sparsities:
-        retrain(model, {})
-        masks = rounds(model, [sparsity], lambda *_: None)
-    return masks
-
-
-@iterative.misconception(
-    "no retraining",
-    "retrain is not called after the last pruning, or never. Every round ends with it: without retraining, pruning in steps is one-shot "
-    "pruning, slowly.",
-)
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, lambda *_: None)
-
-
-@iterative.misconception(
-    "prunes after retraining",
-    "The weights are zeroed only after retrain, so that it trains the dense model. Prune first: the survivors must learn to do without.",
-)
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, retrain, prune=False)
-
-
-@iterative.misconception(
-    "retrain without masks",
-    "You call retrain without the masks, but it needs them to hold the zeros: retrain(model, masks).",
-)
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, lambda model, masks: retrain(model))
-
-
-@iterative.misconception(
-    "top level only",
-    "You prune the model's direct children only. Real models nest their layers: `model.named_modules()` finds them all.",
-)
-def _(model, sparsities, retrain):
-    def layers(model):
-        return {name: layer for name, layer in model.named_children() if isinstance(layer, nn.Linear)}
-
-    return rounds(model, sparsities, retrain, layers=layers)
-
-
-@iterative.misconception(
-    "no gradients",
-    "retrain runs under your torch.no_grad(), where nothing can be trained: put only the lines under it that write the zeros.",
-)
-@torch.no_grad()
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, retrain)
-
-
-@iterative.misconception(
-    "new parameters",
-    "You put a new nn.Parameter in the layer's place. An optimiser that was made before goes on training the old one: change the weight in "
-    "place, under torch.no_grad().",
-)
-def _(model, sparsities, retrain):
-    def anew(masks):
-        for name, mask in masks.items():
-            layer = model.get_submodule(name)
-            layer.weight = nn.Parameter(layer.weight.detach() * mask)
-
-    for sparsity in sparsities:
-        masks = {n: patterns.unstructured(m.weight.detach().abs(), sparsity) for n, m in linear_layers(model).items()}
-        anew(masks)
-        retrain(model, masks)
-        anew(masks)
-    return masks
-
-
-@iterative.misconception(
-    "no subclasses",
-    "`type(layer) is nn.Linear` overlooks subclasses: the output projection of nn.MultiheadAttention is one. Ask `isinstance(layer, nn.Linear)`.",
-)
-def _(model, sparsities, retrain):
-    def layers(model):
-        return {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear}
-
-    return rounds(model, sparsities, retrain, layers=layers)
-
-
-@iterative.misconception(
-    "convolutions too",
-    "You prune convolutions. That can be done, but this function is for linear layers: `isinstance(layer, nn.Linear)`.",
-)
-def _(model, sparsities, retrain):
-    def layers(model):
-        return {n: layer for n, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)}
-
-    return rounds(model, sparsities, retrain, layers=layers)
-
-
-@iterative.misconception("signed", "You rank the weights themselves, not their magnitudes.")
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, retrain, rank=lambda W: W)
-
-
-@iterative.misconception(
-    "one threshold for all layers",
-    "You let all layers compete under one threshold. In this exercise every layer reaches the sparsity by itself.",
-)
-def _(model, sparsities, retrain):
-    for sparsity in sparsities:
-        weights = {name: layer.weight.detach().abs() for name, layer in linear_layers(model).items()}
-        masks = patterns.unstructured_model(weights, sparsity)
-        magnitude.apply_(model, masks)
-        retrain(model, masks)
-        magnitude.apply_(model, masks)
-    return masks
-
-
-@iterative.misconception("masks inverted", "Your masks are True where a weight went. In this course True = kept.")
-def _(model, sparsities, retrain):
-    return {name: ~mask for name, mask in rounds(model, sparsities, retrain).items()}
+    close = 1 + 1e-9 * torch.randn(6, 5, generator=g, dtype=torch.float64)  # weights are ranked as they are
+    yield module_case(g, Module("Linear", (5, 6, False), {"weight": close}), 0.5)
 
 
 @iterative.accepts("masks as an intersection, threshold by sorting")

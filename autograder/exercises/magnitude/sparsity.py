@@ -111,7 +111,7 @@ def _(model):
     "You look at the model's direct children only. Real models nest their layers: `modules()` and `named_modules()` find them all.",
 )
 def _(model):
-    layers = [layer for layer in model.children() if isinstance(layer, nn.Linear)]
+    layers = [layer for layer in (model, *model.children()) if isinstance(layer, nn.Linear)]
     return sum(int((layer.weight == 0).sum()) for layer in layers) / sum(layer.weight.numel() for layer in layers)
 
 
@@ -122,6 +122,15 @@ def _(model):
 def _(model):
     weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
     return sum(int((W == 0).sum()) for W in weights) / sum(W.numel() for W in weights)
+
+
+@sparsity.misconception(
+    "without the model itself",
+    "You look at what is inside the model only, but the model may be a linear layer itself: `model.modules()` begins with it.",
+)
+def _(model):
+    layers = [layer for name, layer in model.named_modules() if name and isinstance(layer, nn.Linear)]
+    return sum(int((layer.weight == 0).sum()) for layer in layers) / sum(layer.weight.numel() for layer in layers)
 
 
 @sparsity.misconception(
