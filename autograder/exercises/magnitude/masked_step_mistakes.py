@@ -155,7 +155,7 @@ def _(model, masks, optimizer, x, y):
 )
 def _(model, masks, optimizer, x, y):
     loss = plain_step(model, optimizer, x, y)
-    magnitude.apply_(model, {name: mask for name, mask in masks.items() if name in dict(model.named_children())})
+    magnitude.apply_(model, {name: mask for name, mask in masks.items() if name in {"", *dict(model.named_children())}})
     return loss
 
 
