@@ -129,6 +129,44 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Descend:
+    """Retraining by gradients: a callback that makes steps of gradient descent on the cross-entropy, masks or not.
+
+    It trains the parameters that argument `of` has when it is built, as an optimiser does that was made before. Observed, it is
+    the list of its calls: the masks, the weights that the linear layers had, and the losses.
+    """
+
+    label: ClassVar = "calls of {}"
+    of: int  # position of the model among the arguments
+    inputs: Tensor  # (samples, features)
+    labels: Tensor  # (samples,)
+    rate: float = 0.3
+    steps: int = 2
+
+    def build(self, built: list) -> Recorder:
+        parameters = list(built[self.of].parameters())
+
+        def retrain(model: nn.Module, masks: dict[str, Tensor]) -> dict:
+            layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+            given = observe({"masks": masks, "weights": {name: layer.weight for name, layer in layers.items()}})
+            given["losses"] = []
+            for _ in range(self.steps):
+                loss = F.cross_entropy(model(self.inputs), self.labels)
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                with torch.no_grad():
+                    for parameter, gradient in zip(parameters, gradients, strict=True):
+                        if gradient is not None:
+                            parameter -= self.rate * gradient
+                given["losses"].append(loss.item())
+            return given
+
+        return Recorder(retrain)
+
+    def __str__(self) -> str:
+        return "<training by gradients>"
+
+
+@dataclass(frozen=True)
 class Training:
     """A `RunningTraining` that has already made `done` steps: what the lesson on lottery tickets calls a training."""
 
@@ -251,4 +289,4 @@ class Train:
         return "<training under masks>"
 
 
-RECIPES = (Module, MLP, Optimizer, Add, Training, Train)
+RECIPES = (Module, MLP, Optimizer, Add, Descend, Training, Train)

@@ -66,8 +66,9 @@ def drop_smallest(score: torch.Tensor, count: int) -> torch.Tensor:
     """Mask that drops the `count` smallest scores of every group.
 
     Args:
-        score: (..., n) importance of each entry, one group per slice along the last dimension. May
-            be negative: -5 matters less than 1. Must not be changed.
+        score: (..., n) importance of each entry, of any floating-point dtype, one group per slice
+            along the last dimension. May be negative (-5 matters less than 1) or infinite. Must not
+            be changed.
         count: how many go in every group, 0 <= count <= n.
 
     Returns:
@@ -97,8 +98,9 @@ def n_m_mask(score: torch.Tensor, n: int, m: int) -> torch.Tensor:
     """Mask for n:m sparsity: the n largest scores of every m neighbours in a row stay.
 
     Args:
-        score: (rows, cols) importance of each entry; must not be changed. Groups are columns
-            0..m-1, m..2m-1, ... of a row. No two scores of a group are equal.
+        score: (rows, cols) importance of each entry, of any floating-point dtype, also negative or
+            infinite; must not be changed. Groups are columns 0..m-1, m..2m-1, ... of a row. No two
+            scores of a group are equal.
         n: kept entries per group, at least 1.
         m: group size.
 

@@ -59,7 +59,7 @@ def weight_sparsity(model: nn.Module) -> float:
     """Measure the sparsity of a model's linear layers.
 
     Args:
-        model: any module; its nn.Linear layers count, at any depth.
+        model: any module; its nn.Linear layers count (subclasses of it, too), at any depth.
 
     Returns:
         Zeros in all linear weights together, divided by the number of these weights. Exact zeros
@@ -87,12 +87,13 @@ def magnitude_prune(W: torch.Tensor, sparsity: float) -> torch.Tensor:
     """Prune one matrix by magnitude.
 
     Args:
-        W: (rows, cols) weights, no two of equal magnitude; must not be changed.
+        W: (rows, cols) weights of any floating-point dtype, no two of equal magnitude; must not be
+            changed.
         sparsity: fraction to remove, in [0, 1).
 
     Returns:
-        A copy of W, same shape and dtype, in which the int(sparsity * n) weights of smallest
-        magnitude are exactly zero.
+        A copy of W, same shape and dtype, also where nothing goes, in which the int(sparsity * n)
+        weights of smallest magnitude are exactly zero.
 
     Raises:
         ValueError: sparsity is not in [0, 1).
@@ -137,8 +138,8 @@ def global_masks(weights: dict[str, torch.Tensor], sparsity: float) -> dict[str,
     """Magnitude masks with one ranking over all layers.
 
     Args:
-        weights: weight tensors by layer name, any shapes, no two weights of equal magnitude; must
-            not be changed.
+        weights: weight tensors by layer name, any shapes, all of one floating-point dtype, no two
+            weights of equal magnitude; must not be changed.
         sparsity: fraction of all weights together to remove, in [0, 1).
 
     Returns:
@@ -176,8 +177,8 @@ def masked_step_(
     Args:
         model: a classifier whose pruned weights are zero; changed in place.
         masks: boolean mask of the weight's shape, True = kept, by layer name: the weight is
-            model.get_submodule(name).weight. Layers without a mask, and all biases, are trained as
-            usual. May be empty.
+            model.get_submodule(name).weight, of a layer of any kind ("" is the model itself).
+            Layers without a mask, and all biases, are trained as usual. May be empty.
         optimizer: any torch optimiser over the model's parameters; gradients of an earlier step may
             still be there.
         x: (batch, features) inputs.
@@ -216,7 +217,7 @@ def cubic_sparsity(step: int, start: int, end: int, final: float, initial: float
         start: t_0, where the ramp begins; before it the sparsity is `initial`.
         end: t_1 > t_0, where the ramp ends; after it the sparsity is `final`.
         final: s_f.
-        initial: s_i.
+        initial: s_i; above `final` the ramp falls.
 
     Returns:
         s_t.
@@ -259,11 +260,12 @@ def iterative_prune_(model: nn.Module, sparsities: list[float], retrain) -> dict
     """Prune every linear layer a little, retrain, prune a little more, in place.
 
     Args:
-        model: any module; all its nn.Linear layers are pruned, each by itself, by magnitude.
+        model: any module; all its nn.Linear layers (and no others) are pruned, each by itself, by
+            magnitude; their parameters are changed in place, not replaced.
         sparsities: sparsity of each layer after each round, not falling: [0.5, 0.75] ends at 75 %.
             A layer of n weights has exactly int(sparsity * n) zeros in its mask.
-        retrain: call retrain(model, masks) once per round, after pruning; it trains in place and
-            may move pruned weights.
+        retrain: call retrain(model, masks) once per round, after pruning; it trains in place, with
+            gradients, and may move pruned weights.
 
     Returns:
         The masks of the last round by layer name (as model.named_modules() names it), True = kept.

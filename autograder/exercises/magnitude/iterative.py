@@ -6,16 +6,11 @@ from torch import nn
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.magnitude.fixtures import inside, linear_layers, random_mlp
+from autograder.exercises.magnitude.fixtures import inside, linear, matrices, of_all_kinds, random_mlp
+from autograder.exercises.magnitude.iterative_mistakes import iterative_prune_, mistakes
+from autograder.exercises.patterns.fixtures import drawn, near_whole
 from autograder.inside.case import call
-from autograder.inside.recipes import Add
-from sparsity_edu import patterns
-from sparsity_edu.weights import magnitude
-
-
-def iterative_prune_(model, sparsities, retrain):
-    return magnitude.iterative_prune_(model, sparsities, retrain, progress=False)
-
+from autograder.inside.recipes import Add, Descend, Module
 
 iterative = Exercise(
     "magnitude.iterative",
@@ -36,6 +31,7 @@ iterative = Exercise(
         "Return the masks of the last round.",
     ),
     reference=iterative_prune_,
+    misconceptions=mistakes,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
 )
@@ -47,153 +43,62 @@ def rounds_case(g: torch.Generator, *sparsities: float, sizes=(5, 6, 4), delta=0
     return call(wrap(mlp), list(sparsities), Add(deltas), changes=(0, 2))
 
 
+def module_case(g: torch.Generator, model: Module, *sparsities: float):
+    deltas = tuple(torch.randn(W.shape, generator=g) for W in matrices(model))
+    return call(model, list(sparsities), Add(deltas), changes=(0, 2))
+
+
+def trained_case(g: torch.Generator, *sparsities: float, wrap=lambda mlp: mlp):
+    mlp = random_mlp(g, 6, drawn(g, 7, 10), 4)
+    x, y = torch.randn(12, 6, generator=g), torch.randint(4, (12,), generator=g)
+    return call(wrap(mlp), list(sparsities), Descend(0, x, y), changes=(0, 2))
+
+
 @iterative.stage(
     "one round: prunes every layer, then retrains",
     points=1,
     exposes="In a round every linear layer loses its int(sparsity * n) smallest weights, then retrain(model, masks) is called once with "
-    "the pruned model and these masks, boolean and True = kept.",
+    "the pruned model and these masks, boolean and True = kept. It may train by gradients, so torch.no_grad() must not be around it.",
 )
 def _(g):
     yield rounds_case(g, 0.5)
-    yield rounds_case(g, 0.7, sizes=(9, 7, 3))
+    yield rounds_case(g, 0.7, sizes=(9, drawn(g, 6, 9), 3))
+    yield rounds_case(g, near_whole(g, 4, 25), sizes=(4, 25, 8))
+    yield rounds_case(g, near_whole(g, 5, 20, below=False), sizes=(5, 20, 2))
+    yield trained_case(g, 0.6)
 
 
 @iterative.stage(
     "several rounds: ranks the weights as retraining left them, and never revives one",
     points=2,
-    exposes="Round two ranks what round one's retraining produced; what was pruned stays at zero, whatever retrain did to it.",
+    exposes="Round two ranks what round one's retraining produced; what was pruned stays at zero, whatever retrain did to it. Parameters "
+    "are changed in place: an optimiser that was made before goes on training them.",
 )
 def _(g):
     yield rounds_case(g, 0.3, 0.6, delta=2.0)
-    yield rounds_case(g, 0.25, 0.5, 0.75, sizes=(8, 10, 6), delta=1.0)
+    yield rounds_case(g, 0.25, 0.5, 0.75, sizes=(8, 10, drawn(g, 5, 8)), delta=1.0)
     yield rounds_case(g, 0.4, 0.4, delta=1.0)
+    yield trained_case(g, 0.3, 0.5, 0.8, wrap=inside)
 
 
 @iterative.stage(
     "returns the final masks, which describe the model",
     points=1,
-    exposes="A dict from layer name, as model.named_modules() has it at any depth, to boolean mask (True = kept), and the model's zeros "
-    "are exactly where the masks say.",
+    exposes='A dict from layer name, as model.named_modules() has it at any depth ("" if the model is the layer), to boolean mask '
+    "(True = kept), and the model's zeros are exactly where the masks say. Layers of a subclass of nn.Linear count, convolutions do not.",
+    pure=True,
 )
 def _(g):
     yield rounds_case(g, 0.33, 0.77, sizes=(7, 5, 3), delta=1.0)
-    yield rounds_case(g, 0.0, 0.45, sizes=(3, 11, 3))
+    yield rounds_case(g, 0.0, 0.45, sizes=(3, drawn(g, 9, 14), 3))
     yield rounds_case(g, 0.4, 0.6, sizes=(5, 6, 4, 3), wrap=inside)
-
-
-def rounds(model, sparsities, retrain, rank=lambda W: W.abs(), layers=linear_layers, prune=True, hold=True):
-    for sparsity in sparsities:
-        masks = {n: patterns.unstructured(rank(m.weight.detach()), sparsity) for n, m in layers(model).items()}
-        if prune:
-            magnitude.apply_(model, masks)
-        retrain(model, masks)
-        if hold:
-            magnitude.apply_(model, masks)
-    return masks
-
-
-@iterative.misconception(
-    "zeros not restored",
-    "retrain moved the pruned weights, and nothing put them back: the returned model is dense, and in the next round the pruned weights "
-    "compete again. Write the zeros once more after retrain.",
-)
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, retrain, hold=False)
-
-
-@iterative.misconception(
-    "ranks the original weights",
-    "Every round ranks the weights from before the first round. The point of iterating is that retraining changes which weights are small.",
-)
-def _(model, sparsities, retrain):
-    original = {name: layer.weight.detach().clone() for name, layer in linear_layers(model).items()}
-    for sparsity in sparsities:
-        masks = {name: patterns.unstructured(W.abs(), sparsity) for name, W in original.items()}
-        magnitude.apply_(model, masks)
-        retrain(model, masks)
-        magnitude.apply_(model, masks)
-    return masks
-
-
-@iterative.misconception(
-    "fraction of what remains",
-    "You remove a fraction of the *remaining* weights (as lottery-ticket code does). Here `sparsities` are totals: 0.5 then 0.75 ends at 75 %.",
-)
-def _(model, sparsities, retrain):
-    kept = 1.0
-    totals = [1 - (kept := kept * (1 - s)) for s in sparsities]
-    return rounds(model, totals, retrain)
-
-
-@iterative.misconception(
-    "one shot", "You prune to the last sparsity at once. Each round has its own sparsity and its own retraining."
-)
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities[-1:], retrain)
-
-
-@iterative.misconception(
-    "retrains first", "You call retrain before pruning. A round is: prune, then let the survivors recover."
-)
-def _(model, sparsities, retrain):
-    for sparsity in sparsities:
-        retrain(model, {})
-        masks = magnitude.prune_(model, sparsity)
-    return masks
-
-
-@iterative.misconception(
-    "no retraining",
-    "retrain is not called after the last pruning, or never. Every round ends with it: without retraining, pruning in steps is one-shot "
-    "pruning, slowly.",
-)
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, lambda *_: None)
-
-
-@iterative.misconception(
-    "prunes after retraining",
-    "The weights are zeroed only after retrain, so that it trains the dense model. Prune first: the survivors must learn to do without.",
-)
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, retrain, prune=False)
-
-
-@iterative.misconception(
-    "retrain without masks",
-    "You call retrain without the masks, but it needs them to hold the zeros: retrain(model, masks).",
-)
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, lambda model, masks: retrain(model))
-
-
-@iterative.misconception(
-    "top level only",
-    "You prune the model's direct children only. Real models nest their layers: `model.named_modules()` finds them all.",
-)
-def _(model, sparsities, retrain):
-    def layers(model):
-        return {name: layer for name, layer in model.named_children() if isinstance(layer, nn.Linear)}
-
-    return rounds(model, sparsities, retrain, layers=layers)
-
-
-@iterative.misconception("signed", "You rank the weights themselves, not their magnitudes.")
-def _(model, sparsities, retrain):
-    return rounds(model, sparsities, retrain, rank=lambda W: W)
-
-
-@iterative.misconception(
-    "one threshold for all layers",
-    "You let all layers compete under one threshold. In this exercise every layer reaches the sparsity by itself.",
-)
-def _(model, sparsities, retrain):
-    return magnitude.iterative_prune_(model, sparsities, retrain, pattern="model", progress=False)
-
-
-@iterative.misconception("masks inverted", "Your masks are True where a weight went. In this course True = kept.")
-def _(model, sparsities, retrain):
-    return {name: ~mask for name, mask in rounds(model, sparsities, retrain).items()}
+    yield module_case(g, of_all_kinds(g), 0.3, 0.5)
+    layer = linear(g, drawn(g, 4, 8), 5)
+    layer.state["weight"][1, 2] = 0  # at sparsity 0 it is kept all the same
+    yield module_case(g, layer, 0.0)
+    yield module_case(g, layer, 0.2, 0.65)
+    close = 1 + 1e-9 * torch.randn(6, 5, generator=g, dtype=torch.float64)  # weights are ranked as they are
+    yield module_case(g, Module("Linear", (5, 6, False), {"weight": close}), 0.5)
 
 
 @iterative.accepts("masks as an intersection, threshold by sorting")

@@ -2,26 +2,15 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.magnitude.fixtures import inside, linear_layers, random_mlp
+from autograder.exercises.magnitude.fixtures import inside, linear, random_mlp
+from autograder.exercises.magnitude.masked_step_mistakes import mask_gradients, masked_step_, mistakes
 from autograder.inside.case import call
-from autograder.inside.recipes import MLP, Optimizer
-from sparsity_edu import patterns
+from autograder.inside.recipes import MLP, Module, Optimizer
 from sparsity_edu.weights import magnitude
-
-
-def masked_step_(model, masks, optimizer, x, y):
-    held = magnitude.hold_(optimizer, model, masks)
-    optimizer.zero_grad()
-    loss = F.cross_entropy(model(x), y)
-    loss.backward()
-    optimizer.step()
-    held.remove()
-    return loss.item()
-
 
 masked_step = Exercise(
     "magnitude.masked_step",
@@ -39,7 +28,9 @@ masked_step = Exercise(
         "return is that from before the step, as a number: `loss.item()`.",
     ),
     reference=masked_step_,
+    misconceptions=mistakes,
     rules=Rules(tolerance=1e-5, exact_zeros=True),
+    leaves_open=((0, "modules in evaluation mode"),),  # many begin a step with model.train()
     forbids=("torch.nn.utils.prune",),
 )
 
@@ -91,168 +82,46 @@ def _(g):
 @masked_step.stage(
     "in any model, step after step",
     points=1,
-    exposes="A mask's layer is `model.get_submodule(name)`, at any depth; layers without a mask are trained as usual; and the parameters "
-    "stay the ones that the optimiser knows, so that the next step works too.",
+    exposes='A mask\'s layer is `model.get_submodule(name)`, of whatever kind and at any depth, or the model itself (name ""); layers '
+    "without a mask are trained as usual; and the parameters stay the ones that the optimiser knows, so that the next step works too.",
+    pure=True,
 )
 def _(g):
     yield step_case(g, "SGD", names=(None, "1.2.0"), wrap=inside, times=3, lr=0.1, momentum=0.9)
     yield step_case(g, "Adam", names=("0.0", "1.2.0"), wrap=inside, blanks=0.2, times=2, lr=0.01)
     yield step_case(g, "AdamW", names=(None, None), times=2, lr=0.01, weight_decay=0.1)
+    yield module_case(g, linear(g, 4, 6), "", times=2, lr=0.1, momentum=0.9)
+    faint = linear(g, 4, 6)
+    faint.state["weight"].mul_(1e-12)  # a small weight is none that is gone
+    yield module_case(g, faint, "", lr=1e-13)
+    inner = Module("Sequential", (linear(g, 6, 6), Module("ReLU"), linear(g, 4, 6)))  # "1.0" holds "0", and has its shape
+    yield module_case(g, Module("Sequential", (linear(g, 6, 6), inner)), "0", lr=0.1)
+    convolution = Module(
+        "Conv1d", (1, 3, 2), {"weight": torch.randn(3, 1, 2, generator=g), "bias": torch.randn(3, generator=g)}
+    )
+    parts = (Module("Unflatten", (1, (1, 6))), convolution, Module("Flatten"), linear(g, 4, 15))
+    yield module_case(g, Module("Sequential", parts), "1", "3", lr=0.1, momentum=0.9)
 
 
-def plain_step(model, optimizer, x, y, zero_grad=True, before=lambda: None, reduction="mean"):
-    if zero_grad:
-        optimizer.zero_grad()
-    loss = F.cross_entropy(model(x), y, reduction=reduction)
-    loss.backward()
-    before()
-    optimizer.step()
-    return loss.item()
+def module_case(g: torch.Generator, model: Module, *names: str, times: int = 1, **options):
+    """Steps of SGD on a model whose weights of these names are masked."""
+    built = model.build([])
+    masks = {name: torch.rand(built.get_submodule(name).weight.shape, generator=g) >= 0.5 for name in names}
+    magnitude.apply_(built, masks)
+    pruned = replaced(model, built.state_dict())
+    x, y = torch.randn(7, 6, generator=g), torch.randint(4, (7,), generator=g)
+    return call(
+        pruned, masks, Optimizer("SGD", of=0, options=options, warm_steps=3, warm_gradient=0.3), x, y, changes=(0,), times=times
+    )
 
 
-def mask_gradients(model, masks):
-    for name, mask in masks.items():
-        model.get_submodule(name).weight.grad.mul_(mask)
+def replaced(model: Module, state: dict[str, Tensor]) -> Module:
+    """The same model with another state."""
 
+    def bare(module: Module) -> Module:
+        return Module(module.kind, tuple(bare(part) if isinstance(part, Module) else part for part in module.arguments))
 
-@masked_step.misconception(
-    "mask forgotten",
-    "Nothing sets the pruned weights back to zero after optimizer.step() (before it is too early): the model is dense again. Its accuracy looks fine, so count zeros.",
-)
-def _(model, masks, optimizer, x, y):
-    return plain_step(model, optimizer, x, y)
-
-
-@masked_step.misconception(
-    "gradient masked only",
-    "You masked the gradients only. With plain SGD that works; momentum, Adam's moments and weight decay move the weights all the same.",
-)
-def _(model, masks, optimizer, x, y):
-    return plain_step(model, optimizer, x, y, before=lambda: mask_gradients(model, masks))
-
-
-@masked_step.misconception(
-    "ranks again",
-    "You chose a new mask from the weights as they are after the step. Retraining keeps the mask that pruning chose; otherwise the mask "
-    "drifts and trained weights are thrown away.",
-)
-def _(model, masks, optimizer, x, y):
-    loss = plain_step(model, optimizer, x, y)
-    for name, mask in masks.items():
-        weight = model.get_submodule(name).weight
-        magnitude.apply_(model, {name: patterns.drop_smallest(weight.abs().flatten(), int((~mask).sum())).view_as(weight)})
-    return loss
-
-
-@masked_step.misconception(
-    "no zero_grad",
-    "The gradients of the step before are still there: backward() adds to them. Call optimizer.zero_grad() first.",
-)
-def _(model, masks, optimizer, x, y):
-    loss = plain_step(model, optimizer, x, y, zero_grad=False)
-    magnitude.apply_(model, masks)
-    return loss
-
-
-@masked_step.misconception(
-    "no torch.no_grad",
-    "autograd refuses to have a parameter changed in place while it is watching: put the line that writes the zeros under `with "
-    "torch.no_grad():`.",
-)
-def _(model, masks, optimizer, x, y):
-    loss = plain_step(model, optimizer, x, y)
-    for name, mask in masks.items():
-        model.get_submodule(name).weight.masked_fill_(~mask, 0)
-    return loss
-
-
-@masked_step.misconception(
-    "loss after the step",
-    "You return the loss of the changed weights. Return the one that was differentiated, from before the step.",
-)
-def _(model, masks, optimizer, x, y):
-    masked_step_(model, masks, optimizer, x, y)
-    return F.cross_entropy(model(x), y).item()
-
-
-@masked_step.misconception(
-    "softmax twice", "F.cross_entropy takes the logits: it applies the softmax itself, and yours comes on top."
-)
-def _(model, masks, optimizer, x, y):
-    return masked_step_(nn.Sequential(model, nn.Softmax(dim=-1)), {f"0.{n}": m for n, m in masks.items()}, optimizer, x, y)
-
-
-@masked_step.misconception(
-    "summed loss", "Your loss is a sum over the batch. F.cross_entropy averages by default; so should you."
-)
-def _(model, masks, optimizer, x, y):
-    loss = plain_step(model, optimizer, x, y, reduction="sum")
-    magnitude.apply_(model, masks)
-    return loss
-
-
-@masked_step.misconception(
-    "mask inverted", "You zero the weights where the mask is True. True = kept: zero where ~mask, or multiply by the mask."
-)
-def _(model, masks, optimizer, x, y):
-    loss = plain_step(model, optimizer, x, y)
-    magnitude.apply_(model, {name: ~mask for name, mask in masks.items()})
-    return loss
-
-
-@masked_step.misconception(
-    "first layer only", "Only one layer is masked: apply every mask, not the first (a return inside the loop?)."
-)
-def _(model, masks, optimizer, x, y):
-    loss = plain_step(model, optimizer, x, y)
-    magnitude.apply_(model, dict(list(masks.items())[:1]))
-    return loss
-
-
-@masked_step.misconception("no step", "You compute gradients but never call optimizer.step().")
-def _(model, masks, optimizer, x, y):
-    optimizer.zero_grad()
-    loss = F.cross_entropy(model(x), y)
-    loss.backward()
-    magnitude.apply_(model, masks)
-    return loss.item()
-
-
-@masked_step.misconception(
-    "new parameters",
-    "You put a new nn.Parameter in the layer's place. The optimiser goes on training the old one, so that the next step does nothing to the "
-    "layer: change the weight in place, under torch.no_grad().",
-)
-def _(model, masks, optimizer, x, y):
-    loss = plain_step(model, optimizer, x, y)
-    for name, mask in masks.items():
-        layer = model.get_submodule(name)
-        layer.weight = nn.Parameter(layer.weight.detach() * mask)
-    return loss
-
-
-@masked_step.misconception(
-    "top level only",
-    "You look for the layers among the model's direct children. Real models nest them, and a name may be `1.2.0`: get_submodule finds it.",
-)
-def _(model, masks, optimizer, x, y):
-    loss = plain_step(model, optimizer, x, y)
-    magnitude.apply_(model, {name: mask for name, mask in masks.items() if name in dict(model.named_children())})
-    return loss
-
-
-@masked_step.misconception(
-    "freezes the others", "Layers without a mask stand still. They are not pruned, but they are trained as always."
-)
-def _(model, masks, optimizer, x, y):
-    def before():
-        for name, layer in linear_layers(model).items():
-            if name not in masks:
-                layer.weight.grad = None
-
-    loss = plain_step(model, optimizer, x, y, before=before)
-    magnitude.apply_(model, masks)
-    return loss
+    return Module(model.kind, bare(model).arguments, state)
 
 
 @masked_step.accepts("gradients and weights, multiplied")
@@ -279,5 +148,8 @@ def _(model, masks, optimizer, x, y):
 
     loss = optimizer.step(closure)
     state = model.state_dict()
-    model.load_state_dict(state | {f"{name}.weight": state[f"{name}.weight"] * mask for name, mask in masks.items()})
+    for name, mask in masks.items():
+        key = f"{name}.weight".removeprefix(".")  # the model itself may be the layer
+        state[key] = state[key] * mask
+    model.load_state_dict(state)
     return loss.detach().numpy()

@@ -2,29 +2,12 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.patterns.fixtures import holed
+from autograder.exercises.patterns.bitmap_mistakes import Bitmap, mistakes
+from autograder.exercises.patterns.fixtures import drawn, holed
 from autograder.inside.case import script
-from sparsity_edu import storage
-
-
-class Bitmap:
-    def __init__(self, W: Tensor):
-        self.encoded = storage.Bitmap.encode(W)
-
-    def bits(self) -> Tensor:
-        return self.encoded.bits
-
-    def decode(self) -> Tensor:
-        return self.encoded.decode()
-
-    def nbytes(self) -> int:
-        return self.encoded.nbytes
-
 
 bitmap = Exercise(
     "patterns.bitmap",
@@ -45,20 +28,28 @@ bitmap = Exercise(
         "3. `nbytes` adds the `.nbytes` of the two tensors.",
     ),
     reference=Bitmap,
+    misconceptions=mistakes,
     rules=Rules(tolerance=0, exact_zeros=True),
 )
+
+
+def sides(g: torch.Generator) -> tuple[int, int]:
+    return drawn(g, 3, 9), drawn(g, 5, 12)
 
 
 @bitmap.stage(
     "decode() gives the matrix back",
     points=1,
-    exposes="decode() returns a tensor equal to W: shape, dtype, and every value at its place.",
+    exposes="decode() returns a tensor equal to W: shape, dtype (any: bfloat16, which numpy does not know, integers that a float cannot "
+    "hold, booleans), and every value at its place.",
 )
 def _(g):
-    yield script(holed(g, 4, 6), calls=[("decode",)])
+    yield script(holed(g, *sides(g)), calls=[("decode",)])
     tiny = holed(g, 3, 16, zeros=0.8, dtype=torch.float64) / 3e20  # small is not zero, and float32 would round
     yield script(tiny, calls=[("decode",), ("decode",)])
-    yield script(holed(g, 8, 5, zeros=0.2, dtype=torch.float16), calls=[("decode",)])
+    for dtype in (torch.float16, torch.bfloat16, torch.uint8, torch.int16, torch.bool):
+        yield script(holed(g, *sides(g), zeros=0.3, dtype=dtype), calls=[("decode",)])
+    yield script(holed(g, 5, 4, dtype=torch.int64) * (2**55 + 1), calls=[("decode",)])
 
 
 @bitmap.stage(
@@ -70,6 +61,7 @@ def _(g):
     yield script(torch.tensor([[5.0, 0, 0, 0, 0, 0, 0, 0], [0, 3, 0, 0, 0, 0, 0, -1]]), calls=[("bits",)])
     yield script(holed(g, 4, 6), calls=[("bits",)])
     yield script(holed(g, 10, 4, zeros=0.7, dtype=torch.float16), calls=[("bits",)])
+    yield script(holed(g, drawn(g, 2, 5), 300, dtype=torch.bfloat16), calls=[("bits",)])
 
 
 @bitmap.stage(
@@ -78,150 +70,48 @@ def _(g):
     exposes="nbytes() = bytes of the non-zero values (4 each in fp32, 2 in fp16, 1 in int8) + bytes of the packed bits. Nothing else.",
 )
 def _(g):
-    for dtype in (torch.float32, torch.float16, torch.float64, torch.int8):
-        yield script(holed(g, 6, 8, zeros=0.6, dtype=dtype), calls=[("nbytes",)])
+    for dtype in (torch.float32, torch.float16, torch.float64, torch.int8, torch.bfloat16, torch.uint8):
+        yield script(holed(g, 8, drawn(g, 6, 30), zeros=0.6, dtype=dtype), calls=[("nbytes",)])
 
 
 @bitmap.stage(
     "awkward matrices: ragged, empty of non-zeros, full, transposed",
     points=1,
     exposes="7 entries still take a whole byte, its unused high bits 0; a matrix without any non-zero, or without any zero, is a matrix "
-    "like any other; W itself does not change.",
+    "like any other, and so is one with infinite values, or with values of 1e-44, which are not zero; W itself does not change.",
     pure=True,
 )
 def _(g):
     every = [("bits",), ("nbytes",), ("decode",)]
     yield script(holed(g, 3, 5), calls=every)
     yield script(holed(g, 1, 7, zeros=0.3), calls=every)
+    yield script(holed(g, 1, 1, zeros=0.0), calls=every)
+    yield script(holed(g, drawn(g, 9, 14), 1, dtype=torch.bfloat16), calls=every)
     yield script(torch.zeros(3, 7, dtype=torch.float16), calls=every)
     yield script(holed(g, 5, 5, zeros=0.0, dtype=torch.int8), calls=every)
     yield script(holed(g, 6, 5).T, calls=every)  # not contiguous
     yield script(holed(g, 7, 11, zeros=0.9), calls=[*every[::-1], ("bits",)])
+    scales = torch.tensor([1.0, 1e-8, 1e-30, 1e-44, torch.inf, -0.0])
+    yield script(scales[torch.randint(len(scales), (7, 13), generator=g)], calls=every)
+    yield script(holed(g, 9, 301, zeros=0.1), calls=every)  # counts and places beyond a byte
 
 
-@bitmap.misconception(
-    "highest bit first",
-    "You put the first position into the highest bit (numpy's packbits does so by default). Here the first is the lowest: weights "
-    "1, 2, 4, ..., 128; in numpy bitorder='little'.",
-)
-class _(Bitmap):
-    def bits(self):
-        reversed_bytes = [int(f"{byte:08b}"[::-1], 2) for byte in super().bits().tolist()]
-        return torch.tensor(reversed_bytes, dtype=torch.uint8)
-
-
-@bitmap.misconception(
-    "bit set for zeros", "Your bit is 1 where the entry is zero. 1 means: here is a non-zero, a value follows."
-)
-class _(Bitmap):
+@bitmap.accepts("masked_scatter, bits with a matrix product")
+class _:
     def __init__(self, W):
-        super().__init__(W)
-        self.flipped = storage.pack_bits(W == 0)
+        flags = (W != 0).reshape(-1)
+        rows = torch.cat([flags, flags.new_zeros(-flags.numel() % 8)]).reshape(-1, 8)
+        self.code = (rows.float() @ 2.0 ** torch.arange(8)).byte()
+        self.kept, self.size, self.where = torch.masked_select(W, W != 0), W.size(), flags.nonzero().squeeze(1)
 
     def bits(self):
-        return self.flipped
-
-
-@bitmap.misconception(
-    "bits not packed",
-    "bits() has one entry per position. A boolean takes a whole byte in torch, as much as an int8 weight: pack eight to a byte.",
-)
-class _(Bitmap):
-    def __init__(self, W):
-        super().__init__(W)
-        self.mask = (W != 0).flatten().to(torch.uint8)
-
-    def bits(self):
-        return self.mask
-
-    def nbytes(self):
-        return self.encoded.values.nbytes + self.mask.nbytes
-
-
-@bitmap.misconception(
-    "bits of the wrong dtype",
-    "Your packed bits are int64: a sum of integers is int64 in torch, and each byte then takes eight. Convert with .to(torch.uint8).",
-)
-class _(Bitmap):
-    def bits(self):
-        return super().bits().long()
-
-    def nbytes(self):
-        return self.encoded.values.nbytes + self.bits().nbytes
-
-
-@bitmap.misconception("column by column", "Your bits go down the columns. Reading order is row by row, as flatten() goes.")
-class _(Bitmap):
-    def __init__(self, W):
-        super().__init__(W.T)
+        return self.code.clone()
 
     def decode(self):
-        return super().decode().T
-
-
-@bitmap.misconception(
-    "a byte per position",
-    "nbytes() counts the bits as if each took a byte. That is the size of the boolean mask; packed it is an eighth.",
-)
-class _(Bitmap):
-    def nbytes(self):
-        return self.encoded.values.nbytes + self.decode().numel()
-
-
-@bitmap.misconception(
-    "values only", "nbytes() leaves out the bits. Saying where the values go is not free: that is the whole trade-off."
-)
-class _(Bitmap):
-    def nbytes(self):
-        return self.encoded.values.nbytes
-
-
-@bitmap.misconception(
-    "four bytes per value", "You count 4 bytes per value whatever the dtype. fp16 takes 2, int8 takes 1: use `.element_size()`."
-)
-class _(Bitmap):
-    def nbytes(self):
-        return 4 * self.encoded.values.numel() + self.encoded.bits.nbytes
-
-
-@bitmap.misconception("positive only", "You keep entries above zero only. Negative weights are not zero: test W != 0.")
-class _(Bitmap):
-    def __init__(self, W):
-        super().__init__(W * (W > 0))
-
-
-@bitmap.misconception("flat", "decode() returns a flat tensor. Remember the shape of W, and give it back.")
-class _(Bitmap):
-    def decode(self):
-        return super().decode().flatten()
-
-
-@bitmap.misconception("always float32", "decode() always gives float32. The dtype of W is the dtype of what comes back.")
-class _(Bitmap):
-    def decode(self):
-        return super().decode().float()
-
-
-@bitmap.misconception(
-    "last byte lost",
-    "With 15 entries you store one byte instead of two: n // 8 rounds down. Pad to a multiple of 8 first, so that (n + 7) // 8 bytes hold "
-    "all bits.",
-)
-class _(Bitmap):
-    def bits(self):
-        return super().bits()[: self.decode().numel() // 8]
+        return self.kept.new_zeros(self.size.numel()).index_put((self.where,), self.kept).reshape(self.size)
 
     def nbytes(self):
-        return self.encoded.values.nbytes + self.bits().nbytes
-
-
-@bitmap.misconception("one byte too many", "n // 8 + 1 is one byte too many when 8 divides n. Round up with (n + 7) // 8.")
-class _(Bitmap):
-    def bits(self):
-        return F.pad(super().bits(), (0, int(self.decode().numel() % 8 == 0)))
-
-    def nbytes(self):
-        return self.encoded.values.nbytes + self.bits().nbytes
+        return self.kept.numel() * self.kept.itemsize + self.code.numel()
 
 
 @bitmap.accepts("numpy packbits, unpacked on demand")

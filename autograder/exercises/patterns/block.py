@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autograder.checking.exercise import Exercise
+from autograder.exercises.patterns.fixtures import drawn, near_whole
 from autograder.inside.case import call
 from sparsity_edu import patterns
 
@@ -49,38 +50,54 @@ def _(g):
 @block.stage(
     "scores a tile by its L2 norm",
     points=1,
-    exposes="A tile's score is the root of the sum of its squares: not the sum, the mean of |score| or the largest entry.",
+    exposes="A tile's score is the root of the sum of its squares: not the sum, the mean of |score| or the largest entry. Zeros inside a "
+    "tile that stays stay too.",
 )
 def _(g):
     yield call(torch.tensor([[3.0, 0, 2, 2], [0, 0, 2, -1.9], [1.8, 1.8, -9, 9], [1.8, 1.8, 8, -8]]), 0.5, (2, 2))
     yield call(torch.randn(12, 20, generator=g), 0.5, (2, 2))
     yield call(torch.randn(9, 24, generator=g) ** 3, 0.625, (3, 3))
+    W = torch.randn(8, 12, generator=g)
+    yield call(W * (torch.rand(W.shape, generator=g) < 0.7), 0.25, (4, 3))  # some zeros in every tile
+    W[0, 0] = -torch.inf
+    yield call(W, 0.5, (2, 2))
 
 
 @block.stage(
     "any tile: rectangles, whole rows, whole columns",
     points=1,
-    exposes="shape is (height, width). A row is the tile (1, cols), a column the tile (rows, 1); of t tiles int(sparsity * t) go.",
+    exposes="shape is (height, width). A row is the tile (1, cols), a column the tile (rows, 1); of t tiles int(sparsity * t) go, as "
+    "Python computes it: 28 of 100 at 0.29, for 0.29 * 100 is a hair below 29.",
     pure=True,
 )
 def _(g):
     for rows, cols, tile, s in [(6, 20, (2, 5), 0.5), (7, 10, (1, 10), 0.45), (6, 11, (6, 1), 0.4), (5, 7, (1, 1), 0.7)]:
         yield call(torch.randn(rows, cols, generator=g), s, tile)
+    height, width = drawn(g, 2, 4), drawn(g, 4, 7)
+    yield call(torch.randn(height * drawn(g, 4, 7), width * drawn(g, 7, 10), generator=g), 0.55, (height, width))
     yield call(torch.randn(8, 9, generator=g).T, 0.3, (3, 2))  # not contiguous
     yield call(torch.randn(6, 8, generator=g, dtype=torch.float64), 0.0, (3, 2))
+    yield call(1 + 1e-10 * torch.rand(10, 12, generator=g, dtype=torch.float64), 0.6, (2, 2))  # float32 would round
+    for rows, cols, tile, below in [(8, 50, (1, 2), True), (100, 3, (1, 3), True), (40, 15, (2, 3), False)]:
+        tiles = rows // tile[0], cols // tile[1]
+        yield call(torch.randn(rows, cols, generator=g), near_whole(g, *tiles, below=below), tile)
 
 
 @block.stage(
     "refuses tiles that do not fit, and a sparsity outside [0, 1)",
     points=1,
-    exposes="A ValueError unless shape divides the matrix in both dimensions and 0 <= sparsity < 1.",
+    exposes="A ValueError unless shape divides the matrix in both dimensions and 0 <= sparsity < 1. What fits is not refused.",
 )
 def _(g):
-    score = torch.randn(6, 8, generator=g)
-    yield call(score, 0.5, (4, 4))
-    yield call(score, 0.5, (2, 3))  # 48 entries: 6 divides that, but 3 does not divide 8
-    for s in (1.0, 1.7, -0.2):
-        yield call(score, s, (2, 4))
+    height, width = drawn(g, 3, 5), drawn(g, 5, 8)
+    score = torch.randn(2 * height, 3 * width, generator=g)
+    yield call(score, 0.5, (height, width - 1))
+    yield call(score, 0.5, (height + 1, width))
+    yield call(score, 0.5, (4 * height, width))  # higher than the matrix
+    yield call(torch.randn(6, 8, generator=g), 0.5, (2, 3))  # 48 entries: 6 divides that, but 3 does not divide 8
+    for s in (1.0, 1 + drawn(g, 1, 9) / 10, -drawn(g, 1, 9) / 10, -1e-9):
+        yield call(score, s, (height, width))
+    yield call(score, 0.999, (height, width))
 
 
 def blocks(score, sparsity, shape, norm=lambda tiles: tiles.square().sum((1, 3)), select=patterns.unstructured, check=True):
@@ -193,6 +210,32 @@ def _(score, sparsity, shape):
 )
 def _(score, sparsity, shape):
     return blocks(score, sparsity, shape, select=drop_count(round))
+
+
+@block.misconception(
+    "not quite a whole number",
+    "You count sparsity * tiles in float32, in decimals, or with an epsilon added, and get one tile more where the product is a hair "
+    "below a whole number. The course counts int(sparsity * t), as Python computes it: 28 of 100 at 0.29.",
+)
+def _(score, sparsity, shape):
+    return blocks(score, sparsity, shape, select=drop_count(lambda x: int(x + 1e-9)))
+
+
+@block.misconception(
+    "quantile",
+    "torch.quantile interpolates between two norms, so the number below it is not always int(sparsity * t). Sort instead.",
+)
+def _(score, sparsity, shape):
+    return blocks(score, sparsity, shape, select=lambda norms, s: norms >= torch.quantile(norms.flatten(), s))
+
+
+@block.misconception(
+    "mask from the scores",
+    "You set the scores that go to zero and keep what is not zero, so that a zero inside a tile that stays counts as gone. A tile's "
+    "entries share its fate: enlarge the small mask.",
+)
+def _(score, sparsity, shape):
+    return blocks(score, sparsity, shape) & (score != 0)
 
 
 @block.misconception("rounded up", "You rounded sparsity * tiles up. The course rounds down: int(sparsity * t).")

@@ -1,9 +1,12 @@
 """Exercise 1.6: when does an encoding pay?."""
 
+from fractions import Fraction
+
 import torch
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
+from autograder.exercises.patterns.fixtures import drawn
 from autograder.inside.case import call
 from sparsity_edu import storage
 
@@ -33,18 +36,17 @@ even = Exercise(
 )
 
 
-def drawn(g: torch.Generator, low: int, high: int) -> int:
-    return int(torch.randint(low, high, (), generator=g))
-
-
 @even.stage(
     "bitmap: a bit for every entry",
     points=1,
-    exposes="Kept entries cost value_bits, and every entry, kept or not, costs 1 bit more. Dense costs value_bits for every entry.",
+    exposes="Kept entries cost value_bits, and every entry, kept or not, costs 1 bit more. Dense costs value_bits for every entry. "
+    "A bitmap has no index and no tiles: whatever these are, it is the same.",
 )
 def _(g):
-    for bits in (32, 16, 8, drawn(g, 9, 15), drawn(g, 17, 31)):
-        yield call("bitmap", (96, 40), bits)
+    for bits in (32, 16, 8, 4, drawn(g, 9, 15), drawn(g, 17, 31)):
+        yield call("bitmap", (drawn(g, 20, 99), drawn(g, 20, 99)), bits)
+    height, width = drawn(g, 2, 5), drawn(g, 5, 9)
+    yield call("bitmap", (3 * height, 5 * width), drawn(g, 5, 13), index_bits=8, tile=(height, width))
 
 
 @even.stage(
@@ -56,7 +58,7 @@ def _(g):
     for value_bits, index_bits in [(32, 32), (16, 32), (8, 32), (32, 16), (16, 8)]:
         yield call("csr", (7, 10**8), value_bits, index_bits)
     yield call("csr", (7, 10**8), drawn(g, 9, 15), drawn(g, 17, 31))
-    yield call("csr", (7, 10**8), 16)
+    yield call("csr", (drawn(g, 3, 9), 10**8), drawn(g, 9, 15))  # 32 bits, when nothing is said
 
 
 @even.stage(
@@ -67,8 +69,9 @@ def _(g):
 def _(g):
     for rows, cols, value_bits, index_bits in [(10, 30, 16, 16), (3, 50, 32, 32), (40, 9, 8, 16), (1, 64, 16, 8)]:
         yield call("csr", (rows, cols), value_bits, index_bits)
-    yield call("csr", (drawn(g, 5, 30), drawn(g, 31, 60)), 16, 16)
-    yield call("csr", (20, 1), 32)  # never pays: above 1
+    yield call("csr", (drawn(g, 5, 30), drawn(g, 31, 60)), drawn(g, 9, 15), 16)
+    yield call(encoding="csr", value_bits=drawn(g, 20, 30), shape=(drawn(g, 31, 60), drawn(g, 5, 30)))
+    yield call("csr", (drawn(g, 15, 25), 1), 32)  # never pays: above 1
 
 
 @even.stage(
@@ -82,6 +85,8 @@ def _(g):
     yield call("csr", (16, 24), 8, index_bits=16, tile=(4, 2))
     height, width = drawn(g, 2, 5), drawn(g, 5, 9)
     yield call("csr", (6 * height, 7 * width), 16, 16, (height, width))
+    yield call("csr", (9 * width, 2 * height), drawn(g, 9, 15), tile=(width, height))
+    yield call("csr", (height, width), drawn(g, 4, 8), drawn(g, 17, 31), (height, width))  # one tile: perhaps above 1
 
 
 def crossing(value_bits, per_kept, fixed):
@@ -194,6 +199,24 @@ def _(encoding, shape, value_bits, index_bits=32, tile=(1, 1)):
 def _(encoding, shape, value_bits, index_bits=32, tile=(1, 1)):
     per_kept = value_bits + index_bits / (tile[0] * tile[1])
     return csr_or(encoding, value_bits, lambda: crossing(value_bits, per_kept, pointers(shape)))
+
+
+@even.misconception(
+    "tile or index for a bitmap",
+    "You charge a bitmap for an index, or less for tiles. It has one bit per entry and nothing else: index_bits and tile are for CSR only.",
+)
+def _(encoding, shape, value_bits, index_bits=32, tile=(1, 1)):
+    return break_even(encoding, shape, value_bits, index_bits, tile) / (tile[0] * tile[1] if encoding == "bitmap" else 1)
+
+
+@even.accepts("exact fractions")
+def _(encoding, shape, value_bits, index_bits=32, tile=(1, 1)):
+    rows, cols = shape
+    if encoding == "bitmap":
+        return float(Fraction(1, value_bits))
+    index = Fraction(index_bits, tile[0] * tile[1])
+    pointers = Fraction(32 * (rows // tile[0] + 1), rows * cols)
+    return float((index + pointers) / (value_bits + index))
 
 
 @even.accepts("total bits at two densities, straight line between")

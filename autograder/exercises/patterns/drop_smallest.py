@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from autograder.checking.exercise import Exercise
+from autograder.exercises.patterns.fixtures import drawn
 from autograder.inside.case import call
 from sparsity_edu import patterns
 
@@ -38,9 +39,11 @@ drop = Exercise(
     exposes="Of n scores the `count` smallest become False, the others True. A score is compared as it is, sign included.",
 )
 def _(g):
-    yield call(torch.randn(7, generator=g), 3)
-    yield call(torch.randn(12, generator=g) - 1.0, 5)
+    for shift in (0.0, -1.0):
+        n = drawn(g, 7, 14)
+        yield call(torch.randn(n, generator=g) + shift, drawn(g, 2, n - 2))
     yield call(torch.rand(9, generator=g), 1)
+    yield call(torch.cat([torch.zeros(1), -torch.rand(8, generator=g)])[torch.randperm(9, generator=g)], 6)  # a zero that stays
 
 
 @drop.stage(
@@ -51,15 +54,16 @@ def _(g):
 def _(g):
     yield call(torch.randn(4, 7, generator=g) * torch.tensor([[1.0], [100.0], [0.01], [10.0]]), 3)  # rows of unequal scale
     yield call(torch.randn(3, 2, 10, generator=g), 4)
+    yield call(torch.randn(2, 3, 2, drawn(g, 5, 9), generator=g), 2)
     yield call(torch.randn(9, 5, generator=g).T, 2)  # not contiguous, so .view() may fail
     yield call(torch.randn(2, 3, 8, generator=g).transpose(0, 1), 5)
-    yield call(torch.randperm(40, generator=g).view(5, 8).to(torch.float16) - 20, 3)
 
 
 @drop.stage(
-    "drops any count, from none to all, and leaves score alone",
+    "drops any count, from none to all, of any floating dtype, and leaves score alone",
     points=1,
-    exposes="count = 0 keeps everything and count = n drops everything; score itself must not change.",
+    exposes="count = 0 keeps everything and count = n drops everything; scores are compared in their own dtype, also in bfloat16, which "
+    "numpy does not know, and float64, of which float32 would round the difference away; score itself must not change.",
     pure=True,
 )
 def _(g):
@@ -67,6 +71,9 @@ def _(g):
     for count in (0, 1, 5, 6):
         yield call(score, count)
     yield call(torch.randn(11, generator=g, dtype=torch.float64), 0)
+    yield call(1 + 1e-9 * torch.randn(2, 30, generator=g, dtype=torch.float64), drawn(g, 9, 20))
+    for dtype in (torch.float16, torch.bfloat16):
+        yield call(torch.randperm(40, generator=g).view(5, 8).to(dtype) - 20, 3)
 
 
 @drop.stage(
@@ -76,11 +83,14 @@ def _(g):
     "order, `argsort(dim=-1, stable=True)`; without `stable=True` torch promises none.",
 )
 def _(g):
-    yield call(torch.ones(3, 8), 3)
+    yield call(torch.ones(3, drawn(g, 8, 12)), 3)
     yield call(torch.randint(-1, 3, (5, 14), generator=g).float(), 6)
     yield call(torch.randint(0, 3, (2, 60), generator=g).float(), 25)
     yield call(torch.relu(torch.randn(4, 12, generator=g)), 4)  # many zeros, as in a matrix that was pruned before
     yield call((torch.rand(2, 500, generator=g) + 100) * 1e-20, 200)  # close is not equal: rounding or a jitter would show
+    infinite = torch.randint(-2, 2, (4, 12), generator=g).float() / torch.randint(0, 2, (4, 12), generator=g)
+    yield call(infinite.nan_to_num(0.0, torch.inf, -torch.inf), 5)  # no number may stand for "gone already"
+    yield call(torch.full((2, 10), torch.inf), drawn(g, 3, 7))
 
 
 def rank(score: Tensor) -> Tensor:
@@ -208,6 +218,28 @@ def _(score, count):
     return mask
 
 
+@drop.misconception(
+    "in float32",
+    "You compare in float32, which rounds float64 scores: two that differ become equal. Compare scores in the dtype they have.",
+)
+def _(score, count):
+    return rank(score.float()) >= count
+
+
+@drop.misconception(
+    "infinity as a mark",
+    "You overwrite a score with infinity when it goes, but a score may be infinite itself: it then goes twice, or stays in a tie. Keep a "
+    "mask of what is gone beside the scores.",
+)
+def _(score, count):
+    left, kept = score.clone(), torch.ones_like(score, dtype=torch.bool)
+    for _ in range(count):
+        first = left.argmin(-1, keepdim=True)
+        kept.scatter_(-1, first, False)
+        left.scatter_(-1, first, float("inf"))
+    return kept
+
+
 @drop.accepts("argsort of argsort")
 def _(score, count):
     return score.sort(dim=-1, stable=True).indices.sort(dim=-1).indices >= count
@@ -223,6 +255,15 @@ def _(score, count):
     return torch.tensor(kept).reshape(score.shape)
 
 
+@drop.accepts("a partial sort: below the threshold, and the first of those that equal it")
+def _(score, count):
+    if count == 0:
+        return torch.full(score.shape, True)
+    limit = score.kthvalue(count, dim=-1, keepdim=True).values
+    below, equal = score < limit, score == limit
+    return ~below & ~(equal & (equal.cumsum(-1) <= count - below.sum(-1, keepdim=True)))
+
+
 @drop.accepts("counting who is smaller")
 def _(score, count):
     other, own = score.unsqueeze(-2), score.unsqueeze(-1)  # (..., 1, n), (..., n, 1)
@@ -233,9 +274,9 @@ def _(score, count):
 
 @drop.accepts("removing the smallest again and again")
 def _(score, count):
-    left, kept = score.double().clone(), torch.ones(score.shape, dtype=torch.bool)
+    kept = torch.ones(score.shape, dtype=torch.bool)
     for _ in range(count):
-        first = (left == left.amin(-1, keepdim=True)).int().argmax(-1, keepdim=True)
+        smallest = score.masked_fill(~kept, float("inf")).amin(-1, keepdim=True)
+        first = (kept & (score == smallest)).int().argmax(-1, keepdim=True)
         kept.scatter_(-1, first, False)
-        left.scatter_(-1, first, float("inf"))
     return kept

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autograder.checking.exercise import Exercise
+from autograder.exercises.patterns.fixtures import drawn
 from autograder.inside.case import call
 from sparsity_edu import patterns
 
@@ -40,8 +41,9 @@ n_m = Exercise(
 )
 def _(g):
     yield call(torch.randn(2, 8, generator=g), 2, 4)
-    yield call(torch.randn(5, 12, generator=g) - 0.5, 2, 4)
+    yield call(torch.randn(drawn(g, 5, 8), 4 * drawn(g, 3, 6), generator=g) - 0.5, 2, 4)
     yield call(torch.rand(3, 20, generator=g).cumsum(dim=1), 2, 4)  # a row that grows: groups by stride would show
+    yield call(with_zeros(g, 4, 12, group=4), 2, 4)
 
 
 @n_m.stage(
@@ -51,30 +53,48 @@ def _(g):
     pure=True,
 )
 def _(g):
-    for n, m, rows, cols in [
-        (1, 4, 3, 8),
-        (3, 4, 5, 12),
-        (4, 8, 3, 16),
-        (2, 5, 4, 10),
-        (2, 3, 2, 9),
+    for n, m, rows, groups in [
+        (1, 4, 3, 2),
+        (3, 4, 5, 3),
+        (4, 8, 3, 2),
+        (2, 5, 4, 2),
+        (2, 3, 2, 3),
         (1, 1, 2, 3),
-        (6, 6, 1, 6),
+        (6, 6, 1, 1),
     ]:
-        yield call(torch.randn(rows, cols, generator=g), n, m)
+        yield call(torch.randn(rows, m * groups, generator=g), n, m)
+    m = drawn(g, 9, 14)
+    yield call(torch.randn(drawn(g, 2, 5), m * drawn(g, 2, 5), generator=g), drawn(g, 2, m - 1), m)
     yield call(torch.randn(6, 4, generator=g).T, 2, 3)  # not contiguous
-    yield call(torch.randperm(32, generator=g).view(2, 16).to(torch.float16) - 16, 1, 8)
+    for dtype in (torch.float16, torch.bfloat16):
+        yield call(torch.randperm(32, generator=g).view(2, 16).to(dtype) - 16, 1, 8)
+    yield call(1 + 1e-9 * torch.randn(3, 40, generator=g, dtype=torch.float64), 3, 8)  # float32 would round
+    infinite = torch.randn(4, 3, 7, generator=g)  # one infinite score per group
+    infinite[..., drawn(g, 0, 7)] = torch.tensor([[torch.inf], [-torch.inf], [torch.inf], [-torch.inf]])
+    yield call(infinite.flatten(1), 3, 7)
 
 
 @n_m.stage(
     "refuses what has no n:m mask",
     points=1,
-    exposes="A ValueError for n > m, and for a number of columns that m does not divide: a group must not run over the end of a row.",
+    exposes="A ValueError for n > m, and for a number of columns that m does not divide: a group must not run over the end of a row. "
+    "What fits is not refused.",
 )
 def _(g):
-    yield call(torch.randn(3, 8, generator=g), 5, 4)
+    m = drawn(g, 4, 9)
+    yield call(torch.randn(3, 2 * m, generator=g), m + 1, m)
     yield call(torch.randn(3, 8, generator=g), 9, 8)
     yield call(torch.randn(4, 6, generator=g), 2, 4)  # 24 entries: divisible by 4, but no row is
-    yield call(torch.randn(3, 7, generator=g), 1, 4)
+    yield call(torch.randn(m, 2 * m + drawn(g, 1, m), generator=g), 1, m)
+    yield call(torch.randn(3, 4, generator=g), 2, 8)  # a group longer than a row
+    yield call(torch.randn(3, 3 * m, generator=g), m, m)
+
+
+def with_zeros(g: torch.Generator, rows: int, cols: int, group: int) -> Tensor:
+    """Negative scores and one zero in every group: the largest, which stays."""
+    groups = -torch.rand(rows, cols // group, group, generator=g) - 0.1
+    largest = torch.randint(group, (*groups.shape[:2], 1), generator=g)
+    return groups.scatter(-1, largest, 0.0).flatten(1)
 
 
 def check_n_m(score, n, m):
@@ -167,6 +187,23 @@ def _(score, n, m):
     return patterns.drop_smallest(score.reshape(-1, m), m - n).view(score.shape)
 
 
+@n_m.misconception(
+    "mask from the scores",
+    "You set the scores that go to zero and keep what is not zero, so that a kept score of 0 is lost. Write the mask itself.",
+)
+def _(score, n, m):
+    mask = n_m_mask(score, n, m)
+    return mask & (score != 0)
+
+
+@n_m.misconception(
+    "in float32",
+    "You compare in float32, which rounds float64 scores: two that differ become equal. Compare scores in the dtype they have.",
+)
+def _(score, n, m):
+    return grouped(score.float(), n, m)
+
+
 @n_m.accepts("largest by topk")
 def _(score, n, m):
     rows, cols = score.shape
@@ -184,10 +221,21 @@ def _(score, n, m):
         raise ValueError("n and m do not fit")
     mask = torch.ones(score.shape) == 1
     for start in range(0, score.shape[-1], m):
-        block = score[:, start : start + m].float()
+        block = score[:, start : start + m]
         if n < m:
             mask.scatter_(1, start + torch.topk(block, m - n, dim=1, largest=False)[1], False)
     return mask
+
+
+@n_m.accepts("counting who is larger")
+def _(score, n, m):
+    if n > m:
+        raise ValueError("n > m")
+    if score.size(1) % m != 0:
+        raise ValueError("columns")
+    groups = score.reshape(score.size(0), -1, m)
+    larger = (groups[..., None, :] > groups[..., None]).sum(-1)  # how many in its group are larger
+    return (larger < n).reshape(score.shape)
 
 
 @n_m.accepts("numpy partition")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.patterns.fixtures import holed
+from autograder.exercises.patterns.fixtures import drawn, holed
 from autograder.inside.case import call
 from sparsity_edu import storage
 
@@ -54,13 +54,19 @@ def two_of_four(g: torch.Generator, rows: int, cols: int, per_group: Tensor | in
 @two_four.stage(
     "stores the two non-zeros of every group and their places",
     points=1,
-    exposes="values (rows, cols / 2) in the order they had; indices uint8 of the same shape: the place 0, 1, 2 or 3 inside the group.",
+    exposes="values (rows, cols / 2) in the order they had, in the dtype of W, whichever that is; indices uint8 of the same shape: the "
+    "place 0, 1, 2 or 3 inside the group. What is stored is what is not zero, however small.",
 )
 def _(g):
     yield call(two_of_four(g, 2, 8))
     yield call(two_of_four(g, 5, 12, dtype=torch.float64) / 3e20)  # small is not zero, and float32 would round
-    yield call(two_of_four(g, 3, 28, dtype=torch.float16))
+    for dtype in (torch.float16, torch.bfloat16, torch.uint8, torch.int16, torch.bool):
+        yield call(two_of_four(g, drawn(g, 2, 5), 4 * drawn(g, 3, 8), dtype=dtype))
+    yield call(two_of_four(g, 3, 8, dtype=torch.int64) * (2**55 + 1))  # no float holds these
+    lowest = two_of_four(g, 4, 8, dtype=torch.int8)
+    yield call(lowest.masked_fill(lowest < -20, -128))  # has no magnitude in int8
     yield call(two_of_four(g, 6, 8).T.contiguous().T)  # not contiguous
+    yield call(two_of_four(g, 2, 4 * drawn(g, 130, 140)))  # more columns than a byte counts
 
 
 @two_four.stage(
@@ -74,22 +80,29 @@ def _(g):
     yield call(torch.tensor([5.0, -6.0, 7.0, -8.0]).diag())
     yield call(torch.zeros(3, 8))
     yield call(two_of_four(g, 4, 12, per_group=1))
-    yield call(two_of_four(g, 6, 20, per_group=torch.randint(0, 3, (6, 5), generator=g), dtype=torch.float16))
+    for dtype in (torch.float16, torch.uint8):
+        yield call(two_of_four(g, 6, 20, per_group=torch.randint(0, 3, (6, 5), generator=g), dtype=dtype))
+    scales = torch.tensor([1.0, 1e-8, 1e-30, 1e-44, torch.inf])  # beside zeros, of which some are -0.0
+    few = two_of_four(g, 5, 24, per_group=torch.randint(0, 3, (5, 6), generator=g))
+    yield call(torch.where(few != 0, few.sign() * scales[torch.randint(len(scales), few.shape, generator=g)], -0.0))
 
 
 @two_four.stage(
     "refuses a matrix that is not 2:4",
     points=1,
     exposes="A ValueError if any group holds more than two non-zeros, or if 4 does not divide the columns. Dropping a weight silently "
-    "would change the model.",
+    "would change the model. A matrix that is 2:4 is not refused.",
 )
 def _(g):
     for most in (3, 4):  # in one group only: the matrix, and every row, still is at most half full
         per_group = torch.ones(4, 3, dtype=torch.int64)
-        per_group[2] = torch.tensor([0, most, 1])
-        yield call(two_of_four(g, 4, 12, per_group=per_group))
+        per_group[drawn(g, 0, 4)] = torch.tensor([0, most, 1])[torch.randperm(3, generator=g)]
+        W = two_of_four(g, 4, 12, per_group=per_group)
+        yield call(W)
+        yield call(W * 1e-20)  # faint weights are weights
     yield call(holed(g, 4, 6, zeros=0.8))  # 24 entries: divisible by 4, but no row is
-    yield call(torch.zeros(4, 10))
+    yield call(torch.zeros(4, 4 * drawn(g, 2, 5) + 2))
+    yield call(two_of_four(g, drawn(g, 2, 5), 8))
 
 
 def check_two_four(W, count=True):
@@ -214,7 +227,7 @@ def _(W):
 )
 def _(W):
     check_two_four(W, count=False)
-    order = W.reshape(-1, 4).abs().argsort(dim=1, descending=True, stable=True)
+    order = W.reshape(-1, 4).double().abs().argsort(dim=1, descending=True, stable=True)
     return gathered(W, order[:, :2].sort(1).values)
 
 
@@ -227,6 +240,27 @@ def _(W):
     if groups is None or ((groups != 0).sum(1) > 2).any():
         raise ValueError("not 2:4")
     return gathered(W, nonzeros_first(W)[:, :2].sort(1).values)
+
+
+@two_four.misconception(
+    "magnitudes that overflow",
+    "You choose by magnitude in the dtype of W, but -128 has none in int8: abs() leaves it negative, and it loses against a zero. Choose by "
+    "`!= 0`.",
+)
+def _(W):
+    check_two_four(W)
+    magnitudes = (W.byte() if W.dtype == torch.bool else W).reshape(-1, 4).abs()
+    return gathered(W, magnitudes.argsort(dim=1, descending=True, stable=True)[:, :2].sort(1).values)
+
+
+@two_four.misconception(
+    "nearly zero",
+    "You take small values for zeros and lose them. Encoding must not change a matrix: what is not exactly 0 is stored.",
+)
+def _(W):
+    if W.is_floating_point():
+        W = W.masked_fill(W.abs() < 1e-12, 0)
+    return two_four_encode(W)
 
 
 @two_four.accepts("loops over rows and groups")
