@@ -8,8 +8,9 @@ from torch import Tensor
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
+from autograder.exercises import counts
 from autograder.exercises.sparsegpt import definition, variants
-from autograder.exercises.sparsegpt.fixtures import clear, hessian, weights
+from autograder.exercises.sparsegpt.fixtures import SIZES, clear, hessian, weights
 from autograder.inside.case import call
 
 
@@ -47,10 +48,21 @@ def case(
     sparsity: float,
     make=hessian,
     dtype: torch.dtype = torch.float32,
-    size: float = 1.0,
+    size: float | Tensor = 1.0,
+    damping: float = 0.02,
+    zero: bool = False,
 ):
-    B, H = clear(lambda: (weights(g, rows, cols), make(g, cols)), cols, definition.threshold(sparsity), 0.02)
-    return call(size * B.to(dtype), definition.factor(H, 0.02).to(dtype), sparsity)
+    """`size` is that of the weights, or (cols,); with a `zero`, one of them is exactly 0."""
+
+    def draw():
+        B = weights(g, rows, cols)
+        if zero:
+            B[int(torch.randint(rows, (), generator=g)), int(torch.randint(cols, (), generator=g))] = 0
+        return B * (size if isinstance(size, Tensor) else 1), make(g, cols)
+
+    B, H = clear(draw, cols, definition.threshold(sparsity), damping)
+    B = B.to(dtype) * (1 if isinstance(size, Tensor) else size)
+    return call(B, definition.factor(H, damping).to(dtype), sparsity)
 
 
 @block.stage(
@@ -67,6 +79,9 @@ def _(g):
     yield case(g, 5, 7, 0.35, alike)
     yield case(g, 4, 6, 0.0, alike)
     yield case(g, 3, 5, 0.9, alike)
+    for sizes, accept in ((SIZES, counts.just_below), (SIZES, counts.in_between), (((301, 2), (270, 3)), counts.in_between)):
+        (rows, cols), sparsity = counts.draw(g, sizes, accept)
+        yield case(g, rows, cols, sparsity, alike)
 
 
 @block.stage(
@@ -82,6 +97,13 @@ def _(g):
     yield case(g, 7, 9, 0.62, uncorrelated)
     yield case(g, 6, 4, 0.3, uncorrelated)
 
+    loud = torch.tensor([1.0, 1, 1e14, 1])  # an input so strong that the smallest weights count most
+
+    def unequal(g, cols):
+        return uncorrelated(g, cols) * loud**2
+
+    yield case(g, 5, 4, 0.4, unequal, size=1 / loud, damping=0.0)
+
 
 @block.stage(
     "real inputs: what stays makes up for what goes",
@@ -94,18 +116,21 @@ def _(g):
     yield case(g, 11, 8, 0.5)
     yield case(g, 7, 12, 0.73)
     yield case(g, 13, 10, 0.2)
+    yield case(g, 5, 9, 0.4, zero=True)
+    yield case(g, 2, 131, 0.5)
 
 
 @block.stage(
     "returns copies in the dtype of B",
     points=1,
-    exposes="B and U must not change; both results are (rows, cols), in the dtype of B.",
+    exposes="B and U must not change; both results are (rows, cols), in the dtype of B, and so are the scores.",
     pure=True,
 )
 def _(g):
     yield case(g, 9, 7, 0.45)
-    yield case(g, 8, 8, 0.5, size=1e-6)  # small is not zero
+    yield case(g, 8, 8, 0.5, size=1e-15)  # small is not zero
     yield case(g, 6, 9, 0.6, dtype=torch.float64)
+    yield case(g, 5, 8, 0.4, dtype=torch.float64, size=1e-60)
 
 
 def wrong(B, U, sparsity, choose=None, **parts):
@@ -170,6 +195,37 @@ def _(B, U, sparsity):
 def _(B, U, sparsity):
     count = max(1, int(B.numel() * sparsity))
     return wrong(B, U, sparsity, lambda s: variants.smallest(s.reshape(1, -1), count).view_as(s))
+
+
+@block.misconception(
+    "counted in float32",
+    "Your count is now and then one too many: in float32, or with a small number added, 100 * 0.57 is 57 or more; in Python's own numbers it "
+    "is a little less. Take int(n * sparsity) of an int and a float.",
+)
+def _(B, U, sparsity):
+    count = min(B.numel(), int(torch.tensor(sparsity) * B.numel()) + 1)
+    return wrong(B, U, sparsity, lambda s: variants.smallest(s.reshape(1, -1), count).view_as(s))
+
+
+@block.misconception(
+    "zeros do not count",
+    "A weight that is 0 already does not count among those that go. Its score is 0, so it is the first of them.",
+)
+def _(B, U, sparsity):
+    def choose(scores):
+        sought = scores.masked_fill(B == 0, math.inf)
+        return variants.published(sought, sparsity) & (B != 0)
+
+    return wrong(B, U, sparsity, choose)
+
+
+@block.misconception(
+    "float64 in float32",
+    "Your result is right where float32 holds the numbers. B may be float64, with scores far below 1e-38: compute in the dtype of B.",
+)
+def _(B, U, sparsity):
+    pruned, E = wrong(B.float(), U.float(), sparsity)
+    return pruned.to(B.dtype), E.to(B.dtype)
 
 
 @block.misconception("prunes the largest", "The largest scores go. A large score is a large cost: the small ones go.")
@@ -242,6 +298,19 @@ def _(B, U, sparsity):
 )
 def _(B, U, sparsity):
     return wrong(B, U, sparsity, error=lambda w, d: w / d**2)
+
+
+@block.misconception(
+    "divided by the square, no zeros written",
+    "Your e is w / U_jj^2, so that w - e U_jj is not even zero. The score divides by the square; the update has the second factor in U[j, j:].",
+)
+def _(B, U, sparsity):
+    pruned, E = B.clone(), torch.zeros_like(B)
+    keep = variants.published((B / U.diagonal()) ** 2, sparsity)
+    for j in range(B.shape[1]):
+        E[:, j] = (pruned[:, j] / U[j, j] ** 2).masked_fill(keep[:, j], 0)
+        pruned[:, j:] -= torch.outer(E[:, j], U[j, j:])
+    return pruned, E
 
 
 @block.misconception(

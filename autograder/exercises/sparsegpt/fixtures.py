@@ -7,6 +7,7 @@ from torch import Tensor
 
 from autograder.exercises.sparsegpt import definition
 
+SIZES = tuple((rows, n // rows) for n in (50, 90, 100, 112) for rows in range(2, 26) if n % rows == 0)  # of about 100 weights
 CLEAR = 1e-3  # how far apart the last score that goes and the first that stays are at least, as a share
 
 
@@ -29,6 +30,43 @@ def hessian(g: torch.Generator, cols: int, dead: tuple[int, ...] = (), size: flo
 def weights(g: torch.Generator, rows: int, cols: int) -> Tensor:
     """(rows, cols), columns of unequal size."""
     return torch.randn(rows, cols, generator=g) * (0.5 + torch.rand(cols, generator=g))
+
+
+def layer(
+    g: torch.Generator,
+    rows: int,
+    cols: int,
+    dead: tuple[int, ...] = (),
+    faint: tuple[int, ...] = (),
+    zeros_from: int | None = None,
+    size: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Weights and Hessian.
+
+    Args:
+        g: generator.
+        rows: of the weights.
+        cols: of both.
+        dead: inputs that are always 0.
+        faint: inputs that are all but 0; their weights are the largest.
+        zeros_from: the column from which on every fourth weight is exactly 0.
+        size: of the Hessian's diagonal.
+
+    Returns:
+        Both, float32.
+    """
+    W, H = weights(g, rows, cols), hessian(g, cols, dead, size)
+    strength = torch.ones(cols)
+    strength[list(faint)] = 1e-13
+    W[:, list(faint)] *= 100
+    if zeros_from is not None:
+        W[:, zeros_from:] *= torch.rand(rows, cols - zeros_from, generator=g) > 0.25
+    return W, H * strength * strength[:, None]
+
+
+def triangular(g: torch.Generator, cols: int) -> Tensor:
+    """(cols, cols) float32 factor of a Hessian's inverse, whatever that may be: it is drawn itself."""
+    return torch.randn(cols, cols, generator=g).triu(1) / cols**0.5 + torch.diag(torch.rand(cols, generator=g) + 0.5)
 
 
 def clear(draw: Callable[[], tuple[Tensor, Tensor]], size: int, groups, damping: float) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.wanda.fixtures import clear, inputs, linear, redraw
+from autograder.exercises import counts
+from autograder.exercises.wanda.fixtures import WIDTHS, clear, inputs, linear, redraw
 from autograder.exercises.wanda.model_mistakes import mistakes, norm_of
 from autograder.inside.case import Case, call
 from autograder.inside.recipes import Module
@@ -37,31 +38,47 @@ model = Exercise(
         "`batches = [part(X) for X in batches]`: a new list, so that the one you were given stays as it is.",
     ),
     reference=wanda_prune_model_,
-    rules=Rules(exact_zeros=True),
+    rules=Rules(tolerance=0),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
     misconceptions=mistakes,
 )
 
 
 def model_case(
-    g: torch.Generator, sparsity: float, *parts: int | str, batches=((2, 6), (1, 7), (3, 5)), bias: bool = True
+    g: torch.Generator,
+    sparsity: float,
+    *parts: int | str,
+    batches=((2, 6), (1, 7), (3, 5)),
+    bias: bool | None = True,
+    size: float = 1.0,
 ) -> Case:
-    """`parts`: the number of inputs, then in order the outputs of linear layers, and the names of other modules."""
+    """`parts`: the number of inputs, then in order the outputs of linear layers, and the names of other modules.
+
+    "Conv2d" wants batches of one sequence, "LayerNorm over tokens" such of as many tokens. A `bias` of None: every other layer.
+    """
 
     def draw():
         cols, recipes = parts[0], []
         for part in parts[1:]:
             if isinstance(part, int):
                 W = torch.randn(part, cols, generator=g) * 4 ** torch.rand(part, 1, generator=g)
-                recipes.append(linear(W, torch.randn(part, generator=g) if bias else None))
+                biased = len(recipes) % 2 if bias is None else bias
+                recipes.append(linear(W, torch.randn(part, generator=g) if biased else None))
                 cols = part
+            elif part == "Conv2d":  # a sequence is its one channel
+                state = {"weight": torch.randn(1, 1, 1, 3, generator=g), "bias": torch.randn(1, generator=g)}
+                recipes.append(Module(part, (1, 1, (1, 3), 1, (0, 1)), state))
+            elif part == "LayerNorm over tokens":
+                shape = batches[0][1], cols
+                state = {"weight": torch.rand(shape, generator=g) + 0.5, "bias": torch.randn(shape, generator=g)}
+                recipes.append(Module("LayerNorm", (shape,), state))
             elif part == "LayerNorm":
                 state = {"weight": torch.rand(cols, generator=g) + 0.5, "bias": torch.randn(cols, generator=g)}
                 recipes.append(Module(part, (cols,), state))
             else:
                 recipes.append(Module(part))
         return Module("Sequential", tuple(recipes)), [
-            inputs(g, *shape, parts[0], scale=2.0**i) for i, shape in enumerate(batches)
+            inputs(g, *shape, parts[0], scale=size * 2.0**i) for i, shape in enumerate(batches)
         ]
 
     def is_clear(drawn):
@@ -86,19 +103,28 @@ def model_case(
 def _(g):
     yield model_case(g, 0.5, 6, 4, batches=((1, 8),))
     yield model_case(g, 0.4, 5, 7)
+    (cols,), sparsity = counts.draw(g, WIDTHS, counts.just_below)
+    yield model_case(g, sparsity, cols, 3)
+    (cols,), sparsity = counts.draw(g, WIDTHS, counts.in_between)
+    yield model_case(g, sparsity, cols, 2, size=1e-12)
+    yield model_case(g, 0.5, 6, 3, batches=((1, 2100), (40, 1), (2, 3), (1, 2), (1, 5)))
+    yield model_case(g, 0.5, 4, 70)
 
 
 @model.stage(
     "every layer, by what it reads itself",
     points=1,
-    exposes="All linear layers are pruned, wherever they stand, the last one too. Each has its own inputs: those that reach it, after the ReLU "
-    "(or whatever else) before it.",
+    exposes="All linear layers are pruned, wherever they stand, the last one too, and nothing else that has a weight. Each has its own inputs: "
+    "those that reach it, after the ReLU (or whatever else) before it.",
 )
 def _(g):
     yield model_case(g, 0.5, 8, 8, "GELU", 8, bias=False)
     yield model_case(g, 0.45, 7, 9, "LayerNorm", "GELU", 5)
     yield model_case(g, 0.0, 4, 5, "ReLU", 3)
     yield model_case(g, 0.5, 8, "LayerNorm", 7, 7, "ReLU")
+    yield model_case(g, 0.5, 8, 7, "Conv2d", "ReLU", 6, batches=((1, 6), (1, 9)))
+    yield model_case(g, 0.4, 6, "LayerNorm over tokens", 7, "PReLU", 5, batches=((2, 4), (3, 4)))
+    yield model_case(g, 0.4, 5, 6, "ReLU", "Identity", 5, 6, "Tanh", 5, "ReLU", 6, 4, 5, bias=None)
 
 
 @model.stage(
@@ -153,14 +179,14 @@ def _(model, batches, sparsity_ratio):
 
 @model.accepts("all tokens in one matrix, double precision, new data")
 def _(model, batches, sparsity):
-    X = torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in batches])
     for i, part in enumerate(model):
         if isinstance(part, nn.Linear):
+            X = torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in batches])
             score = part.weight.detach().double().abs() * X.double().norm(dim=0)
             k = int(sparsity * score.shape[1])
             gone = score.argsort(1)[:, :k]
             model[i].weight.data = part.weight.detach().scatter(1, gone, 0.0)
-        X = model[i](X).detach()
+        batches = [model[i](batch).detach() for batch in batches]
 
 
 @model.accepts("numpy ranking, recursion")

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.wanda.fixtures import clear, norms, redraw
+from autograder.exercises import counts
+from autograder.exercises.wanda.fixtures import WIDTHS, clear, norms, redraw
 from autograder.inside.case import Case, call
 from sparsity_edu import patterns
 from sparsity_edu.weights import wanda
@@ -33,12 +34,20 @@ prune = Exercise(
         "corrected pseudo-code: `W.scatter(dim=1, index=order[:, :count], value=0)`.",
     ),
     reference=wanda_prune,
-    rules=Rules(exact_zeros=True),
+    rules=Rules(tolerance=0),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
 )
 
 
-def prune_case(g: torch.Generator, rows: int, cols: int, sparsity: float, change=lambda W: W, size: float = 1.0) -> Case:
+def prune_case(
+    g: torch.Generator,
+    rows: int,
+    cols: int,
+    sparsity: float,
+    change=lambda W: W,
+    size: float = 1.0,
+    accept=lambda W, norm, sparsity: True,
+) -> Case:
     """Rows of unequal scale, so that rows which compete with each other show."""
 
     def draw():
@@ -46,7 +55,7 @@ def prune_case(g: torch.Generator, rows: int, cols: int, sparsity: float, change
         return change(torch.randn(rows, cols, generator=g) * scale), norms(g, cols) * size
 
     def is_clear(drawn):
-        return clear(wanda.score(*drawn), int(sparsity * cols))
+        return clear(wanda.score(*drawn), int(sparsity * cols)) and accept(*drawn, sparsity)
 
     return call(*redraw(draw, is_clear), sparsity)
 
@@ -79,6 +88,16 @@ def _(g):
         (12, 30, 0.98),
     ]:
         yield prune_case(g, rows, cols, sparsity)
+    for accept in (counts.just_below, counts.in_between):
+        (cols,), sparsity = counts.draw(g, WIDTHS, accept)
+        yield prune_case(g, 4, cols, sparsity)
+    yield prune_case(g, 2, 300, 0.4)
+    yield prune_case(g, 300, 3, 0.4)
+
+
+def is_lost_in_rounding(W: Tensor, norm: Tensor, sparsity: float) -> bool:
+    """Whether other weights go where scores have the dtype of W."""
+    return not torch.equal(drop(W, norm, sparsity, lambda W, norm: W.abs() * norm.to(W.dtype)), drop(W, norm, sparsity))
 
 
 @prune.stage(
@@ -91,6 +110,13 @@ def _(g):
 def _(g):
     yield prune_case(g, 5, 8, 0.5, lambda W: W.double())
     yield prune_case(g, 4, 9, 0.4, lambda W: W.half(), size=1e5)  # norms that float16 cannot hold
+    yield prune_case(g, 6, 30, 0.5, lambda W: W.bfloat16(), accept=is_lost_in_rounding)
+    yield prune_case(g, 4, 9, 0.4, size=1e-12)
+    yield prune_case(g, 4, 9, 0.4, lambda W: 1e-12 * W)
+    endless = torch.where(torch.arange(9) == 4, torch.inf, 1.0)  # a score may be infinite: its weight is the last to go
+    yield call(
+        *redraw(lambda: (torch.randn(5, 9, generator=g), norms(g, 9) * endless), lambda d: clear(wanda.score(*d), 5)), 0.6
+    )
     few_zeros = (torch.rand(6, 12, generator=g).argsort(dim=1) > 3).float()  # four in each row
     yield prune_case(g, 6, 12, 0.6, lambda W: W * few_zeros)
     dead = torch.tensor([1.0, 1, 0, 1, 1, 1, 0, 1, 1, 1])
@@ -255,6 +281,27 @@ def _(W, norm, sparsity):
     return drop(W, norm, sparsity, score=lambda W, norm: W.abs() * norm.to(W.dtype))
 
 
+@prune.misconception(
+    "infinity as a mark",
+    "You mark what goes by a score of infinity. A score may be infinite itself, and its weight is the last to go: keep a mask.",
+)
+def _(W, norm, sparsity):
+    check_sparsity(sparsity)
+    score = wanda.score(W, norm)
+    for _ in range(int(sparsity * W.shape[1])):
+        score.scatter_(1, score.argmin(dim=1, keepdim=True), math.inf)
+    return W.masked_fill(score.isinf(), 0)
+
+
+@prune.misconception(
+    "counted in float32",
+    "Your count is now and then one too many: in float32, or with a small number added, 100 * 0.29 is 29; in Python's own numbers it is a "
+    "little less. Take int(sparsity * cols) of a float and an int.",
+)
+def _(W, norm, sparsity):
+    return drop(W, norm, sparsity, count=lambda x: int(torch.tensor(sparsity) * W.shape[1]))
+
+
 @prune.misconception("returns the mask", "You returned the mask. Return the weights with the pruned ones set to zero.")
 def _(W, norm, sparsity):
     return drop(W, norm, sparsity, score=lambda W, norm: wanda.score(W, norm)) != 0
@@ -311,7 +358,8 @@ def _(W, norm, sparsity):
 def _(W, norm, sparsity):
     if not 0 <= sparsity < 1:
         raise ValueError(sparsity)
-    pruned = W.numpy().copy()
+    pruned = W.double().numpy()  # numpy has no bfloat16
+    pruned = pruned.copy() if W.dtype == torch.float64 else pruned
     for row in pruned:
-        row[np.argsort(np.abs(row.astype(np.float64)) * norm.numpy())[: int(sparsity * row.size)]] = 0
-    return torch.from_numpy(pruned)
+        row[np.argsort(np.abs(row) * norm.numpy())[: int(sparsity * row.size)]] = 0
+    return torch.from_numpy(pruned).to(W.dtype)
