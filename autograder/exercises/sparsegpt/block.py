@@ -52,12 +52,14 @@ def case(
     damping: float = 0.02,
     zero: bool = False,
 ):
-    """`size` is that of the weights, or (cols,); with a `zero`, one of them is exactly 0."""
+    """`size` is that of the weights, or (cols,); with a `zero`, one of them is exactly 0, in the last column."""
 
     def draw():
         B = weights(g, rows, cols)
         if zero:
-            B[int(torch.randint(rows, (), generator=g)), int(torch.randint(cols, (), generator=g))] = 0
+            row = int(torch.randint(rows, (), generator=g))
+            B[row, 0] *= 1e-3  # goes as well, and moves the other: E is 0 at neither
+            B[row, -1] = 0
         return B * (size if isinstance(size, Tensor) else 1), make(g, cols)
 
     B, H = clear(draw, cols, definition.threshold(sparsity), damping)

@@ -40,6 +40,7 @@ def layer(
     faint: tuple[int, ...] = (),
     zeros_from: int | None = None,
     size: float = 1.0,
+    ridge: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Weights and Hessian.
 
@@ -51,11 +52,12 @@ def layer(
         faint: inputs that are all but 0; their weights are the largest.
         zeros_from: the column from which on every fourth weight is exactly 0.
         size: of the Hessian's diagonal.
+        ridge: what is added to the diagonal, so that it needs no damping.
 
     Returns:
         Both, float32.
     """
-    W, H = weights(g, rows, cols), hessian(g, cols, dead, size)
+    W, H = weights(g, rows, cols), hessian(g, cols, dead, size) + ridge * torch.eye(cols)
     strength = torch.ones(cols)
     strength[list(faint)] = 1e-13
     W[:, list(faint)] *= 100

@@ -51,7 +51,8 @@ def case(
     **options,
 ):
     groups, damping = definition.largest(n, m), options.get("damping", 0.01)
-    W, H = clear(lambda: layer(g, rows, cols, dead, faint, zeros_from, size), m, groups, damping)
+    ridge = 0.0 if damping else 0.2
+    W, H = clear(lambda: layer(g, rows, cols, dead, faint, zeros_from, size, ridge), m, groups, damping)
     return call(W.to(dtype), H, n, m, **options)
 
 
@@ -185,7 +186,11 @@ def _(W, H, n, m, block_size=128, damping=0.01):
     return wrong(W, H, n, m, block_size, damping, reach=lambda j, stop: slice(j - j % m + m, stop))
 
 
-@n_m.misconception("no compensation", "The weights that go are set to zero and nothing makes up for them.")
+@n_m.misconception(
+    "no compensation",
+    "The weights that go are set to zero and nothing makes up for them. Either nothing is subtracted from the columns to the right, or your "
+    "factor is lower triangular: then U[j, j:] has nothing right of the diagonal.",
+)
 def _(W, H, n, m, block_size=128, damping=0.01):
     nothing = {"reach": lambda j, stop: slice(0, 0), "lazy": lambda W, E, U, start, stop: 0}
     return wrong(W, H, n, m, block_size, damping, **nothing)

@@ -51,8 +51,8 @@ def case(
     **options,
 ):
     block_size, damping = options.get("block_size", 128), options.get("damping", 0.01)
-    groups = definition.threshold(sparsity)
-    W, H = clear(lambda: layer(g, rows, cols, dead, faint, zeros_from, size), block_size, groups, damping)
+    groups, ridge = definition.threshold(sparsity), 0.0 if damping else 0.2
+    W, H = clear(lambda: layer(g, rows, cols, dead, faint, zeros_from, size, ridge), block_size, groups, damping)
     return call(W.to(dtype), H, sparsity, **options)
 
 

@@ -51,10 +51,12 @@ def model_case(
     batches=((2, 6), (1, 7), (3, 5)),
     bias: bool | None = True,
     size: float = 1.0,
+    sparse: bool = False,
 ) -> Case:
     """`parts`: the number of inputs, then in order the outputs of linear layers, and the names of other modules.
 
     "Conv2d" wants batches of one sequence, "LayerNorm over tokens" such of as many tokens. A `bias` of None: every other layer.
+    `sparse` weights are tiny, and some are exactly 0.
     """
 
     def draw():
@@ -62,6 +64,8 @@ def model_case(
         for part in parts[1:]:
             if isinstance(part, int):
                 W = torch.randn(part, cols, generator=g) * 4 ** torch.rand(part, 1, generator=g)
+                if sparse:
+                    W *= 1e-12 * (torch.rand(part, cols, generator=g) > 0.25)
                 biased = len(recipes) % 2 if bias is None else bias
                 recipes.append(linear(W, torch.randn(part, generator=g) if biased else None))
                 cols = part
@@ -95,6 +99,27 @@ def model_case(
     return call(*redraw(draw, is_clear), sparsity, changes=(0,))
 
 
+def all_count(g: torch.Generator) -> Case:
+    """One layer whose mask depends on the last of many tokens, the last of many sequences, the first and the last batch."""
+
+    def draw():
+        tokens = torch.cat([inputs(g, 1, 2048, 6), inputs(g, 1, 52, 6, scale=6.0)], dim=1)
+        sequences = torch.cat([inputs(g, 16, 1, 6, scale=10.0), inputs(g, 24, 1, 6, scale=10.0)])
+        others = [inputs(g, 1, 4, 6, scale=20.0) for _ in range(3)]
+        return torch.randn(12, 6, generator=g), [tokens, sequences, *others]
+
+    def accept(drawn):
+        W, X = drawn
+        kept = [
+            wanda.prune(W, norm_of(some), 0.5)
+            for some in ([x[:, :2048] for x in X], [x[:16] for x in X], X[:3], X[:-1], X[1:], X[2:], X)
+        ]
+        return clear(wanda.score(W, norm_of(X)), 3) and not any(torch.equal(mask, kept[-1]) for mask in kept[:-1])
+
+    W, X = redraw(draw, accept)
+    return call(Module("Sequential", (linear(W, torch.randn(12, generator=g)),)), X, 0.5, changes=(0,))
+
+
 @model.stage(
     "one layer",
     points=1,
@@ -107,8 +132,9 @@ def _(g):
     yield model_case(g, sparsity, cols, 3)
     (cols,), sparsity = counts.draw(g, WIDTHS, counts.in_between)
     yield model_case(g, sparsity, cols, 2, size=1e-12)
-    yield model_case(g, 0.5, 6, 3, batches=((1, 2100), (40, 1), (2, 3), (1, 2), (1, 5)))
+    yield all_count(g)
     yield model_case(g, 0.5, 4, 70)
+    yield model_case(g, 0.6, 9, 6, sparse=True)
 
 
 @model.stage(
@@ -138,6 +164,7 @@ def _(g):
     yield model_case(g, 0.7, 10, 12, "GELU", 11, "GELU", 9)
     yield model_case(g, 0.75, 9, 12, "Tanh", 12, "LayerNorm", 14, "SiLU", 8, batches=((4, 3), (1, 9)))
     yield model_case(g, 0.6, 8, 10, "ReLU", 12, "ReLU", 10, batches=((1, 5), (2, 20)))
+    yield model_case(g, 0.6, 9, "ReLU", 8, "GELU", 7)
 
 
 @model.accepts("official code: hooks, and a run of the model for every layer")

@@ -104,11 +104,11 @@ def _(g):
         return len(list(search(shares(score), sparsity))) > 3
 
     def depends_on_the_search(score, sparsity):
-        """Large enough that several masks are within 0.001, and that other searches end at others, each at its own."""
+        """Large enough that several masks are within 0.001, and that other searches end at others, each at its own; so do others of its tolerance."""
         searches = ({}, {"alpha": 0.2}, {"high": 1.0, "alpha": 0.5}, {"high": 0.9, "alpha": 0.45})
         ends = [bisect(score, sparsity, **options) for options in searches]
-        finer = [bisect(score, sparsity, tolerance=tolerance) for tolerance in (5e-4, 1e-4)]
-        return different(*ends) and all(different(ends[0], end) for end in finer)
+        others = [bisect(score, sparsity, tolerance=tolerance) for tolerance in (5e-4, 1e-4, 2e-3)]
+        return different(*ends) and all(different(ends[0], end) for end in others)
 
     yield bisection_case(g, 8, 50, 0.5, takes_long)
     yield bisection_case(g, 10, 60, 0.7, takes_long, spread=1.5)
