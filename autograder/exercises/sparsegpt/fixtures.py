@@ -71,9 +71,15 @@ def triangular(g: torch.Generator, cols: int) -> Tensor:
     return torch.randn(cols, cols, generator=g).triu(1) / cols**0.5 + torch.diag(torch.rand(cols, generator=g) + 0.5)
 
 
-def clear(draw: Callable[[], tuple[Tensor, Tensor]], size: int, groups, damping: float) -> tuple[Tensor, Tensor]:
-    """Weights and Hessian whose mask no rounding can change: drawn until every decision is clear."""
+def clear(
+    draw: Callable[[], tuple[Tensor, Tensor]], size: int, groups, damping: float, wakes: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Weights and Hessian whose mask no rounding can change: drawn until every decision is clear.
+
+    And, if one `wakes`, until a weight that was 0 stays, and is not 0 any more.
+    """
     while True:
         W, H = draw()
-        if definition.prune(W, H, size, groups, damping).gap > CLEAR:
+        result = definition.prune(W, H, size, groups, damping)
+        if result.gap > CLEAR and (not wakes or result.pruned[W == 0].any()):
             return W, H

@@ -52,7 +52,7 @@ def case(
 ):
     groups, damping = definition.largest(n, m), options.get("damping", 0.01)
     ridge = 0.0 if damping else 0.2
-    W, H = clear(lambda: layer(g, rows, cols, dead, faint, zeros_from, size, ridge), m, groups, damping)
+    W, H = clear(lambda: layer(g, rows, cols, dead, faint, zeros_from, size, ridge), m, groups, damping, zeros_from is not None)
     return call(W.to(dtype), H, n, m, **options)
 
 

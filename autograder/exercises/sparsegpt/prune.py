@@ -5,8 +5,8 @@ from torch import Tensor
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.sparsegpt import definition, variants
 from autograder.exercises import counts
+from autograder.exercises.sparsegpt import definition, variants
 from autograder.exercises.sparsegpt.fixtures import SIZES, clear, layer
 from autograder.exercises.sparsegpt.prune_mistakes import mistakes
 from autograder.inside.case import call
@@ -52,7 +52,9 @@ def case(
 ):
     block_size, damping = options.get("block_size", 128), options.get("damping", 0.01)
     groups, ridge = definition.threshold(sparsity), 0.0 if damping else 0.2
-    W, H = clear(lambda: layer(g, rows, cols, dead, faint, zeros_from, size, ridge), block_size, groups, damping)
+    W, H = clear(
+        lambda: layer(g, rows, cols, dead, faint, zeros_from, size, ridge), block_size, groups, damping, zeros_from is not None
+    )
     return call(W.to(dtype), H, sparsity, **options)
 
 

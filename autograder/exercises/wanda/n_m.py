@@ -95,7 +95,7 @@ def _(g):
     yield n_m_case(g, 4, 8, 1, 4, size=torch.where(torch.arange(8) % 4 == 1, torch.inf, 1.0))  # the last to go
     some_zeros = (torch.rand(5, 3, 4, generator=g).argsort(dim=-1) > 1).float().flatten(1)  # two in each group
     yield n_m_case(g, 5, 12, 1, 4, lambda W: W * some_zeros)
-    yield n_m_case(g, 4, 6, 2, 3, lambda W: W.T.contiguous().T.double())
+    yield n_m_case(g, 4, 6, 2, 3, lambda W: W.T.contiguous().T.double() / 3)
 
 
 @n_m.stage(

@@ -47,7 +47,8 @@ def rescale_case(
         state["bias"] = torch.randn(cols, generator=g)
     biased = {"no": [], "every": range(len(rows)), "other": range(1, len(rows), 2)}[bias]
     readers = [
-        linear(torch.randn(r, cols, generator=g), torch.randn(r, generator=g) if i in biased else None) for i, r in enumerate(rows)
+        linear(torch.randn(r, cols, generator=g), torch.randn(r, generator=g) if i in biased else None)
+        for i, r in enumerate(rows)
     ]
     s = 10 ** (decades * (2 * torch.rand(cols, generator=g) - 1))
     return call(Module(kind, (cols,), state), readers, s, changes=(0, 1))
@@ -201,7 +202,9 @@ def _(norm, readers, s):
     apply_(norm, readers, s, column=lambda W, s: W / (s + 1e-8))
 
 
-@rescale.misconception("gain made positive", "You take the size or the logarithm of the gains. A gain may be negative, and stays so.")
+@rescale.misconception(
+    "gain made positive", "You take the size or the logarithm of the gains. A gain may be negative, and stays so."
+)
 def _(norm, readers, s):
     apply_(norm, readers, s, gain=lambda gain, s: gain.abs() * s)
 
