@@ -145,7 +145,8 @@ def wanda_score(W: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
 
     Args:
         W: (rows, cols) weights, float32, float16 or bfloat16; must not be changed.
-        norm: (cols,) float32, norm of each input, as InputNorm gives it; must not be changed.
+        norm: (cols,) float32, norm of each input, as InputNorm gives it (infinite where inputs were
+            too large); must not be changed.
 
     Returns:
         (rows, cols) float32: |W_ij| * norm_j, computed in float32.
@@ -209,7 +210,7 @@ def wanda_prune(W: torch.Tensor, norm: torch.Tensor, sparsity: float) -> torch.T
 
     Args:
         W: (rows, cols) weights, any float dtype; must not be changed.
-        norm: (cols,) float32, norm of each input; must not be changed.
+        norm: (cols,) float32, norm of each input, may be infinite; must not be changed.
         sparsity: fraction to remove from each row, in [0, 1).
 
     Returns:
@@ -270,7 +271,7 @@ def wanda_n_m(W: torch.Tensor, norm: torch.Tensor, n: int, m: int) -> torch.Tens
 
     Args:
         W: (rows, cols) weights, any float dtype; must not be changed.
-        norm: (cols,) float32, norm of each input; must not be changed.
+        norm: (cols,) float32, norm of each input, may be infinite; must not be changed.
         n: how many of every group stay.
         m: size of a group: columns 0 to m - 1 of a row, m to 2m - 1, and so on.
 
@@ -376,8 +377,8 @@ def wanda_prune_model_(model: nn.Sequential, batches: list[torch.Tensor], sparsi
 
     Args:
         model: parts that run one after the other. Some are nn.Linear, with or without bias (biases
-            stay); all others (activations, norms) only run. No part behaves differently in
-            training.
+            stay); all others (activations, norms, convolutions) only run, on (sequences, tokens,
+            features) as they come. No part behaves differently in training.
         batches: calibration inputs, (sequences, tokens, features) each, of unequal sizes. Must not
             be changed.
         sparsity: fraction to remove from each row of each weight, in [0, 1): int(sparsity *

@@ -7,7 +7,7 @@ from torch import Tensor
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.exercises.sparsegpt import definition
-from autograder.exercises.sparsegpt.fixtures import hessian, weights
+from autograder.exercises.sparsegpt.fixtures import hessian, triangular, weights
 from autograder.inside.case import call
 
 
@@ -41,10 +41,22 @@ column = Exercise(
 )
 
 
-def case(g: torch.Generator, rows: int, cols: int, j: int, kept: float, dtype: torch.dtype = torch.float32, size: float = 1.0):
+def case(
+    g: torch.Generator,
+    rows: int,
+    cols: int,
+    j: int,
+    kept: float,
+    dtype: torch.dtype = torch.float32,
+    size: float = 1.0,
+    strength: float = 1.0,
+    zeros: float = 0.0,
+):
     """One column of a matrix, of which about a share is kept, but neither none nor all (unless it is 0 or 1)."""
     keep = torch.randperm(rows, generator=g) < round(kept * rows)
-    return call(size * weights(g, rows, cols).to(dtype), definition.factor(hessian(g, cols), 0.02).to(dtype), j, keep)
+    W = size * weights(g, rows, cols).to(dtype) * (torch.rand(rows, cols, generator=g) >= zeros)
+    H = hessian(g, cols, size=strength)
+    return call(W, definition.factor(H, 0.02).to(dtype), j, keep)
 
 
 @column.stage(
@@ -55,6 +67,7 @@ def case(g: torch.Generator, rows: int, cols: int, j: int, kept: float, dtype: t
 def _(g):
     yield case(g, 2, 3, 0, kept=0)
     yield case(g, 9, 6, 0, kept=0)
+    yield case(g, 4, 5, 0, kept=0, strength=1e20)
 
 
 @column.stage(
@@ -66,30 +79,35 @@ def _(g):
     yield case(g, 3, 4, 1, kept=0)
     yield case(g, 8, 7, 4, kept=0)
     yield case(g, 5, 6, 5, kept=0)  # nobody to the right is left to compensate
+    yield call(weights(g, 2, 150), triangular(g, 150), 3, torch.zeros(2, dtype=torch.bool))
 
 
 @column.stage(
     "only the rows that lose their weight",
     points=1,
-    exposes="keep is True where the weight stays: such a row does not change at all, and its e is 0.",
+    exposes="keep is True where the weight stays: such a row does not change at all, and its e is 0. In the others a weight that is 0 "
+    "already moves like any other.",
 )
 def _(g):
     yield case(g, 4, 3, 1, kept=0.5)
     yield case(g, 11, 6, 2, kept=0.3)
     yield case(g, 7, 5, 3, kept=0.8)
     yield case(g, 6, 4, 0, kept=1)
-    yield case(g, 9, 7, 2, kept=0.5, size=1e-6)  # small is not zero
+    yield case(g, 9, 7, 2, kept=0.5, size=1e-25)  # small is not zero
+    yield case(g, 8, 9, 4, kept=0.5, zeros=0.4)
+    yield case(g, 300, 3, 1, kept=0.5)
 
 
 @column.stage(
     "returns copies in the dtype of W",
     points=1,
-    exposes="W, U and keep must not change; the results have the dtype of W.",
+    exposes="W, U and keep must not change; the results have the dtype of W, and are computed in it.",
     pure=True,
 )
 def _(g):
     yield case(g, 6, 8, 3, kept=0.5)
     yield case(g, 7, 5, 1, kept=0.4, dtype=torch.float64)
+    yield case(g, 5, 6, 2, kept=0.4, dtype=torch.float64, size=1e-60)
 
 
 def remove(W, U, j, keep, error=lambda w, d: w / d, row=lambda U, j: U[j, j:], sign=-1, exact=True, masked=True, start=None):
@@ -214,6 +232,15 @@ def _(W, U, j, keep):
 def _(W, U, j, keep):
     changed, e = remove(W, U, j, keep)
     return changed.masked_fill(changed.abs() < 1e-5, 0), e
+
+
+@column.misconception(
+    "zeros stay zero",
+    "Weights that were 0 before stay 0: you take them for removed. In a row that loses a weight they move like the others.",
+)
+def _(W, U, j, keep):
+    changed, e = remove(W, U, j, keep)
+    return changed.masked_fill(W == 0, 0), e
 
 
 @column.misconception(

@@ -7,7 +7,7 @@ from torch import Tensor
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.exercises.sparsegpt import definition
-from autograder.exercises.sparsegpt.fixtures import hessian
+from autograder.exercises.sparsegpt.fixtures import hessian, inputs
 from autograder.inside.case import call
 
 
@@ -44,6 +44,8 @@ factor = Exercise(
 def _(g):
     yield call(hessian(g, 3) + 0.1 * torch.eye(3), damping=0.0)
     yield call(hessian(g, 7, size=4.0) + 0.2 * torch.eye(7), damping=0.0)
+    yield call(hessian(g, 5, size=1e-25) + 1e-26 * torch.eye(5), damping=0.0)
+    yield call(hessian(g, 67) + 0.1 * torch.eye(67), damping=0.0)
 
 
 @factor.stage(
@@ -55,6 +57,7 @@ def _(g):
     yield call(hessian(g, 6, size=50.0), damping=0.3)
     yield call(hessian(g, 9, size=0.02), damping=0.1)
     yield call(hessian(g, 5, size=8.0), 0.02)
+    yield call(hessian(g, 6), 1.5)
     yield call(hessian(g, 8))
 
 
@@ -68,19 +71,23 @@ def _(g):
     yield call(hessian(g, 9, dead=(0, 5, 6), size=20.0), damping=0.05)
     yield call(hessian(g, 8, dead=(1, 7), size=0.03), damping=0.1)
     faint = torch.ones(6)
-    faint[3] = 1e-8
+    faint[3] = 1e-13
     yield call(hessian(g, 6) * faint * faint[:, None], damping=0.02)
+    yield call(hessian(g, 5, dead=(1,)) + 0.1 * torch.diag(torch.arange(5) != 1), damping=0.0)
 
 
 @factor.stage(
     "keeps the dtype, and H as it is",
     points=1,
-    exposes="H is used again, and must not change; U has its dtype.",
+    exposes="H is used again, and must not change; U has its dtype, and where that is float64, its digits too.",
     pure=True,
 )
 def _(g):
     yield call(hessian(g, 7, dead=(4,)), damping=0.1)
     yield call(hessian(g, 5, dead=(0,)).double(), damping=0.03)
+    X = inputs(g, 20, 6).double()
+    X[:, 4] = X[:, 1] + 1e-4 * X[:, 4]  # so alike that float32 cannot tell them apart
+    yield call(X.T @ X, damping=0.0)
 
 
 def damped(H, damping=0.01, dead=1.0, mean=lambda H: H.diagonal().mean(), everywhere=False):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.exercises.sparsegpt import definition
 from autograder.exercises.sparsegpt.fixtures import inputs
@@ -41,6 +42,7 @@ hessian = Exercise(
         "`value` gave before.",
     ),
     reference=Hessian,
+    rules=Rules(exact_zeros=True),
     misconceptions=mistakes,
 )
 
@@ -59,6 +61,8 @@ def batches(g: torch.Generator, cols: int, *shapes: tuple[int, ...], dtype: torc
 def _(g):
     yield script(3, calls=[*batches(g, 3, (1, 4)), ("value",)])
     yield script(7, calls=[*batches(g, 7, (1, 5)), ("value",)])  # fewer tokens than columns
+    yield script(2, calls=[*batches(g, 2, (1, 2100)), ("value",)])
+    yield script(140, calls=[*batches(g, 140, (1, 3)), ("value",)])
 
 
 @hessian.stage(
@@ -69,6 +73,7 @@ def _(g):
 def _(g):
     yield script(4, calls=[*batches(g, 4, (3, 5)), ("value",)])
     yield script(6, calls=[*batches(g, 6, (11,)), ("value",)])
+    yield script(2, calls=[*batches(g, 2, (300, 1)), ("value",)])
 
 
 @hessian.stage(
@@ -81,17 +86,23 @@ def _(g):
 def _(g):
     yield script(5, calls=[*batches(g, 5, (2, 7), (1, 7), (3, 7)), ("value",)])
     yield script(4, calls=[*batches(g, 4, (1, 9), (4, 3)), ("value",), *batches(g, 4, (6,), (2, 5)), ("value",), ("value",)])
+    yield script(3, calls=[*batches(g, 3, (1, 4), (2, 3), (5,), (1, 6), (3, 2), (2, 4), (1, 3)), ("value",)])
 
 
 @hessian.stage(
     "float32 whatever the inputs are",
     points=1,
-    exposes="Inputs may be float16, in which a sum of squares overflows or loses digits, or float64: convert to float32 first.",
+    exposes="Inputs may be float16, in which a sum of squares overflows or loses digits, or float64: convert to float32 first. They may be "
+    "faint or huge, and those of a dead feature give zeros: nothing is rounded, added or cut off.",
 )
 def _(g):
     X = inputs(g, 2, 40, 6)
     yield script(6, calls=[("add", (X * 100).half()), ("add", X.half()), ("value",)])
     yield script(6, calls=[*batches(g, 6, (2, 8), (1, 8), dtype=torch.float64), ("value",)])
+    for dtype in (torch.float16, torch.float64):
+        yield script(5, calls=[*batches(g, 5, (7,), (2, 4), (6,), dtype=dtype), ("value",)])
+    for size in (1e-9, 1e9):
+        yield script(4, calls=[("add", size * inputs(g, 2, 6, 4, dead=(1,))), ("value",)])
 
 
 @hessian.accepts("the authors' add_batch")

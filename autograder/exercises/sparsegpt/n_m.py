@@ -6,7 +6,7 @@ from torch import Tensor
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.exercises.sparsegpt import definition, variants
-from autograder.exercises.sparsegpt.fixtures import clear, hessian, weights
+from autograder.exercises.sparsegpt.fixtures import clear, layer
 from autograder.exercises.sparsegpt.prune import fasterprune
 from autograder.inside.case import call
 
@@ -44,12 +44,15 @@ def case(
     n: int,
     m: int,
     dead: tuple[int, ...] = (),
+    faint: tuple[int, ...] = (),
+    zeros_from: int | None = None,
     size: float = 1.0,
     dtype: torch.dtype = torch.float32,
     **options,
 ):
     groups, damping = definition.largest(n, m), options.get("damping", 0.01)
-    W, H = clear(lambda: (weights(g, rows, cols), hessian(g, cols, dead, size)), m, groups, damping)
+    ridge = 0.0 if damping else 0.2
+    W, H = clear(lambda: layer(g, rows, cols, dead, faint, zeros_from, size, ridge), m, groups, damping, zeros_from is not None)
     return call(W.to(dtype), H, n, m, **options)
 
 
@@ -62,6 +65,9 @@ def _(g):
     yield case(g, 2, 4, 2, 4)
     yield case(g, 7, 16, 2, 4)
     yield case(g, 9, 28, 2, 4, damping=0.05)
+    yield case(g, 5, 8, 2, 4, damping=0.0)
+    yield case(g, 6, 12, 2, 4, zeros_from=4)
+    yield case(g, 131, 4, 2, 4)
 
 
 @n_m.stage(
@@ -72,6 +78,9 @@ def _(g):
 def _(g):
     for n, m, rows, cols in [(1, 4, 6, 16), (3, 4, 7, 20), (4, 8, 5, 24), (2, 3, 4, 15), (1, 2, 8, 14), (3, 5, 6, 10)]:
         yield case(g, rows, cols, n, m)
+    for some in (((4, 5), (8, 10), (5, 12), (16, 20)), ((7, 22), (10, 23))):  # n / m * m is not n, or (m - n) / m * m not m - n
+        n, m = some[int(torch.randint(len(some), (), generator=g))]
+        yield case(g, 3, m, n, m)
 
 
 @n_m.stage(
@@ -85,6 +94,7 @@ def _(g):
     yield case(g, 8, 28, 1, 4, dead=(3, 9, 10, 22), size=15.0, block_size=8)
     yield case(g, 5, 21, 2, 3, dead=(0, 1, 20), block_size=9, damping=0.1)
     yield case(g, 4, 20, 3, 4, dead=(4, 5, 13), block_size=4)
+    yield case(g, 6, 12, 2, 4, dead=(1,), faint=(4, 8), block_size=8)
     yield case(g, 3, 136, 2, 4)  # 128 by default
 
 
@@ -176,7 +186,11 @@ def _(W, H, n, m, block_size=128, damping=0.01):
     return wrong(W, H, n, m, block_size, damping, reach=lambda j, stop: slice(j - j % m + m, stop))
 
 
-@n_m.misconception("no compensation", "The weights that go are set to zero and nothing makes up for them.")
+@n_m.misconception(
+    "no compensation",
+    "The weights that go are set to zero and nothing makes up for them. Either nothing is subtracted from the columns to the right, or your "
+    "factor is lower triangular: then U[j, j:] has nothing right of the diagonal.",
+)
 def _(W, H, n, m, block_size=128, damping=0.01):
     nothing = {"reach": lambda j, stop: slice(0, 0), "lazy": lambda W, E, U, start, stop: 0}
     return wrong(W, H, n, m, block_size, damping, **nothing)

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
+from autograder.exercises import counts
 from autograder.exercises.sparsegpt import definition, variants
-from autograder.exercises.sparsegpt.fixtures import clear, hessian, weights
+from autograder.exercises.sparsegpt.fixtures import SIZES, clear, layer
 from autograder.exercises.sparsegpt.prune_mistakes import mistakes
 from autograder.inside.case import call
 
@@ -43,13 +44,17 @@ def case(
     cols: int,
     sparsity: float,
     dead: tuple[int, ...] = (),
+    faint: tuple[int, ...] = (),
+    zeros_from: int | None = None,
     size: float = 1.0,
     dtype: torch.dtype = torch.float32,
     **options,
 ):
     block_size, damping = options.get("block_size", 128), options.get("damping", 0.01)
-    groups = definition.threshold(sparsity)
-    W, H = clear(lambda: (weights(g, rows, cols), hessian(g, cols, dead, size)), block_size, groups, damping)
+    groups, ridge = definition.threshold(sparsity), 0.0 if damping else 0.2
+    W, H = clear(
+        lambda: layer(g, rows, cols, dead, faint, zeros_from, size, ridge), block_size, groups, damping, zeros_from is not None
+    )
     return call(W.to(dtype), H, sparsity, **options)
 
 
@@ -62,6 +67,11 @@ def _(g):
     yield case(g, 3, 4, 0.5)
     yield case(g, 11, 18, 0.6)
     yield case(g, 8, 15, 0.3, size=20.0, damping=0.1)
+    yield case(g, 6, 8, 0.5, damping=0.0)
+    yield case(g, 131, 3, 0.3)
+    for accept in (counts.just_below, counts.in_between):
+        (rows, cols), sparsity = counts.draw(g, SIZES, accept)
+        yield case(g, rows, cols, sparsity)
 
 
 @prune.stage(
@@ -75,17 +85,22 @@ def _(g):
     yield case(g, 13, 29, 0.45, block_size=8)
     yield case(g, 9, 22, 0.7, size=0.05, block_size=5)
     yield case(g, 5, 141, 0.5)  # 128 by default
+    yield case(g, 6, 5, 0.5, block_size=1)
+    yield case(g, 5, 9, 0.0, block_size=4)
+    yield case(g, 6, 12, 0.4, zeros_from=4, block_size=4)
 
 
 @prune.stage(
     "dead inputs",
     points=1,
-    exposes="The weights of an input that was always 0 are set to 0 before anything is scored: they are the first to go, at no cost.",
+    exposes="The weights of an input that was always 0 are set to 0 before anything is scored: they are the first to go, at no cost. An input "
+    "that is faint is not dead.",
 )
 def _(g):
     yield case(g, 6, 9, 0.4, dead=(2, 3))
     yield case(g, 11, 25, 0.5, dead=(0, 9, 10, 17, 24), size=8.0, block_size=10)
     yield case(g, 4, 12, 0.2, dead=(4, 5, 6, 7), block_size=4, damping=0.05)  # a block of nothing else
+    yield case(g, 6, 10, 0.3, dead=(1,), faint=(4, 8), block_size=5)
 
 
 @prune.stage(

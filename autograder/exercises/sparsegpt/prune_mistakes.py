@@ -146,6 +146,57 @@ def _(W, H, sparsity, block_size=128, damping=0.01):
     return wrong(W, H, sparsity, block_size, damping, U=torch.linalg.cholesky(torch.linalg.inv(U.T @ U), upper=True))
 
 
+def inverted_factor(H, damping):
+    """The inverse of H's lower factor L: L^-T L^-1 is the inverse of H, so it looks like a factor of it."""
+    return torch.linalg.inv(torch.linalg.cholesky(definition.damped(H, damping))).float()
+
+
+@mistakes(
+    "inverse of the factor of H",
+    "Your U is the inverse of H's factor: V V^T = H^-1 with V upper triangular, the wrong way round. U^T U is asked for: factor the inverse.",
+)
+def _(W, H, sparsity, block_size=128, damping=0.01):
+    return wrong(W, H, sparsity, block_size, damping, U=inverted_factor(H, damping).T)
+
+
+@mistakes(
+    "inverse of the factor of H, lower",
+    "Your U is the inverse of H's lower factor: it is lower triangular, so that nothing to the right of a column moves. Factor the inverse of H, "
+    "with upper=True.",
+)
+def _(W, H, sparsity, block_size=128, damping=0.01):
+    return wrong(W, H, sparsity, block_size, damping, U=inverted_factor(H, damping))
+
+
+@mistakes(
+    "faint taken for dead",
+    "You take a small H[j, j] for dead, and set weights to 0 that count. Only an input that was always 0 is dead: test == 0.",
+)
+def _(W, H, sparsity, block_size=128, damping=0.01):
+    return wrong(W.masked_fill(H.diagonal() < 1e-8, 0), H, sparsity, block_size, damping)
+
+
+@mistakes(
+    "zeros stay zero",
+    "Weights that were 0 before stay 0. Those that are not chosen to go move like all others: nothing says that they are gone.",
+)
+def _(W, H, sparsity, block_size=128, damping=0.01):
+    return wrong(W, H, sparsity, block_size, damping).masked_fill(W == 0, 0)
+
+
+@mistakes(
+    "counted in float32",
+    "Your count is now and then one too many: in float32, or with a small number added, 100 * 0.57 is 57 or more; in Python's own numbers it "
+    "is a little less. Take int(n * sparsity) of an int and a float.",
+)
+def _(W, H, sparsity, block_size=128, damping=0.01):
+    def choose(scores):
+        count = min(scores.numel(), int(torch.tensor(sparsity) * scores.numel()) + 1)
+        return variants.smallest(scores.reshape(1, -1), count).view_as(scores)
+
+    return wrong(W, H, sparsity, block_size, damping, choose=choose)
+
+
 @mistakes(
     "the inverse itself",
     "You work with the inverse of H in U's place. Its row j belongs to a problem in which no column is finished; take its Cholesky factor.",
@@ -173,7 +224,9 @@ def _(W, H, sparsity, block_size=128, damping=0.01):
 
 
 @mistakes(
-    "no compensation", "The weights that go are set to zero and nothing makes up for them: the whole point of H is missing."
+    "no compensation",
+    "The weights that go are set to zero and nothing makes up for them: the whole point of H is missing. Either nothing is subtracted from the "
+    "columns to the right, or your factor is lower triangular: then U[j, j:] has nothing right of the diagonal.",
 )
 def _(W, H, sparsity, block_size=128, damping=0.01):
     nothing = {"reach": lambda j, stop: slice(0, 0), "lazy": lambda W, E, U, start, stop: 0}

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.wanda.fixtures import clear, inputs, linear, redraw
+from autograder.exercises import counts
+from autograder.exercises.wanda.fixtures import WIDTHS, clear, inputs, linear, redraw
 from autograder.exercises.wanda.model_mistakes import mistakes, norm_of
 from autograder.inside.case import Case, call
 from autograder.inside.recipes import Module
@@ -37,31 +38,51 @@ model = Exercise(
         "`batches = [part(X) for X in batches]`: a new list, so that the one you were given stays as it is.",
     ),
     reference=wanda_prune_model_,
-    rules=Rules(exact_zeros=True),
+    rules=Rules(tolerance=0),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
     misconceptions=mistakes,
 )
 
 
 def model_case(
-    g: torch.Generator, sparsity: float, *parts: int | str, batches=((2, 6), (1, 7), (3, 5)), bias: bool = True
+    g: torch.Generator,
+    sparsity: float,
+    *parts: int | str,
+    batches=((2, 6), (1, 7), (3, 5)),
+    bias: bool | None = True,
+    size: float = 1.0,
+    sparse: bool = False,
 ) -> Case:
-    """`parts`: the number of inputs, then in order the outputs of linear layers, and the names of other modules."""
+    """`parts`: the number of inputs, then in order the outputs of linear layers, and the names of other modules.
+
+    "Conv2d" wants batches of one sequence, "LayerNorm over tokens" such of as many tokens. A `bias` of None: every other layer.
+    `sparse` weights are tiny, and some are exactly 0.
+    """
 
     def draw():
         cols, recipes = parts[0], []
         for part in parts[1:]:
             if isinstance(part, int):
                 W = torch.randn(part, cols, generator=g) * 4 ** torch.rand(part, 1, generator=g)
-                recipes.append(linear(W, torch.randn(part, generator=g) if bias else None))
+                if sparse:
+                    W *= 1e-12 * (torch.rand(part, cols, generator=g) > 0.25)
+                biased = len(recipes) % 2 if bias is None else bias
+                recipes.append(linear(W, torch.randn(part, generator=g) if biased else None))
                 cols = part
+            elif part == "Conv2d":  # a sequence is its one channel
+                state = {"weight": torch.randn(1, 1, 1, 3, generator=g), "bias": torch.randn(1, generator=g)}
+                recipes.append(Module(part, (1, 1, (1, 3), 1, (0, 1)), state))
+            elif part == "LayerNorm over tokens":
+                shape = batches[0][1], cols
+                state = {"weight": torch.rand(shape, generator=g) + 0.5, "bias": torch.randn(shape, generator=g)}
+                recipes.append(Module("LayerNorm", (shape,), state))
             elif part == "LayerNorm":
                 state = {"weight": torch.rand(cols, generator=g) + 0.5, "bias": torch.randn(cols, generator=g)}
                 recipes.append(Module(part, (cols,), state))
             else:
                 recipes.append(Module(part))
         return Module("Sequential", tuple(recipes)), [
-            inputs(g, *shape, parts[0], scale=2.0**i) for i, shape in enumerate(batches)
+            inputs(g, *shape, parts[0], scale=size * 2.0**i) for i, shape in enumerate(batches)
         ]
 
     def is_clear(drawn):
@@ -78,6 +99,27 @@ def model_case(
     return call(*redraw(draw, is_clear), sparsity, changes=(0,))
 
 
+def all_count(g: torch.Generator) -> Case:
+    """One layer whose mask depends on the last of many tokens, the last of many sequences, the first and the last batch."""
+
+    def draw():
+        tokens = torch.cat([inputs(g, 1, 2048, 6), inputs(g, 1, 52, 6, scale=6.0)], dim=1)
+        sequences = torch.cat([inputs(g, 16, 1, 6, scale=10.0), inputs(g, 24, 1, 6, scale=10.0)])
+        others = [inputs(g, 1, 4, 6, scale=20.0) for _ in range(3)]
+        return torch.randn(12, 6, generator=g), [tokens, sequences, *others]
+
+    def accept(drawn):
+        W, X = drawn
+        kept = [
+            wanda.prune(W, norm_of(some), 0.5)
+            for some in ([x[:, :2048] for x in X], [x[:16] for x in X], X[:3], X[:-1], X[1:], X[2:], X)
+        ]
+        return clear(wanda.score(W, norm_of(X)), 3) and not any(torch.equal(mask, kept[-1]) for mask in kept[:-1])
+
+    W, X = redraw(draw, accept)
+    return call(Module("Sequential", (linear(W, torch.randn(12, generator=g)),)), X, 0.5, changes=(0,))
+
+
 @model.stage(
     "one layer",
     points=1,
@@ -86,19 +128,29 @@ def model_case(
 def _(g):
     yield model_case(g, 0.5, 6, 4, batches=((1, 8),))
     yield model_case(g, 0.4, 5, 7)
+    (cols,), sparsity = counts.draw(g, WIDTHS, counts.just_below)
+    yield model_case(g, sparsity, cols, 3)
+    (cols,), sparsity = counts.draw(g, WIDTHS, counts.in_between)
+    yield model_case(g, sparsity, cols, 2, size=1e-12)
+    yield all_count(g)
+    yield model_case(g, 0.5, 4, 70)
+    yield model_case(g, 0.6, 9, 6, sparse=True)
 
 
 @model.stage(
     "every layer, by what it reads itself",
     points=1,
-    exposes="All linear layers are pruned, wherever they stand, the last one too. Each has its own inputs: those that reach it, after the ReLU "
-    "(or whatever else) before it.",
+    exposes="All linear layers are pruned, wherever they stand, the last one too, and nothing else that has a weight. Each has its own inputs: "
+    "those that reach it, after the ReLU (or whatever else) before it.",
 )
 def _(g):
     yield model_case(g, 0.5, 8, 8, "GELU", 8, bias=False)
     yield model_case(g, 0.45, 7, 9, "LayerNorm", "GELU", 5)
     yield model_case(g, 0.0, 4, 5, "ReLU", 3)
     yield model_case(g, 0.5, 8, "LayerNorm", 7, 7, "ReLU")
+    yield model_case(g, 0.5, 8, 7, "Conv2d", "ReLU", 6, batches=((1, 6), (1, 9)))
+    yield model_case(g, 0.4, 6, "LayerNorm over tokens", 7, "PReLU", 5, batches=((2, 4), (3, 4)))
+    yield model_case(g, 0.4, 5, 6, "ReLU", "Identity", 5, 6, "Tanh", 5, "ReLU", 6, 4, 5, bias=None)
 
 
 @model.stage(
@@ -112,6 +164,7 @@ def _(g):
     yield model_case(g, 0.7, 10, 12, "GELU", 11, "GELU", 9)
     yield model_case(g, 0.75, 9, 12, "Tanh", 12, "LayerNorm", 14, "SiLU", 8, batches=((4, 3), (1, 9)))
     yield model_case(g, 0.6, 8, 10, "ReLU", 12, "ReLU", 10, batches=((1, 5), (2, 20)))
+    yield model_case(g, 0.6, 9, "ReLU", 8, "GELU", 7)
 
 
 @model.accepts("official code: hooks, and a run of the model for every layer")
@@ -153,14 +206,14 @@ def _(model, batches, sparsity_ratio):
 
 @model.accepts("all tokens in one matrix, double precision, new data")
 def _(model, batches, sparsity):
-    X = torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in batches])
     for i, part in enumerate(model):
         if isinstance(part, nn.Linear):
+            X = torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in batches])
             score = part.weight.detach().double().abs() * X.double().norm(dim=0)
             k = int(sparsity * score.shape[1])
             gone = score.argsort(1)[:, :k]
             model[i].weight.data = part.weight.detach().scatter(1, gone, 0.0)
-        X = model[i](X).detach()
+        batches = [model[i](batch).detach() for batch in batches]
 
 
 @model.accepts("numpy ranking, recursion")

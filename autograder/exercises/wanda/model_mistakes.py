@@ -158,6 +158,50 @@ def _(model, batches, sparsity):
 
 
 @mistakes(
+    "whatever has a weight",
+    "You prune all that has a weight matrix. A norm over tokens and features has one too: ask isinstance(part, nn.Linear).",
+)
+def _(model, batches, sparsity):
+    with torch.no_grad():
+        for part in model:
+            if getattr(part, "weight", torch.zeros(1)).ndim == 2:
+                part.weight.copy_(wanda.prune(part.weight.detach(), norm_of(batches), sparsity))
+            batches = [part(X) for X in batches]
+
+
+@mistakes(
+    "weights replaced",
+    "You put a new Parameter in the place of each weight. An optimiser, or whoever else holds the old one, never hears of it: "
+    "`part.weight.copy_(...)` under `torch.no_grad()` writes into it.",
+)
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity)
+    for part in model:
+        if isinstance(part, nn.Linear):
+            part.weight = nn.Parameter(part.weight.detach().clone())
+
+
+@mistakes(
+    "weights left frozen",
+    "You switch requires_grad off and leave it so: the pruned model cannot be trained any more. torch.no_grad() is enough.",
+)
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity)
+    model.requires_grad_(False)
+
+
+@mistakes(
+    "hooks left behind",
+    "The hooks with which you collected inputs are still on the layers: they go on collecting. Keep the handle, and call handle.remove().",
+)
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity)
+    for part in model:
+        if isinstance(part, nn.Linear):
+            part.register_forward_pre_hook(lambda *_: None)
+
+
+@mistakes(
     "batches overwritten",
     "The model is right, but you write the activations into the list that you were given: `batches[i] = part(X)`. Bind a list of your own: "
     "`batches = [part(X) for X in batches]`.",

@@ -33,17 +33,30 @@ n_m = Exercise(
         "the mask for `W.masked_fill(gone, 0)`.",
     ),
     reference=wanda_n_m,
-    rules=Rules(exact_zeros=True),
+    rules=Rules(tolerance=0),
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
 )
 
 
-def n_m_case(g: torch.Generator, rows: int, cols: int, n: int, m: int, change=lambda W: W) -> Case:
+def n_m_case(
+    g: torch.Generator,
+    rows: int,
+    cols: int,
+    n: int,
+    m: int,
+    change=lambda W: W,
+    size: float | Tensor = 1.0,
+    rounded: bool = False,
+) -> Case:
+    """`size` is that of the norms, or (cols,); with `rounded`, other weights go where scores have the dtype of W."""
+
     def draw():
-        return change(torch.randn(rows, cols, generator=g)), norms(g, cols)
+        return change(torch.randn(rows, cols, generator=g)), norms(g, cols) * size
 
     def is_clear(drawn):
-        return clear(wanda.score(*drawn).unflatten(1, (-1, m)), m - n)
+        of_half = patterns.n_m((drawn[0].abs() * drawn[1].to(drawn[0].dtype)).float(), n, m)
+        lost = not torch.equal(of_half, patterns.n_m(wanda.score(*drawn), n, m))
+        return clear(wanda.score(*drawn).unflatten(1, (-1, m)), m - n) and (lost or not rounded)
 
     return call(*redraw(draw, is_clear), n, m)
 
@@ -69,8 +82,20 @@ def _(g):
 def _(g):
     for rows, cols, n, m in [(3, 8, 1, 4), (5, 12, 3, 4), (3, 16, 4, 8), (4, 10, 2, 5), (2, 9, 2, 3), (3, 6, 6, 6)]:
         yield n_m_case(g, rows, cols, n, m)
-    yield n_m_case(g, 3, 8, 1, 4, lambda W: W.half())
-    yield n_m_case(g, 4, 6, 2, 3, lambda W: W.T.contiguous().T.double())
+    # int((1 - n / m) * m) is not m - n, nor int((m - n) / m * m), or int(n / m * m) is not n
+    for some in (((4, 5), (8, 10), (5, 12), (16, 20)), ((7, 22), (10, 23)), ((15, 22), (13, 23))):
+        n, m = some[int(torch.randint(len(some), (), generator=g))]
+        yield n_m_case(g, 3, 2 * m, n, m)
+    yield n_m_case(g, 2, 300, 2, 4)
+    yield n_m_case(g, 300, 4, 2, 4)
+    yield n_m_case(g, 3, 8, 1, 4, lambda W: W.half(), size=1e6)  # norms that float16 cannot hold
+    yield n_m_case(g, 4, 16, 3, 4, lambda W: W.bfloat16(), rounded=True)
+    yield n_m_case(g, 3, 9, 1, 3, size=1e-12)
+    yield n_m_case(g, 3, 9, 1, 3, lambda W: 1e-12 * W)
+    yield n_m_case(g, 4, 8, 1, 4, size=torch.where(torch.arange(8) % 4 == 1, torch.inf, 1.0))  # the last to go
+    some_zeros = (torch.rand(5, 3, 4, generator=g).argsort(dim=-1) > 1).float().flatten(1)  # two in each group
+    yield n_m_case(g, 5, 12, 1, 4, lambda W: W * some_zeros)
+    yield n_m_case(g, 4, 6, 2, 3, lambda W: W.T.contiguous().T.double() / 3)
 
 
 @n_m.stage(
@@ -184,6 +209,18 @@ def _(W, norm, n, m):
     return W.masked_fill(~F.pad(kept, (0, W.shape[1] - m), value=True), 0)
 
 
+@n_m.misconception(
+    "infinity as a mark",
+    "You mark what goes by a score of infinity. A score may be infinite itself, and its weight is the last to go: keep a mask.",
+)
+def _(W, norm, n, m):
+    check_n_m(W, n, m)
+    groups = wanda.score(W, norm).unflatten(1, (-1, m))
+    for _ in range(m - n):
+        groups.scatter_(-1, groups.argmin(dim=-1, keepdim=True), torch.inf)
+    return W.masked_fill(groups.flatten(1).isinf(), 0)
+
+
 @n_m.misconception("returns the mask", "You returned the mask. Return the weights with the pruned ones set to zero.")
 def _(W, norm, n, m):
     check_n_m(W, n, m)
@@ -251,9 +288,9 @@ def _(W, norm, n, m):
 def _(W, norm, n, m):
     if not 1 <= n <= m or W.shape[1] % m:
         raise ValueError("n:m")
-    pruned = W.numpy().copy()
-    for row in pruned:
+    gone = np.zeros(W.shape, dtype=bool)
+    for row, weights in zip(gone, W.double().numpy(), strict=True):  # numpy has no bfloat16
         for start in range(0, len(row), m):
-            group = np.abs(row[start : start + m].astype(np.float64)) * norm.numpy()[start : start + m]
-            row[start + np.argsort(group)[: m - n]] = 0
-    return torch.from_numpy(pruned)
+            group = np.abs(weights[start : start + m]) * norm.numpy()[start : start + m]
+            row[start + np.argsort(group)[: m - n]] = True
+    return W.masked_fill(torch.from_numpy(gone), 0)

@@ -63,6 +63,8 @@ norm = Exercise(
 def _(g):
     yield script(3, calls=[("add", inputs(g, 1, 4, 3)), ("norm",)])
     yield script(5, calls=[("add", inputs(g, 1, 9, 5)), ("norm",)])
+    yield script(2, calls=[("add", inputs(g, 1, 2100, 2)), ("norm",)])
+    yield script(140, calls=[("add", inputs(g, 1, 3, 140)), ("norm",)])
 
 
 @norm.stage(
@@ -73,6 +75,7 @@ def _(g):
 def _(g):
     yield script(4, calls=[("add", inputs(g, 3, 5, 4)), ("norm",)])
     yield script(6, calls=[("add", inputs(g, 7, 2, 6, scale=5)), ("norm",)])
+    yield script(2, calls=[("add", inputs(g, 300, 1, 2)), ("norm",)])
 
 
 @norm.stage(
@@ -84,13 +87,15 @@ def _(g):
 def _(g):
     yield script(5, calls=[("add", inputs(g, n, 6, 5, scale=3.0**i)) for i, n in enumerate((2, 1, 3))] + [("norm",)])
     yield script(3, calls=[("add", inputs(g, n, t, 3, scale=1 + i)) for i, (n, t) in enumerate(((4, 3), (1, 8)))] + [("norm",)])
+    many = [("add", inputs(g, 1 + i % 3, 2 + i % 4, 3, scale=1.5**i)) for i in range(9)]
+    yield script(3, calls=[*many, ("norm",)])
 
 
 @norm.stage(
     "asked at any time, for (tokens, cols) and for half precision too",
     points=1,
     exposes="norm() changes nothing and may be called between batches; a 2-D X is one sequence; squares of float16 inputs are taken in "
-    "float32, as 300 squared is more than float16 can hold; a feature that is always 0 has norm 0. X stays as it is.",
+    "float32, as 300 squared is more than float16 can hold; a feature that is always 0 has norm 0, one that is faint has not. X stays.",
     pure=True,
 )
 def _(g):
@@ -101,6 +106,9 @@ def _(g):
     )
     half = [inputs(g, n, 5, 3).clamp(-2, 2).mul(200).half() for n in (2, 1)]
     yield script(3, calls=[("add", half[0]), ("add", half[1]), ("norm",)])
+    yield script(4, calls=[("add", inputs(g, *shape, 4).half()) for shape in ((6,), (2, 3), (5,))] + [("norm",)])
+    for size in (1e-14, 1e9):
+        yield script(3, calls=[("add", inputs(g, 2, 5, 3, scale=size)), ("norm",)])
     sometimes = torch.tensor([1.0, 0.0, 1.0, 0.0])
     yield script(4, calls=[("add", inputs(g, 2, 3, 4) * sometimes), ("add", inputs(g, 3, 3, 4) * sometimes), ("norm",)])
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.wanda.fixtures import clear, norms, redraw
+from autograder.exercises import counts
+from autograder.exercises.wanda.fixtures import WIDTHS, clear, norms, redraw
+from autograder.exercises.wanda.prune_mistakes import drop, mistakes
 from autograder.inside.case import Case, call
-from sparsity_edu import patterns
 from sparsity_edu.weights import wanda
 
 
@@ -33,12 +34,21 @@ prune = Exercise(
         "corrected pseudo-code: `W.scatter(dim=1, index=order[:, :count], value=0)`.",
     ),
     reference=wanda_prune,
-    rules=Rules(exact_zeros=True),
+    rules=Rules(tolerance=0),
+    misconceptions=mistakes,
     forbids=("torch.nn.utils.prune", "torch.ao.pruning"),
 )
 
 
-def prune_case(g: torch.Generator, rows: int, cols: int, sparsity: float, change=lambda W: W, size: float = 1.0) -> Case:
+def prune_case(
+    g: torch.Generator,
+    rows: int,
+    cols: int,
+    sparsity: float,
+    change=lambda W: W,
+    size: float = 1.0,
+    accept=lambda W, norm, sparsity: True,
+) -> Case:
     """Rows of unequal scale, so that rows which compete with each other show."""
 
     def draw():
@@ -46,7 +56,7 @@ def prune_case(g: torch.Generator, rows: int, cols: int, sparsity: float, change
         return change(torch.randn(rows, cols, generator=g) * scale), norms(g, cols) * size
 
     def is_clear(drawn):
-        return clear(wanda.score(*drawn), int(sparsity * cols))
+        return clear(wanda.score(*drawn), int(sparsity * cols)) and accept(*drawn, sparsity)
 
     return call(*redraw(draw, is_clear), sparsity)
 
@@ -79,6 +89,16 @@ def _(g):
         (12, 30, 0.98),
     ]:
         yield prune_case(g, rows, cols, sparsity)
+    for accept in (counts.just_below, counts.in_between):
+        (cols,), sparsity = counts.draw(g, WIDTHS, accept)
+        yield prune_case(g, 4, cols, sparsity)
+    yield prune_case(g, 2, 300, 0.4)
+    yield prune_case(g, 300, 3, 0.4)
+
+
+def is_lost_in_rounding(W: Tensor, norm: Tensor, sparsity: float) -> bool:
+    """Whether other weights go where scores have the dtype of W."""
+    return not torch.equal(drop(W, norm, sparsity, lambda W, norm: W.abs() * norm.to(W.dtype)), drop(W, norm, sparsity))
 
 
 @prune.stage(
@@ -89,8 +109,15 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield prune_case(g, 5, 8, 0.5, lambda W: W.double())
+    yield prune_case(g, 5, 8, 0.5, lambda W: W.double() / 3)
     yield prune_case(g, 4, 9, 0.4, lambda W: W.half(), size=1e5)  # norms that float16 cannot hold
+    yield prune_case(g, 6, 30, 0.5, lambda W: W.bfloat16(), accept=is_lost_in_rounding)
+    yield prune_case(g, 4, 9, 0.4, size=1e-12)
+    yield prune_case(g, 4, 9, 0.4, lambda W: 1e-12 * W)
+    endless = torch.where(torch.arange(9) == 4, torch.inf, 1.0)  # a score may be infinite: its weight is the last to go
+    yield call(
+        *redraw(lambda: (torch.randn(5, 9, generator=g), norms(g, 9) * endless), lambda d: clear(wanda.score(*d), 5)), 0.6
+    )
     few_zeros = (torch.rand(6, 12, generator=g).argsort(dim=1) > 3).float()  # four in each row
     yield prune_case(g, 6, 12, 0.6, lambda W: W * few_zeros)
     dead = torch.tensor([1.0, 1, 0, 1, 1, 1, 0, 1, 1, 1])
@@ -108,177 +135,6 @@ def _(g):
 def _(g):
     for sparsity in (1.0, 1.5, -0.1, math.nan):
         yield call(torch.randn(3, 4, generator=g), norms(g, 4), sparsity)
-
-
-def check_sparsity(sparsity):
-    if not 0 <= sparsity < 1:
-        raise ValueError("sparsity")
-
-
-def drop(W, norm, sparsity, score=wanda.score, count=int):
-    """`wanda_prune` with its parts exchangeable, for mistakes in one part."""
-    check_sparsity(sparsity)
-    smallest = score(W, norm).argsort(dim=1, stable=True)[:, : count(sparsity * W.shape[1])]
-    return W.scatter(1, smallest, 0)
-
-
-@prune.misconception(
-    "layer-wide",
-    "You let all weights of the matrix compete. Wanda compares within a row: an output whose scores are all small keeps as many weights "
-    "as the others.",
-)
-def _(W, norm, sparsity):
-    check_sparsity(sparsity)
-    return W.masked_fill(~patterns.unstructured(wanda.score(W, norm), sparsity), 0)
-
-
-@prune.misconception(
-    "down the columns",
-    "You compared down the columns (dim=0). There the norm is the same for all, so it has no say: compare along a row, dim=1.",
-)
-def _(W, norm, sparsity):
-    check_sparsity(sparsity)
-    return W.masked_fill(~patterns.unstructured(wanda.score(W, norm).T, sparsity, per="row").T, 0)
-
-
-@prune.misconception("magnitude", "You ranked |W| alone: that is magnitude pruning, row by row. Rank |W_ij| * norm_j.")
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, score=lambda W, norm: W.abs())
-
-
-@prune.misconception(
-    "signed", "You ranked W_ij * norm_j with its sign: the most negative weights went first, although they matter most."
-)
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, score=lambda W, norm: W * norm)
-
-
-@prune.misconception(
-    "norm squared", "You ranked |W_ij| * norm_j^2, which weighs the inputs twice. Square both factors or neither."
-)
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, score=lambda W, norm: W.abs() * norm**2)
-
-
-@prune.misconception("norm only", "You ranked the inputs only: whole columns go. The weight has a say too.")
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, score=lambda W, norm: norm.expand(W.shape))
-
-
-@prune.misconception(
-    "divides by the norm",
-    "You divided by the norm, so that weights on large inputs went first. A large input makes a weight matter.",
-)
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, score=lambda W, norm: W.abs() / norm)
-
-
-@prune.misconception("prunes the largest", "You removed the largest scores. The small ones are the ones that are not missed.")
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, score=lambda W, norm: -wanda.score(W, norm))
-
-
-@prune.misconception(
-    "keeps the sparsity",
-    "You kept a fraction `sparsity` of each row. Sparsity is what goes; what stays is the density 1 - sparsity.",
-)
-def _(W, norm, sparsity):
-    check_sparsity(sparsity)
-    gone = W.shape[1] - int(sparsity * W.shape[1])
-    return drop(W, norm, 0, count=lambda _: gone)
-
-
-@prune.misconception(
-    "one too many",
-    "One weight too many goes in each row: with threshold = sorted[k], the test score <= threshold removes k + 1.",
-)
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, count=lambda x: int(x) + 1)
-
-
-@prune.misconception("rounded", "You rounded sparsity * cols to the nearest integer. Wanda rounds down: int(sparsity * cols).")
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, count=round)
-
-
-@prune.misconception("rounded up", "You rounded sparsity * cols up. Wanda rounds down: int(sparsity * cols).")
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, count=math.ceil)
-
-
-@prune.misconception(
-    "quantile",
-    "torch.quantile interpolates between two scores, so what falls below it is not always int(sparsity * cols). Sort the row instead.",
-)
-def _(W, norm, sparsity):
-    check_sparsity(sparsity)
-    score = wanda.score(W, norm)
-    return W.masked_fill(score <= torch.quantile(score, sparsity, dim=1, keepdim=True), 0)
-
-
-@prune.misconception(
-    "one row's columns for all",
-    "You took the same columns out of every row. Each output has its own weights, hence its own mask.",
-)
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, score=lambda W, norm: wanda.score(W, norm).sum(dim=0).expand(W.shape))
-
-
-@prune.misconception(
-    "fraction of what remains",
-    "You removed a fraction of the weights that are not zero yet. Sparsity counts all weights of a row, those zeroed earlier included.",
-)
-def _(W, norm, sparsity):
-    check_sparsity(sparsity)
-    score = wanda.score(W, norm)
-    rows = []
-    for row, s in zip(W, score, strict=True):
-        zeros = int((s == 0).sum())
-        rows.append(row.scatter(0, s.argsort()[: zeros + int(sparsity * (len(s) - zeros))], 0))
-    return torch.stack(rows)
-
-
-@prune.misconception(
-    "dead inputs on top",
-    "You zero the weights of dead inputs in any case, as SparseGPT does. Here they have score 0 and are the first to go, but no more than "
-    "int(sparsity * cols) go in a row.",
-)
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity).masked_fill(norm == 0, 0)
-
-
-@prune.misconception(
-    "rounded to half precision",
-    "You rank in the precision of W. float16 cannot hold a norm above 65504, and rounds scores until they are equal: rank in float32.",
-)
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, score=lambda W, norm: W.abs() * norm.to(W.dtype))
-
-
-@prune.misconception("returns the mask", "You returned the mask. Return the weights with the pruned ones set to zero.")
-def _(W, norm, sparsity):
-    return drop(W, norm, sparsity, score=lambda W, norm: wanda.score(W, norm)) != 0
-
-
-@prune.misconception(
-    "returns the score",
-    "You returned the scores that survive. The score only chooses; what stays are the weights, unchanged.",
-)
-def _(W, norm, sparsity):
-    return drop(wanda.score(W, norm), torch.ones_like(norm), sparsity).to(W.dtype)
-
-
-@prune.misconception(
-    "in place",
-    "You changed W itself, as the paper's pseudo-code does. Whoever called you may still need it: work on W.clone().",
-)
-def _(W, norm, sparsity):
-    return W.copy_(drop(W, norm, sparsity))
-
-
-@prune.misconception("no check", "You accept any sparsity. Raise a ValueError unless 0 <= sparsity < 1.")
-def _(W, norm, sparsity):
-    return drop(W, norm, max(0.0, min(0.999, 0.0 if math.isnan(sparsity) else sparsity)))
 
 
 @prune.accepts("the official inner loop")
@@ -311,7 +167,8 @@ def _(W, norm, sparsity):
 def _(W, norm, sparsity):
     if not 0 <= sparsity < 1:
         raise ValueError(sparsity)
-    pruned = W.numpy().copy()
+    pruned = W.double().numpy()  # numpy has no bfloat16
+    pruned = pruned.copy() if W.dtype == torch.float64 else pruned
     for row in pruned:
-        row[np.argsort(np.abs(row.astype(np.float64)) * norm.numpy())[: int(sparsity * row.size)]] = 0
-    return torch.from_numpy(pruned)
+        row[np.argsort(np.abs(row) * norm.numpy())[: int(sparsity * row.size)]] = 0
+    return torch.from_numpy(pruned).to(W.dtype)

@@ -38,25 +38,35 @@ rescale = Exercise(
 )
 
 
-def rescale_case(g: torch.Generator, kind: str, cols: int, *rows: int, bias: bool = False) -> Case:
-    state = {"weight": torch.rand(cols, generator=g) + 0.5}
+def rescale_case(
+    g: torch.Generator, kind: str, cols: int, *rows: int, bias: str = "no", decades: float = 1.0, gain=lambda gain: gain
+) -> Case:
+    """Factors over so many decades on both sides of 1; a bias of "no", "every" or every "other" reader."""
+    state = {"weight": gain(torch.rand(cols, generator=g) + 0.5)}
     if kind == "LayerNorm":
         state["bias"] = torch.randn(cols, generator=g)
-    readers = [linear(torch.randn(r, cols, generator=g), torch.randn(r, generator=g) if bias else None) for r in rows]
-    s = 10 ** (2 * torch.rand(cols, generator=g) - 1)
+    biased = {"no": [], "every": range(len(rows)), "other": range(1, len(rows), 2)}[bias]
+    readers = [
+        linear(torch.randn(r, cols, generator=g), torch.randn(r, generator=g) if i in biased else None)
+        for i, r in enumerate(rows)
+    ]
+    s = 10 ** (decades * (2 * torch.rand(cols, generator=g) - 1))
     return call(Module(kind, (cols,), state), readers, s, changes=(0, 1))
 
 
 @rescale.stage(
     "multiplies the gains and divides the columns",
     points=1,
-    exposes="The gain of feature j (norm.weight[j]) times s_j, and column j of the layer that reads it divided by s_j, in place. s stays.",
+    exposes="The gain of feature j (norm.weight[j]) times s_j, and column j of the layer that reads it divided by s_j, in place. s stays. "
+    "A gain may be negative or 0, a factor of any size.",
     pure=True,
 )
 def _(g):
     yield rescale_case(g, "RMSNorm", 3, 2)
     yield rescale_case(g, "RMSNorm", 5, 5)
-    yield rescale_case(g, "RMSNorm", 7, 4, bias=True)
+    yield rescale_case(g, "RMSNorm", 7, 4, bias="every")
+    yield rescale_case(g, "RMSNorm", 8, 3, gain=lambda gain: gain * torch.tensor([1.0, -1, 0, 1, -1, 1, 0, -1]))
+    yield rescale_case(g, "RMSNorm", 9, 4, decades=12.0)
 
 
 @rescale.stage(
@@ -67,7 +77,9 @@ def _(g):
 )
 def _(g):
     yield rescale_case(g, "RMSNorm", 6, 4, 6, 3)
-    yield rescale_case(g, "RMSNorm", 4, 5, 4, bias=True)
+    yield rescale_case(g, "RMSNorm", 4, 5, 4, bias="every")
+    yield rescale_case(g, "RMSNorm", 5, 3, 4, 5, 6, 2, 7, 3, 4, 5, bias="other")
+    yield rescale_case(g, "RMSNorm", 6)  # nobody reads it yet
 
 
 @rescale.stage(
@@ -77,7 +89,8 @@ def _(g):
 )
 def _(g):
     yield rescale_case(g, "LayerNorm", 5, 3)
-    yield rescale_case(g, "LayerNorm", 6, 6, 2, bias=True)
+    yield rescale_case(g, "LayerNorm", 6, 6, 2, bias="every")
+    yield rescale_case(g, "LayerNorm", 7, 3, 4, bias="other", decades=12.0)
 
 
 def apply_(
@@ -179,6 +192,21 @@ def _(norm, readers, s):
 )
 def _(norm, readers, s):
     apply_(norm, readers, s, bias=torch.div)
+
+
+@rescale.misconception(
+    "small number added",
+    "You add a small number to s before you divide, or cut s off. s is positive: divide by it as it is, or the output changes.",
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, column=lambda W, s: W / (s + 1e-8))
+
+
+@rescale.misconception(
+    "gain made positive", "You take the size or the logarithm of the gains. A gain may be negative, and stays so."
+)
+def _(norm, readers, s):
+    apply_(norm, readers, s, gain=lambda gain, s: gain.abs() * s)
 
 
 @rescale.misconception(

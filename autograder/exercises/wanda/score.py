@@ -46,7 +46,7 @@ def _(g):
     "for square matrices and in float32",
     points=1,
     exposes="norm_j goes with column j also where rows and columns are as many; a float16 W gives float32 scores (do not round the norm to "
-    "float16); a dead input (norm 0) gives scores of exactly 0; W and norm stay as they are.",
+    "float16); a dead input (norm 0) gives scores of exactly 0, a faint one does not; W and norm stay as they are.",
     pure=True,
 )
 def _(g):
@@ -54,6 +54,11 @@ def _(g):
     yield call(torch.randn(4, 7, generator=g).half(), norms(g, 7) * 1e4)
     yield call(torch.randn(5, 3, generator=g).bfloat16(), norms(g, 3))
     yield call(torch.randn(3, 5, generator=g), norms(g, 5) * torch.tensor([1.0, 0, 1, 1, 0]))  # dead inputs
+    yield call(1e-15 * torch.randn(4, 6, generator=g), 1e-8 * norms(g, 6))
+    yield call(torch.randn(4, 6, generator=g).bfloat16() * 1e20, norms(g, 6))  # more than float16 holds
+    yield call(torch.randn(3, 5, generator=g), norms(g, 5) * torch.tensor([1.0, 1, torch.inf, 1, 1]))
+    for rows, cols in ((1, 7), (300, 2), (2, 1100), (5, 1)):
+        yield call(torch.randn(rows, cols, generator=g), norms(g, cols))
 
 
 def mistaken(name: str, says: str, wrong):
@@ -121,6 +126,16 @@ mistaken(
     "epsilon",
     "You add a small number to the norm, or raise it to one. Nothing is divided here: an input that was always 0 has norm 0 and score 0.",
     lambda W, norm: W.float().abs() * (norm + 1e-8),
+)
+mistaken(
+    "small taken for zero",
+    "You set small scores to 0, or round. They are small beside others only: where all inputs are faint, all scores are.",
+    lambda W, norm: (W.float().abs() * norm).masked_fill(W.float().abs() * norm < 1e-8, 0),
+)
+mistaken(
+    "bfloat16 through float16",
+    "You bring bfloat16 through float16, which ends at 65504: those weights become infinite. W.float() holds both.",
+    lambda W, norm: (W.half() if W.dtype == torch.bfloat16 else W).float().abs() * norm,
 )
 mistaken(
     "rounded to half precision",

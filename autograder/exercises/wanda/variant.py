@@ -61,12 +61,18 @@ def different(*masks: Tensor) -> bool:
 
 
 def bisection_case(
-    g: torch.Generator, rows: int, cols: int, sparsity: float | None, accept: Callable = lambda *_: True, spread=1.0
+    g: torch.Generator,
+    rows: int,
+    cols: int,
+    sparsity: float | None,
+    accept: Callable = lambda *_: True,
+    spread: float = 1.0,
+    size: float = 1.0,
 ) -> Case:
     """Without a sparsity: the one that alpha = 0.4 gives."""
 
     def draw():
-        score = scores(g, rows, cols, spread)
+        score = size * scores(g, rows, cols, spread)
         return score, float((shares(score) <= 0.4).double().mean()) if sparsity is None else sparsity
 
     return call(*redraw(draw, lambda drawn: is_clear(*drawn) and accept(*drawn)))
@@ -75,12 +81,16 @@ def bisection_case(
 @variant.stage(
     "gives up 40 % of each row's total score, where that is the sparsity asked for",
     points=1,
-    exposes="In every row the smallest scores go, as many as together make up at most alpha times the row's sum. These cases are right at the "
-    "first alpha, 0.4.",
+    exposes="In every row the smallest scores go, as many as together make up at most alpha times the row's sum, however small that is. "
+    "These cases are right at the first alpha, 0.4.",
 )
 def _(g):
     yield bisection_case(g, 3, 8, None)
     yield bisection_case(g, 6, 20, None, spread=1.5)
+    yield bisection_case(g, 4, 9, None, size=1e-20)  # only shares count
+    yield bisection_case(g, 5, 9, None, spread=0.5, size=1e12)
+    yield bisection_case(g, 2, 300, None)
+    yield bisection_case(g, 100, 5, None, spread=0.5)
 
 
 @variant.stage(
@@ -94,11 +104,11 @@ def _(g):
         return len(list(search(shares(score), sparsity))) > 3
 
     def depends_on_the_search(score, sparsity):
-        """Large enough that several masks are within 0.001, and that other searches end at others, each at its own."""
+        """Large enough that several masks are within 0.001, and that other searches end at others, each at its own; so do others of its tolerance."""
         searches = ({}, {"alpha": 0.2}, {"high": 1.0, "alpha": 0.5}, {"high": 0.9, "alpha": 0.45})
         ends = [bisect(score, sparsity, **options) for options in searches]
-        finer = [bisect(score, sparsity, tolerance=tolerance) for tolerance in (5e-4, 1e-4)]
-        return different(*ends) and all(different(ends[0], end) for end in finer)
+        others = [bisect(score, sparsity, tolerance=tolerance) for tolerance in (5e-4, 1e-4, 2e-3)]
+        return different(*ends) and all(different(ends[0], end) for end in others)
 
     yield bisection_case(g, 8, 50, 0.5, takes_long)
     yield bisection_case(g, 10, 60, 0.7, takes_long, spread=1.5)

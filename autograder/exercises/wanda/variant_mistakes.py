@@ -167,6 +167,23 @@ def _(score, sparsity):
 
 
 @mistakes(
+    "relative tolerance",
+    "You stop within 0.001 times the sparsity. It is the difference itself that is compared with 0.001.",
+)
+def _(score, sparsity):
+    return bisect(score, sparsity, tolerance=1e-3 * sparsity)
+
+
+@mistakes(
+    "small number in the sum",
+    "You add a small number to the sum of a row, or leave small scores out. The sum is never 0, and scores may all be tiny: only shares count.",
+)
+def _(score, sparsity):
+    total = score.double().sum(dim=1, keepdim=True)
+    return bisect(score, sparsity, lambda score: shares(score) * total / (total + 1e-8))
+
+
+@mistakes(
     "one too few in each row",
     "The largest score that may still go stays: with threshold = the largest score whose cumsum is at most alpha * sum, remove "
     "score <= threshold, not <.",
