@@ -77,6 +77,7 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_addoption(parser):
     """What `make test UNIT=05` and `make quick` say."""
     parser.addoption("--unit", help="only what is about a unit, such as 05: its lesson, checks, grading, and library")
+    parser.addoption("--seeds", type=int, help="on how many draws of the inputs right answers are tried, such as 200")
     parser.addoption("--quick", action="store_true", help="all but classes under attack, runs of notebooks, and a third seed")
 
 

@@ -254,7 +254,7 @@ def trim_ffn(
     Returns:
         Three new nn.Linear, gate, up and down, with weights of the shapes (count, hidden),
         (count, hidden) and (hidden, count), and in_features and out_features to match. Each has a
-        bias where the old one has one. They share no tensor with the old ones.
+        bias where the old one has one. They can be trained, and share no tensor with the old ones.
     """
     ### BEGIN SOLUTION
     hidden, count = gate.in_features, len(neurons)
@@ -494,7 +494,7 @@ def distil_step_(
         student: a module from token ids (sequences, tokens) to logits (sequences, tokens,
             vocabulary); in training mode, and stays so.
         teacher: another of the same vocabulary. It may be in training mode when it comes; it has to
-            answer in eval mode. Its parameters must not change (its mode may).
+            answer in eval mode. Its parameters must not change and get no gradients (its mode may).
         optimizer: any torch optimiser over the student's parameters; gradients of an earlier step
             may still be there.
         ids: (sequences, tokens) int64; must not be changed.

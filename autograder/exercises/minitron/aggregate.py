@@ -55,6 +55,11 @@ aggregate = Exercise(
 )
 
 
+def heavy(tokens: int) -> Tensor:
+    """(tokens, 1) factors: the first and the last token are large, as the first of a text is, so that none can be left out."""
+    return torch.ones(tokens, 1).index_fill(0, torch.tensor([0, tokens - 1]), 100.0)
+
+
 @aggregate.stage(
     "one sequence: the mean magnitude over its tokens",
     points=1,
@@ -63,6 +68,8 @@ aggregate = Exercise(
 def _(g):
     yield script(3, calls=[("add", activations(g, 1, 4, 3)), ("score",)])
     yield script(5, calls=[("add", activations(g, 1, 9, 5)), ("score",)])
+    yield script(1, calls=[("add", activations(g, 1, 1, 1)), ("score",)])
+    yield script(4, calls=[("add", activations(g, 1, 2100, 4) * heavy(2100)), ("score",)])
 
 
 @aggregate.stage(
@@ -73,6 +80,9 @@ def _(g):
 def _(g):
     yield script(4, calls=[("add", activations(g, 3, 5, 4)), ("score",)])
     yield script(6, calls=[("add", activations(g, 7, 2, 6, scale=5)), ("score",)])
+    yield script(3, calls=[("add", activations(g, 5, 1, 3)), ("score",)])
+    yield script(2, calls=[("add", activations(g, 140, 3, 2)), ("score",)])
+    yield script(5, calls=[("add", activations(g, 3, 6, 5).relu()), ("score",)])  # zeros count as tokens
 
 
 @aggregate.stage(
@@ -94,8 +104,9 @@ def _(g):
 @aggregate.stage(
     "asked at any time, and in half precision too",
     points=1,
-    exposes="score() changes nothing and may be called between batches; means and squares of float16 activations are taken in float32; a "
-    "channel that is always 0 has score 0. The activations stay as they are: a hook gets the very tensor that the model goes on with.",
+    exposes="score() changes nothing and may be called between batches; means and squares of float16 activations are taken in float32, also where "
+    "float32 ones follow; a channel that is always 0 has score 0, and one that is nearly 0 has not. The activations stay as they are: a hook gets "
+    "the very tensor that the model goes on with.",
     pure=True,
 )
 def _(g):
@@ -103,10 +114,15 @@ def _(g):
     yield script(5, calls=[step for batch in batches for step in (batch, ("score",), ("score",))])
     half = [activations(g, n, 5, 3).clamp(-2, 2).mul(300).half() for n in (2, 1)]
     yield script(3, calls=[("add", half[0]), ("add", half[1]), ("score",)])
+    yield script(3, calls=[("add", half[0]), ("score",), ("add", activations(g, 4, 3, 3, scale=300)), ("score",)])
+    largest = [torch.full((2, 3, 3), 6e4).half() * torch.rand(3, generator=g).add(1).div(2).half() for _ in range(2)]
+    yield script(3, calls=[("add", largest[0]), ("add", largest[1]), ("score",)])
     sometimes = torch.tensor([1.0, 0.0, 1.0, 0.0])
     yield script(
         4, calls=[("add", activations(g, 2, 3, 4) * sometimes), ("add", activations(g, 3, 5, 4) * sometimes), ("score",)]
     )
+    faint = 1e-11 * sometimes
+    yield script(4, calls=[("add", activations(g, 2, 3, 4) * faint), ("add", activations(g, 3, 5, 4) * faint), ("score",)])
 
 
 def mistaken(name: str, says: str, of):
@@ -233,6 +249,15 @@ class _(ChannelScore):
 class _(ChannelScore):
     def score(self):
         return sum(X.abs().mean(dim=1).float().square().sum(dim=0) for X in self.batches).sqrt()
+
+
+@aggregate.misconception(
+    "zeros left out",
+    "You averaged over the tokens where a channel is not 0. A channel that is nearly always 0 can go: its zeros count, divide by all tokens.",
+)
+class _(ChannelScore):
+    def score(self):
+        return self.of_sequences(lambda X: X.abs().sum(dim=1) / (X != 0).sum(dim=1).clamp_min(1)).norm(dim=0).float()
 
 
 @aggregate.misconception(

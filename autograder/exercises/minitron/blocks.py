@@ -59,7 +59,7 @@ blocks = Exercise(
         "order.",
     ),
     reference=block_influence,
-    rules=Rules(tolerance=1e-5),
+    rules=Rules(tolerance=1e-5, scale=0.1),  # a small score is a difference of numbers near 1
 )
 
 
@@ -78,14 +78,21 @@ def run(
 
 
 def blocks_case(
-    g: torch.Generator, layers: int, keep: int, *sizes: tuple[int, int], hidden: int = 6, dtype=torch.float32
+    g: torch.Generator,
+    layers: int,
+    keep: int,
+    *sizes: tuple[int, int],
+    hidden: int = 6,
+    dtype=torch.float32,
+    scale: float = 1.0,
+    drift: float = 0.5,
 ) -> Case:
     """A batch for each (sequences, tokens); blocks differ in strength, and in each batch in another way."""
 
     def draw():
         strengths = [0.2 + torch.rand(layers, generator=g) * 1.5**i for i in range(len(sizes))]
         return [
-            [state.to(dtype) for state in run(g, *size, hidden, strength, scale=3.0**i)]
+            [state.to(dtype) for state in run(g, *size, hidden, strength, scale * 3.0**i, drift)]
             for i, (size, strength) in enumerate(zip(sizes, strengths, strict=True))
         ]
 
@@ -104,6 +111,12 @@ def blocks_case(
 def _(g):
     yield blocks_case(g, 3, 3, (1, 5))
     yield blocks_case(g, 4, 4, (3, 7), hidden=5)
+    yield blocks_case(g, 1, 1, (1, 1))
+    yield blocks_case(g, 2, 2, (4, 1), hidden=3)
+    yield blocks_case(g, 3, 3, (1, 700), hidden=2)
+    yield blocks_case(g, 2, 2, (1, 2), hidden=1100)
+    yield blocks_case(g, 3, 3, (2, 4), drift=-2.0)  # some blocks turn vectors around
+    yield blocks_case(g, 3, 3, (2, 4), scale=1e-4)
 
 
 @blocks.stage(
@@ -115,6 +128,7 @@ def _(g):
     yield blocks_case(g, 7, 4, (2, 6))
     yield blocks_case(g, 9, 3, (3, 4), hidden=8)
     yield blocks_case(g, 5, 1, (4, 3), hidden=7)
+    yield blocks_case(g, 12, 5, (2, 2), hidden=4)
 
 
 @blocks.stage(
@@ -138,6 +152,8 @@ def _(g):
     yield blocks_case(g, 3, 2, (2, 5))
     yield blocks_case(g, 5, 2, (2, 6), (3, 4), hidden=9, dtype=torch.float16)
     yield blocks_case(g, 4, 3, (3, 5), dtype=torch.bfloat16, hidden=7)
+    yield blocks_case(g, 3, 2, (2, 3), (1, 4), dtype=torch.bfloat16, scale=1e6)  # too large for float16
+    yield blocks_case(g, 2, 1, (2, 3), dtype=torch.float16, scale=1e3)  # as the squares are
 
 
 def mistaken(name: str, says: str, choose=best, **parts):
@@ -223,6 +239,25 @@ mistaken(
     "last batch only",
     "You return the scores of the last batch. All batches count.",
     over_batches=lambda rows: rows[-1],
+)
+
+
+mistaken(
+    "the size of the cosine",
+    "You took the magnitude of the cosine. A block that turns a vector around changes it more than any other: 1 - cos is 2 there.",
+    of=lambda before, after: 1 - cosine(before, after).abs(),
+)
+mistaken(
+    "negative cosines cut off",
+    "You cut negative cosines off at 0. A block that turns a vector around changes it more than any other: 1 - cos is 2 there.",
+    of=lambda before, after: 1 - cosine(before, after).clamp_min(0),
+)
+mistaken(
+    "a constant in the denominator",
+    "You added a small constant to the product of the norms. Hidden states can be small too, and no state is zero: divide by the product as it is.",
+    of=lambda before, after: (
+        1 - (before.double() * after.double()).sum(dim=-1) / (before.double().norm(dim=-1) * after.double().norm(dim=-1) + 1e-8)
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from autograder.inside.recipes import Module, Optimizer
 from sparsity_edu.weights import distillation
 
 
-def reference(student, teacher, optimizer, ids, temperature):
+def reference(student, teacher, optimizer, ids, temperature=1.0):
     teacher.eval()
     with torch.no_grad():
         told = teacher(ids)
@@ -43,39 +43,47 @@ distil_step = Exercise(
     ),
     reference=reference,
     rules=Rules(tolerance=2e-5),
+    contiguous=True,  # ids are not, in a case; but a student comes in training mode, and `student.train()` is as good as nothing
     leaves_open=((1, "frozen parameters"),),
     misconceptions=mistakes,
 )
 
 
-def network(g: torch.Generator, vocabulary: int, width: int, dropout: float = 0.0) -> Module:
-    """From token ids to logits: an embedding, two linear layers."""
+def network(
+    g: torch.Generator, vocabulary: int, width: int, dropout: float = 0.0, normed: int = 0, scale: float = 1.0
+) -> Module:
+    """From token ids to logits: an embedding, two linear layers; `normed` over as many positions, whose statistics it collects."""
     embedding = Module("Embedding", (vocabulary, width), {"weight": torch.randn(vocabulary, width, generator=g)})
-    parts = (
-        embedding,
-        linear(g, width + 1, width, True),
-        Module("Dropout", (dropout,)),
-        Module("SiLU"),
-        linear(g, vocabulary, width + 1),
-    )
-    return Module("Sequential", parts if dropout else parts[:2] + parts[3:])
+    parts = [embedding, linear(g, width + 1, width, True)]
+    if normed:
+        statistics = {"running_mean": torch.randn(normed, generator=g), "running_var": 1 + torch.rand(normed, generator=g)}
+        gain = {"weight": 1 + torch.rand(normed, generator=g), "bias": torch.randn(normed, generator=g)}
+        parts.append(Module("BatchNorm1d", (normed,), gain | statistics | {"num_batches_tracked": torch.tensor(3)}))
+    if dropout:
+        parts.append(Module("Dropout", (dropout,)))
+    head = linear(g, vocabulary, width + 1)
+    head.state["weight"] *= scale
+    return Module("Sequential", (*parts, Module("SiLU"), head))
 
 
 def step_case(
     g: torch.Generator,
     kind: str,
-    temperature: float = 1.0,
+    temperature: tuple[float, ...] = (1.0,),
     dropout=(0.0, 0.0),
+    normed=(0, 0),
     sizes=(4, 7),
+    scales=(1.0, 1.0),
+    text: tuple[int, int] = (3, 5),
     warm: int = 0,
     times: int = 1,
     **options,
 ) -> Case:
-    """`sizes` and `dropout` are the student's and the teacher's."""
-    models = [network(g, 9, *of_model) for of_model in zip(sizes, dropout, strict=True)]
+    """`sizes`, `dropout`, `normed` and `scales` are the student's and the teacher's; `temperature` may be left out, as ()."""
+    models = [network(g, 9, *of_model) for of_model in zip(sizes, dropout, normed, scales, strict=True)]
     optimizer = Optimizer(kind, of=0, options=options, warm_steps=warm, warm_gradient=0.3)
-    ids = torch.randint(9, (3, 5), generator=g)
-    return call(*models, optimizer, ids, temperature, changes=(0,), times=times)
+    ids = torch.randint(9, text[::-1], generator=g).T  # not contiguous
+    return call(*models, optimizer, ids, *temperature, changes=(0,), times=times)
 
 
 @distil_step.stage(
@@ -86,8 +94,12 @@ def step_case(
 )
 def _(g):
     yield step_case(g, "SGD", lr=0.1)
-    yield step_case(g, "SGD", temperature=2.0, lr=0.3)
+    yield step_case(g, "SGD", temperature=(2.0,), lr=0.3)
     yield step_case(g, "Adam", lr=0.01)
+    yield step_case(g, "SGD", temperature=(), lr=0.2)
+    yield step_case(g, "SGD", temperature=(), scales=(40.0, 30.0), lr=0.01)  # large gradients: nothing said to clip them
+    yield step_case(g, "SGD", text=(1, 1), lr=0.2)
+    yield step_case(g, "SGD", text=(2, 140), lr=0.5)
 
 
 @distil_step.stage(
@@ -97,7 +109,8 @@ def _(g):
 )
 def _(g):
     yield step_case(g, "SGD", warm=2, lr=0.1, momentum=0.9)
-    yield step_case(g, "AdamW", temperature=1.5, warm=2, times=3, lr=0.01, weight_decay=0.1)
+    yield step_case(g, "AdamW", temperature=(1.5,), warm=2, times=3, lr=0.01, weight_decay=0.1)
+    yield step_case(g, "SGD", normed=(5, 0), times=2, lr=0.1)  # a second pass of the student would show in its statistics
 
 
 @distil_step.stage(
@@ -108,12 +121,13 @@ def _(g):
 )
 def _(g):
     yield step_case(g, "SGD", dropout=(0.0, 0.5), lr=0.1)
-    yield step_case(g, "SGD", temperature=2.0, dropout=(0.5, 0.3), times=2, lr=0.1)
+    yield step_case(g, "SGD", temperature=(2.0,), dropout=(0.5, 0.3), times=2, lr=0.1)
     yield step_case(g, "Adam", dropout=(0.4, 0.0), sizes=(6, 6), lr=0.01)
+    yield step_case(g, "SGD", normed=(0, 5), dropout=(0.0, 0.2), times=2, lr=0.1)
 
 
 @distil_step.accepts("official style: F.kl_div in a wrapped model")
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     class DistillationModel(nn.Module):
         def __init__(self):
             super().__init__()
@@ -134,7 +148,7 @@ def _(student, teacher, optimizer, ids, temperature):
 
 
 @distil_step.accepts("as a closure")
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     def closure():
         optimizer.zero_grad()
         modules = [(module, module.training) for module in teacher.modules()]
@@ -153,7 +167,7 @@ def _(student, teacher, optimizer, ids, temperature):
 
 
 @distil_step.accepts("gradients by autograd.grad, on the teacher's copy")
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     told = copy.deepcopy(teacher).eval()(ids).detach()
     parameters = list(student.parameters())
     loss = distillation.logits_loss(student(ids), told, temperature)

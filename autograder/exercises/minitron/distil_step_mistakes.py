@@ -2,16 +2,17 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from autograder.checking.exercise import Mistakes
-from autograder.exercises.minitron.kd_loss import divergence
+from autograder.exercises.minitron.kd_loss_mistakes import divergence
 
 
 def kl(student, teacher, T):
     return T**2 * divergence(student, teacher, T).mean()
 
 
-def step(student, teacher, optimizer, ids, T, loss_of=kl, zero_grad=True, quiet=True, before=lambda: None):
+def step(student, teacher, optimizer, ids, T=1.0, loss_of=kl, zero_grad=True, quiet=True, before=lambda student: None):
     """`distil_step_` with its parts exchangeable, for mistakes in one part."""
     if quiet:
         teacher.eval()
@@ -21,7 +22,7 @@ def step(student, teacher, optimizer, ids, T, loss_of=kl, zero_grad=True, quiet=
         optimizer.zero_grad()
     loss = loss_of(student(ids), told, T)
     loss.backward()
-    before()
+    before(student)
     optimizer.step()
     return loss.item()
 
@@ -81,11 +82,39 @@ mistaken(
 )
 
 
+mistaken(
+    "gradients clipped",
+    "You clipped the gradients. Many trainings do, but it is not part of this step: whoever wants it wraps the optimiser.",
+    before=lambda student: nn.utils.clip_grad_norm_(student.parameters(), 1.0),
+)
+
+
+@mistakes(
+    "student runs twice",
+    "You run the student twice in a step. That costs time, and layers that collect statistics, such as BatchNorm, count the text twice: keep the "
+    "logits of one pass.",
+)
+def _(student, teacher, optimizer, ids, temperature=1.0):
+    with torch.random.fork_rng(devices=[]):
+        student(ids)
+    return step(student, teacher, optimizer, ids, temperature)
+
+
+@mistakes(
+    "only dropout off",
+    "You switched off the teacher's dropout only. Other layers have a mode too, BatchNorm for one: teacher.eval() reaches them all.",
+)
+def _(student, teacher, optimizer, ids, temperature=1.0):
+    for part in teacher.modules():
+        part.train(not isinstance(part, nn.Dropout))
+    return step(student, teacher, optimizer, ids, temperature, quiet=False)
+
+
 @mistakes(
     "cross-entropy on the text",
     "You trained on the next token of the text, without the teacher. That is the control; here the teacher's distribution is the target.",
 )
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     return step(
         student,
         teacher,
@@ -101,7 +130,7 @@ def _(student, teacher, optimizer, ids, temperature):
     "The student does not change: call optimizer.step() after backward, with no zero_grad between the two, and train the student itself, not "
     "a copy.",
 )
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     teacher.eval()
     optimizer.zero_grad()
     loss = kl(student(ids), teacher(ids).detach(), temperature)
@@ -113,7 +142,7 @@ def _(student, teacher, optimizer, ids, temperature):
     "loss after the step",
     "You return the loss after the step. Return the one that you computed before it; it costs nothing more.",
 )
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     step(student, teacher, optimizer, ids, temperature)
     with torch.no_grad():
         return kl(student(ids), teacher(ids), temperature).item()
@@ -123,7 +152,7 @@ def _(student, teacher, optimizer, ids, temperature):
     "student does not drop out",
     "You put the student into eval mode. It trains: its mode stays as you find it.",
 )
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     student.eval()
     return step(student, teacher, optimizer, ids, temperature)
 
@@ -132,7 +161,7 @@ def _(student, teacher, optimizer, ids, temperature):
     "zero_grad at the end",
     "You call zero_grad after the step. When you are called, gradients of an earlier step may still be there: call it before backward.",
 )
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     loss = step(student, teacher, optimizer, ids, temperature, zero_grad=False)
     optimizer.zero_grad()
     return loss
@@ -142,7 +171,7 @@ def _(student, teacher, optimizer, ids, temperature):
     "teacher quiet too late",
     "You call teacher.eval() after the teacher has answered: its first answer is partly random. Call it before.",
 )
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     loss = step(student, teacher, optimizer, ids, temperature, quiet=False)
     teacher.eval()
     return loss
@@ -153,7 +182,7 @@ def _(student, teacher, optimizer, ids, temperature):
     "You run the student twice, once for the loss that you return and once for the step. With dropout these are two different losses: return "
     "the one whose gradient you took.",
 )
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     teacher.eval()
     with torch.no_grad():
         loss = kl(student(ids), teacher(ids), temperature).item()
@@ -165,7 +194,7 @@ def _(student, teacher, optimizer, ids, temperature):
     "a step for each sequence",
     "You make a step for each sequence of the batch. Make one step, on the mean over all tokens.",
 )
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     losses = [step(student, teacher, optimizer, sequence, temperature) for sequence in ids.split(1)]
     return sum(losses) / len(losses)
 
@@ -174,7 +203,7 @@ def _(student, teacher, optimizer, ids, temperature):
     "plain gradient descent",
     "You moved the parameters yourself. Leave that to optimizer.step(), which knows the learning rate, momentum and moments.",
 )
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     teacher.eval()
     optimizer.zero_grad()
     loss = kl(student(ids), teacher(ids).detach(), temperature)
@@ -189,7 +218,7 @@ def _(student, teacher, optimizer, ids, temperature):
     "teacher learns too",
     "The teacher changes: an optimiser of yours, or a step of yours, moves it. Only the student is trained.",
 )
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     teacher.eval()
     optimizer.zero_grad()
     loss = kl(student(ids), teacher(ids), temperature)
@@ -202,5 +231,5 @@ def _(student, teacher, optimizer, ids, temperature):
 
 
 @mistakes("on a single sequence", "You trained on the first sequence of the batch only. All sequences count.")
-def _(student, teacher, optimizer, ids, temperature):
+def _(student, teacher, optimizer, ids, temperature=1.0):
     return step(student, teacher, optimizer, ids[:1], temperature)

@@ -52,5 +52,5 @@ def some(g: torch.Generator, of: int, count: int) -> Tensor:
     """(count,) indices below `of`, in random order, which are no prefix in any order."""
     return redraw(
         lambda: torch.randperm(of, generator=g)[:count],
-        lambda drawn: drawn.tolist() != sorted(drawn.tolist()) and int(drawn.max()) >= count,
+        lambda drawn: (count == 1 or drawn.tolist() != sorted(drawn.tolist())) and int(drawn.max()) >= count,
     )

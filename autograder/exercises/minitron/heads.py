@@ -44,22 +44,37 @@ heads = Exercise(
 )
 
 
-def heads_case(g: torch.Generator, heads: int, kv_heads: int, head_dim: int, keep: int) -> Case:
-    """Groups of unequal strength, so that heads which compete across groups show; heads of a few strong or many weak channels."""
+def heads_case(
+    g: torch.Generator, heads: int, kv_heads: int, head_dim: int, keep: int, scale: float = 1.0, close: bool = False
+) -> Case:
+    """Groups of unequal strength, so that heads which compete across groups show; heads of a few strong or many weak channels.
+
+    With `close`, the last that stays and the first that goes of every group differ by so little that only float32 tells.
+    """
+    size, from_each = heads // kv_heads, keep // kv_heads
 
     def draw():
-        size = heads // kv_heads
         group = 2.0 ** (2 * torch.randperm(kv_heads, generator=g)).float() if 1 < kv_heads < heads else torch.ones(kv_heads)
         of_head = group.repeat_interleave(size)[:, None] * (0.5 + torch.rand(heads, 1, generator=g))
         peaked = torch.exp(2 * torch.rand(heads, 1, generator=g) * torch.randn(heads, head_dim, generator=g))
-        return (of_head * peaked).flatten()
+        return of_head * peaked
 
     def is_clear(channels):
-        scores = channels.view(kv_heads, -1, head_dim).norm(dim=-1)
-        overall = clear(channels.view(heads, head_dim).norm(dim=-1), keep)
-        return keep > heads or keep % kv_heads != 0 or (clear(scores, keep // kv_heads) and overall)
+        scores = channels.norm(dim=-1)
+        return not sensible or (clear(scores.view(kv_heads, -1), from_each) and clear(scores, keep))
 
-    return call(redraw(draw, is_clear), heads, kv_heads, keep)
+    sensible = kv_heads <= keep <= heads and keep % kv_heads == 0
+    channels = scale * redraw(draw, is_clear)
+    if close:
+        scores = channels.norm(dim=-1)
+        for k in range(kv_heads):
+            order = size * k + scores[size * k : size * (k + 1)].argsort(descending=True)
+            last, first = order[from_each - 1], order[from_each]
+            apart = 1 + 1e-4 * (1 + torch.rand((), generator=g))
+            # now the one that comes first by number stays, now the other: a tie would go wrong in one group
+            last, first = sorted((last, first), reverse=bool(k % 2))
+            channels[last] = channels[first].roll(1) * apart
+    return call(channels.flatten(), heads, kv_heads, keep)
 
 
 @heads.stage(
@@ -72,6 +87,9 @@ def _(g):
     yield heads_case(g, 3, 1, 4, 3)
     yield heads_case(g, 5, 5, 2, 5)
     yield heads_case(g, 6, 2, 7, 6)
+    yield heads_case(g, 4, 2, 1, 4)
+    yield heads_case(g, 3, 1, 1100, 3)
+    yield heads_case(g, 4, 2, 3, 4, scale=1e-8)
 
 
 @heads.stage(
@@ -83,6 +101,13 @@ def _(g):
     yield heads_case(g, 7, 1, 3, 4)
     yield heads_case(g, 9, 1, 5, 3)
     yield heads_case(g, 8, 1, 2, 1)
+    yield heads_case(g, 6, 1, 1, 2)
+    yield heads_case(g, 7, 1, 4, 3, scale=1e-8)
+    channels = heads_case(g, 5, 1, 3, 4).args[0] * torch.ones(5).index_fill(
+        0, torch.randint(5, (1,), generator=g), 0
+    ).repeat_interleave(3)
+    yield call(channels, 5, 1, 4)  # one of the five never fires:
+    yield call(channels, 5, 1, 5)  # it can stay all the same
 
 
 @heads.stage(
@@ -97,6 +122,8 @@ def _(g):
     yield heads_case(g, 8, 4, 3, 4)
     yield heads_case(g, 15, 3, 2, 9)
     yield heads_case(g, 12, 2, 4, 4)
+    yield heads_case(g, 160, 4, 2, 100)
+    yield heads_case(g, 24, 6, 3, 12, close=True)
 
 
 @heads.stage(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from autograder.checking.exercise import Exercise
-from autograder.exercises.minitron.fixtures import linear, some
+from autograder.exercises.minitron.fixtures import linear, redraw, some
 from autograder.inside.case import Case, call
+from autograder.inside.recipes import Module
 
 
 def layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -49,11 +50,15 @@ trim_ffn = Exercise(
 
 
 def ffn_case(
-    g: torch.Generator, hidden: int, ffn: int, count: int, biases: tuple[bool, bool, bool] = (False, False, False), **options
+    g: torch.Generator, hidden: int, ffn: int, count: int, biases: tuple[bool, bool, bool] = (False, False, False)
 ) -> Case:
+    return call(*layers(g, hidden, ffn, biases), some(g, ffn, count))
+
+
+def layers(g: torch.Generator, hidden: int, ffn: int, biases: tuple[bool, bool, bool]) -> tuple[Module, ...]:
+    """gate, up and down."""
     shapes = ((ffn, hidden), (ffn, hidden), (hidden, ffn))
-    parts = (linear(g, *shape, bias) for shape, bias in zip(shapes, biases, strict=True))
-    return call(*parts, some(g, ffn, count), **options)
+    return tuple(linear(g, *shape, bias) for shape, bias in zip(shapes, biases, strict=True))
 
 
 @trim_ffn.stage(
@@ -66,6 +71,12 @@ def _(g):
     yield ffn_case(g, 3, 7, 4)
     yield ffn_case(g, 5, 11, 6)
     yield ffn_case(g, 8, 6, 3)
+    yield ffn_case(g, 4, 9, 1)
+    yield ffn_case(g, 3, 300, 140)
+    *parts, neurons = ffn_case(g, 4, 6, 3).args
+    for part in parts[:2]:  # a neuron that is 0 stays as any other, where it is named
+        part.state["weight"][neurons[1]] = 0
+    yield call(*parts, neurons)
 
 
 @trim_ffn.stage(
@@ -77,6 +88,8 @@ def _(g):
     yield ffn_case(g, 7, 7, 4)
     yield ffn_case(g, 4, 9, 4)
     yield ffn_case(g, 6, 6, 5)
+    some_order = redraw(lambda: torch.randperm(6, generator=g), lambda drawn: not drawn.equal(drawn.sort().values))
+    yield call(*layers(g, 5, 6, (True, False, True)), some_order)  # all stay, in another order
 
 
 @trim_ffn.stage(
@@ -89,7 +102,15 @@ def _(g):
     yield ffn_case(g, 4, 9, 5, (True, True, True))
     yield ffn_case(g, 6, 8, 3, (False, False, True))
     yield ffn_case(g, 5, 7, 5, (True, True, False))
+    yield ffn_case(g, 4, 8, 3, (True, False, False))
+    yield ffn_case(g, 4, 7, 3, (False, True, True))
+    yield ffn_case(g, 6, 9, 4, (True, False, True))
+    yield ffn_case(g, 3, 8, 2, (False, True, False))
     yield ffn_case(g, 6, 6, 4, (True, True, True))
+    new = layers(g, 4, 7, (True, True, True))
+    for part in new:
+        part.state["bias"].zero_()  # as of a layer that has just been made
+    yield call(*new, some(g, 7, 4))
 
 
 @trim_ffn.stage(
@@ -102,6 +123,7 @@ def _(g):
 def _(g):
     yield ffn_case(g, 5, 8, 6, (True, True, True))
     yield ffn_case(g, 4, 6, 2)
+    yield call(*layers(g, 4, 6, (True, True, True)), torch.arange(6))  # all stay: new layers all the same
 
 
 def mistaken(name: str, says: str, gate=None, up=None, down=None):
@@ -252,6 +274,28 @@ def _(gate, up, down, neurons):
         return part if part.bias is not None else layer(part.weight.detach(), torch.zeros(len(part.weight)))
 
     return tuple(map(with_bias, trim_(gate, up, down, neurons)))
+
+
+@trim_ffn.misconception(
+    "one bias decides for gate and up",
+    "You asked gate whether there are biases, and took its answer for up too. Ask each layer: `bias=up.bias is not None` for up.",
+)
+def _(gate, up, down, neurons):
+    small_gate, small_up, small_down = trim_(gate, up, down, neurons)
+    if gate.bias is None:
+        small_up = layer(small_up.weight.detach(), None)
+    elif up.bias is None:
+        small_up = layer(small_up.weight.detach(), torch.zeros(len(neurons)))
+    return small_gate, small_up, small_down
+
+
+@trim_ffn.misconception(
+    "nothing to cut, nothing new",
+    "Where all neurons stay you return the layers that you were given. The student would be the teacher: make new layers, always, in the order "
+    "of `neurons`.",
+)
+def _(gate, up, down, neurons):
+    return (gate, up, down) if len(neurons) == gate.out_features else trim_(gate, up, down, neurons)
 
 
 @trim_ffn.misconception(

@@ -87,6 +87,8 @@ def hidden_case(g: torch.Generator, sizes: tuple[int, int, int, int], keep: int,
 def _(g):
     yield hidden_case(g, (7, 10, 4, 9), 4, only=ENDS)
     yield hidden_case(g, (8, 6, 4, 11), 5, only=(*READERS, *ENDS), layers=(0, 1))
+    yield hidden_case(g, (6, 5, 4, 7), 1, only=(*READERS, *ENDS), vocabulary=260)
+    yield call(decoder(g, (5, 6, 4, 7), only=(*READERS, *ENDS)), torch.arange(5), False)  # all stay
 
 
 @trim_hidden.stage(
@@ -97,6 +99,8 @@ def _(g):
 def _(g):
     yield hidden_case(g, (7, 10, 4, 9), 4, only=(*READERS, *WRITERS, *ENDS))
     yield hidden_case(g, (9, 5, 2, 13), 6, only=(*READERS, *WRITERS, *ENDS), layers=(0, 1, 10), tied=False)
+    yield hidden_case(g, (6, 7, 2, 9), 1, only=(*READERS, *WRITERS), layers=(3, 110), tied=False)
+    yield hidden_case(g, (6, 7, 2, 9), 4, only=("o_proj",), layers=(24,))
 
 
 @trim_hidden.stage(
@@ -108,7 +112,11 @@ def _(g):
 def _(g):
     yield hidden_case(g, (7, 10, 4, 9), 4)
     yield hidden_case(g, (6, 8, 2, 11), 5, True, layers=(0, 1))
-    yield hidden_case(g, (12, 5, 4, 9), 3, True, layers=(0, 2, 11), tied=False)
+    yield hidden_case(g, (12, 5, 4, 9), 3, True, layers=(0, 2, 11, 29, 123), tied=False)
+    yield hidden_case(g, (7, 12, 12, 12), 3, True, vocabulary=12)
+    yield hidden_case(g, (9, 5, 4, 7), 1, True)
+    yield hidden_case(g, (9, 5, 4, 7), 4, True, only=("norm",))
+    yield call(decoder(g, (5, 6, 4, 7)), torch.arange(5), True)  # all stay: the factor is 1
     yield call(decoder(g, (9, 6, 4, 11), only=("down_proj", *NORMS)), some(g, 8, 5).sort().values, True)  # the last one goes
 
 
@@ -133,6 +141,9 @@ def _(g):
     yield hidden_case(g, (8, 10, 8, 14), 5, True, biases=("q_proj", "k_proj", "v_proj"))
     yield hidden_case(g, (6, 6, 6, 6), 4, True, biases=(*READERS, *WRITERS, "lm_head"), tied=False)
     yield hidden_case(g, (7, 12, 14, 9), 5, True, head_norms=True, layers=(0, 1))
+    yield hidden_case(g, (7, 12, 14, 9), 3, False, head_norms=True, biases=("o_proj",), layers=(10, 100))
+    yield hidden_case(g, (7, 9, 6, 5), 4, False, biases=("down_proj", "up_proj"))
+    yield hidden_case(g, (7, 12, 12, 12), 4, True, biases=(*READERS, "lm_head"), vocabulary=12)
 
 
 @trim_hidden.accepts("by patterns")

@@ -1,0 +1,33 @@
+"""Right answers on many draws of the inputs: neither the luck of a seed nor a rounding decides against one.
+
+A sample by default; whoever changes cases tries `pytest tests/autograder/exercises/test_seeds.py --seeds 200 -k "unit."`.
+"""
+
+import pytest
+
+from autograder.checking.exercise import Exercise
+from autograder.checking.score import score_object
+from autograder.exercises import all_exercises
+
+SAMPLE = 3
+LONG = ("lottery_tickets.", "sparsegpt.n_m", "sparsegpt.prune", "optimal_brain.surgeon", "two_four.linear")  # seconds a seed
+
+
+def in_the_interpreter(exercise: Exercise) -> bool:
+    """Whether its kernels are watched: a case takes seconds, and the sums that it compares are of few numbers."""
+    return any(case.watched is not None for stage in exercise.stages for case in exercise.cases(stage, "public"))
+
+
+EXERCISES = [exercise for exercise in all_exercises() if not in_the_interpreter(exercise)]
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
+def test_right_answers_are_right_on_every_seed(exercise, request):
+    seeds = request.config.getoption("--seeds") or SAMPLE * (not exercise.id.startswith(LONG))
+    failed = {}
+    for seed in map("seed {}".format, range(seeds)):
+        for style, answer in {"the reference": exercise.reference, **exercise.accepted}.items():
+            verdict = score_object(exercise, answer, seed)
+            if not verdict.passed:
+                failed[seed, style] = f"{verdict.points:g} points: {verdict.first_failure.problem.difference}"
+    assert failed == {}
