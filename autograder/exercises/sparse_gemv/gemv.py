@@ -16,7 +16,7 @@ from autograder.exercises.sparse_gemv.fixtures import (
     wanted,
     weights,
 )
-from autograder.exercises.sparse_gemv.partials import kernels
+from autograder.exercises.sparse_gemv.partials import LARGE, kernels
 from autograder.inside.case import call
 
 
@@ -45,6 +45,7 @@ gemv = Exercise(
     reference=sparse_gemv,
     reads=lambda W, x, threshold: {0: wanted(x, threshold)},
     rules=Rules(tolerance=2e-3),
+    contiguous=True,
 )
 
 
@@ -79,7 +80,8 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield case(weights(g, 500, 9), inputs(g, 1, 500, live=0.2))
+    yield case(weights(g, 2 * LARGE, 1), inputs(g, 1, 2 * LARGE, live=0.8))
+    yield case(weights(g, 16, LARGE), inputs(g, 2, 16))
     yield case(weights(g, 170, 35), edges(inputs(g, 5, 170, live=0.1)))
     yield case(weights(g, 50, 150), edges(inputs(g, 1, 50)), ROUNDED)
     yield case(weights(g, 101, 21), edges(inputs(g, 3, 101, live=0.2)))

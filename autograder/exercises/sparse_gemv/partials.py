@@ -48,7 +48,9 @@ partials = Exercise(
     ),
     reference=partial_sums,
     reads=lambda W, x, threshold, splits: {0: wanted(x, threshold)},
+    contiguous=True,
 )
+LARGE = 1100  # rows or columns: more than a block of 1024, and the other dimension is as small as it can be
 
 
 def case(W: Tensor, x: Tensor, splits: int, threshold: float = THRESHOLD):
@@ -91,6 +93,8 @@ def _(g):
     yield case(weights(g, 37, 75), inputs(g, 37), 5)
     yield case(weights(g, 9, 21), inputs(g, 9), 4)  # three parts of three rows, and one of none
     yield case(weights(g, 40, 40), inputs(g, 40), 3)
+    yield case(weights(g, LARGE, 1), inputs(g, LARGE, live=0.9), 1)
+    yield case(weights(g, 3, LARGE), inputs(g, 3), 1)
     yield case(weights(g, 33, 17), 0.5 * inputs(g, 33, live=0.0).clamp(-THRESHOLD, THRESHOLD), 2)
 
 

@@ -102,6 +102,7 @@ def _(g):
     yield script(layer_of(W), calls=[("load_state_dict", {})])  # a RuntimeError: all of its tensors are missing
     faint = two_four(g, 4, 32).sign() * 2.0**-24  # the smallest float16
     yield script(layer_of(faint), calls=[("forward", 2000 + inputs(g, 2, 32).abs())])
+    faint = faint.clone()
     faint[1, 4:7] = 2.0**-24
     yield script(layer_of(faint), calls=[("nbytes",)])
     W = W.clone()
