@@ -10,6 +10,7 @@ from autograder.exercises.sparse_gemv.fixtures import (
     THRESHOLD,
     edges,
     eighths,
+    faint,
     inputs,
     poisoned,
     product,
@@ -71,8 +72,9 @@ def _(g):
 def _(g):
     yield case(weights(g, 70, 150), edges(inputs(g, 70)))
     yield case(weights(g, 37, 75), edges(inputs(g, 37)), ROUNDED)
-    yield case(weights(g, 2 * LARGE, 1), inputs(g, 2 * LARGE, live=0.8))
+    yield case(weights(g, 2 * LARGE, 16), inputs(g, 2 * LARGE, live=0.8))
     yield case(weights(g, 3, LARGE), inputs(g, 3))
+    yield case(weights(g, 12, 10).sign(), faint(inputs(g, 12)), 0.0)  # small is not zero
     yield case(weights(g, 17, 33), inputs(g, 17, live=0.0).clamp(-THRESHOLD, THRESHOLD) / 2)
 
 
@@ -98,6 +100,8 @@ mistaken(
     "You add to memory that nobody has cleared: `torch.empty` holds what was there before. Take `torch.zeros`.",
     buffer=torch.empty,
 )
+
+
 def kept_between_calls(W, x, threshold, kept={}):  # noqa: B006
     """For each matrix a buffer that its second call finds as the first has left it."""
     key = W.shape[1], int(W.view(torch.int16).long().sum())

@@ -271,7 +271,10 @@ class Plain(nn.Module):
         return sum(tensor.nbytes for tensor in (self.values, self.codes, self.b) if tensor is not None)
 
 
-@mistaken("not a module", "Your class is no nn.Module: a model cannot save it, or move it to another device. Derive from nn.Module, and register buffers.")
+@mistaken(
+    "not a module",
+    "Your class is no nn.Module: a model cannot save it, or move it to another device. Derive from nn.Module, and register buffers.",
+)
 class NoModule:
     def __init__(self, layer):
         self.kept = [SparseLinear(layer)]
