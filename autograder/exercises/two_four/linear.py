@@ -293,7 +293,7 @@ class OtherNames(nn.Module):
         W = layer.weight.data.clone()
         if (W.reshape(-1, 4).count_nonzero(dim=1) > 2).any() or W.shape[1] % 16:
             raise ValueError("more than two in a group")
-        for name, tensor in zip(("kept", "where"), packed(W)):
+        for name, tensor in zip(("kept", "where"), packed(W), strict=True):
             self.register_buffer(name, tensor)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
 
