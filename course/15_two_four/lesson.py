@@ -399,7 +399,10 @@ def multiply_2_4(values: torch.Tensor, codes: torch.Tensor, x: torch.Tensor) -> 
 
 # %% exercise="two_four.linear"
 class SparseLinear(nn.Module):
-    """A linear layer that holds its weights as 2:4, and only so."""
+    """A linear layer that holds its weights as 2:4, and only so.
+
+    A module whose tensors are buffers: they are in its state_dict().
+    """
 
     def __init__(self, layer: nn.Linear) -> None:
         """Take over the weights.
@@ -423,8 +426,8 @@ class SparseLinear(nn.Module):
         """What the linear layer would give.
 
         Args:
-            x: float16 (..., K), any number of leading dimensions and tokens, contiguous or not;
-                must not be changed.
+            x: float16 (..., K), any number of leading dimensions, one token or more, contiguous or
+                not; must not be changed.
 
         Returns:
             float16 (..., N).

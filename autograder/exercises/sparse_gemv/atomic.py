@@ -10,13 +10,14 @@ from autograder.exercises.sparse_gemv.fixtures import (
     THRESHOLD,
     edges,
     eighths,
+    faint,
     inputs,
     poisoned,
     product,
     wanted,
     weights,
 )
-from autograder.exercises.sparse_gemv.partials import kernels
+from autograder.exercises.sparse_gemv.partials import LARGE, kernels
 from autograder.inside.case import call
 
 
@@ -43,6 +44,7 @@ atomic = Exercise(
     scratch=False,
     meets=256,
     rules=Rules(tolerance=2e-3),
+    contiguous=True,
 )
 
 
@@ -56,6 +58,7 @@ def case(W: Tensor, x: Tensor, threshold: float = THRESHOLD):
     exposes="float16 (N,): every program adds what it has to the result, atomically, and nothing is left in between for a second kernel or torch.",
 )
 def _(g):
+    yield call(weights(g, 32, 64), inputs(g, 32), THRESHOLD, times=2, watched=())  # nothing is left of the call before
     yield call(weights(g, 256, 32), 1 + inputs(g, 256).abs(), THRESHOLD, watched=(0,), veiled=True)
     yield call(weights(g, 64, 160), inputs(g, 64), THRESHOLD, watched=(0,))
 
@@ -69,7 +72,9 @@ def _(g):
 def _(g):
     yield case(weights(g, 70, 150), edges(inputs(g, 70)))
     yield case(weights(g, 37, 75), edges(inputs(g, 37)), ROUNDED)
-    yield case(weights(g, 500, 7), inputs(g, 500))
+    yield case(weights(g, 2 * LARGE, 16), inputs(g, 2 * LARGE, live=0.8))
+    yield case(weights(g, 3, LARGE), inputs(g, 3))
+    yield case(weights(g, 12, 10).sign(), faint(inputs(g, 12)), 0.0)  # small is not zero
     yield case(weights(g, 17, 33), inputs(g, 17, live=0.0).clamp(-THRESHOLD, THRESHOLD) / 2)
 
 
@@ -94,6 +99,23 @@ mistaken(
     "not cleared",
     "You add to memory that nobody has cleared: `torch.empty` holds what was there before. Take `torch.zeros`.",
     buffer=torch.empty,
+)
+
+
+def kept_between_calls(W, x, threshold, kept={}):  # noqa: B006
+    """For each matrix a buffer that its second call finds as the first has left it."""
+    key = W.shape[1], int(W.view(torch.int16).long().sum())
+    y = kept.pop(key, None)
+    if y is None:
+        y = kept[key] = torch.zeros(W.shape[1])
+    return kernels().in_one(W, x, threshold, buffer=lambda N, dtype: y)
+
+
+mistaken(
+    "cleared once",
+    "Your first call is right, and the next one adds to what it has left: a buffer that is kept between calls has to be cleared in each. "
+    "Make a new one, `torch.zeros`, every time.",
+    kept_between_calls,
 )
 mistaken(
     "load, add, store",

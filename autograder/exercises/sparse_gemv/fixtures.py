@@ -45,6 +45,11 @@ def weights(g: torch.Generator, *shape: int) -> Tensor:
     return (sign * (0.25 + torch.rand(*shape, generator=g))).half()
 
 
+def faint(v: Tensor) -> Tensor:
+    """Of the same signs, as small as a float16 can be; zeros stay. Sums of them are exact."""
+    return v.sign() * 2.0**-24
+
+
 def poisoned(W: Tensor, kept: Tensor) -> Tensor:
     """The same weights with infinities and NaN in the rows that are not kept."""
     W = W.clone()

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.sparse_gemv.fixtures import eighths, poisoned, weights
+from autograder.exercises.sparse_gemv.fixtures import eighths, faint, poisoned, weights
 from autograder.exercises.sparse_gemv.partials import kernels
 from autograder.inside.case import call
 
@@ -39,6 +39,7 @@ gather = Exercise(
     reference=gather_gemv,
     reads=lambda W, idx, count, x: {0: chosen(W, idx, count, x)},
     rules=Rules(tolerance=2e-3),
+    contiguous=True,
 )
 
 
@@ -84,8 +85,10 @@ def _(g):
 def _(g):
     yield case(g, 90, 75, 37, 37, 0)
     yield case(g, 40, 150, 11, 5, 2)
-    yield case(g, 50, 50, 3, 3, 0)
-    yield case(g, 300, 6, 50, 50, 0)  # some of 50 rows have numbers that eight bits do not hold
+    yield case(g, 50, 50, 3, 3, 0, faint(weights(g, 50, 50)), 1024 * weights(g, 50).sign())  # small is not zero
+    yield case(g, 66_000, 2, 40, 40, 0)  # some of 40 rows have numbers that fifteen bits do not hold
+    yield case(g, 1200, 1, 1100, 1050, 0)  # more entries than a block of 1024
+    yield case(g, 2, 4200, 1, 1, 0)  # and more inputs than one of 4096
 
 
 @gather.stage(

@@ -10,13 +10,14 @@ from autograder.exercises.sparse_gemv.fixtures import (
     THRESHOLD,
     edges,
     eighths,
+    faint,
     inputs,
     poisoned,
     product,
     wanted,
     weights,
 )
-from autograder.exercises.sparse_gemv.partials import kernels
+from autograder.exercises.sparse_gemv.partials import LARGE, kernels
 from autograder.inside.case import call
 
 
@@ -45,6 +46,7 @@ gemv = Exercise(
     reference=sparse_gemv,
     reads=lambda W, x, threshold: {0: wanted(x, threshold)},
     rules=Rules(tolerance=2e-3),
+    contiguous=True,
 )
 
 
@@ -79,7 +81,8 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield case(weights(g, 500, 9), inputs(g, 1, 500, live=0.2))
+    yield case(weights(g, 2 * LARGE, 16), inputs(g, 1, 2 * LARGE, live=0.8))
+    yield case(weights(g, 64, LARGE), inputs(g, 2, 64))
     yield case(weights(g, 170, 35), edges(inputs(g, 5, 170, live=0.1)))
     yield case(weights(g, 50, 150), edges(inputs(g, 1, 50)), ROUNDED)
     yield case(weights(g, 101, 21), edges(inputs(g, 3, 101, live=0.2)))
@@ -99,6 +102,8 @@ def _(g):
     yield case(W, x)
     yield case(W.roll(-1, 0), x.roll(-1, 1))  # the two in different parts
     yield case(weights(g, 256, 24).abs() * 8, inputs(g, 1, 256).abs() * 8)
+    yield case(weights(g, 64, 10).sign(), faint(inputs(g, 2, 64)), 0.0)  # small is not zero
+    yield case(faint(weights(g, 64, 10)), 1024 * inputs(g, 1, 64).sign())
 
 
 def mistaken(name: str, says: str, wrong=None, kernel: str = "", **how):

@@ -211,9 +211,10 @@ def chosen_rows(
         tl.store(y + m, total.to(y.dtype.element_ty), mask=m < n)
 
 
-def parts(W, x, threshold, splits, mistake="", rows=32, cols=128, kind=torch.float32, share=None, add="no") -> Tensor:
+def parts(W, x, threshold, splits, mistake="", rows=0, cols=128, kind=torch.float32, share=None, add="no") -> Tensor:
     """(splits, tokens, N) for x (tokens, K)."""
     (K, N), tokens = W.shape, len(x)
+    rows = rows or rows_for(K)
     out = torch.empty(splits, tokens, N, dtype=kind)
     if mistake == "threshold in float16":
         threshold = torch.tensor(threshold).half().item()
@@ -228,14 +229,20 @@ def parts(W, x, threshold, splits, mistake="", rows=32, cols=128, kind=torch.flo
     return out
 
 
+def rows_for(K: int) -> int:
+    """Rows of a block: more where there are many, for the interpreter takes its time for each block."""
+    return 32 if K < 600 else 256
+
+
 def parts_of_one(W, x, threshold, splits, mistake="", **how) -> Tensor:
     """(splits, N) for x (K,)."""
     return parts(W, x[None], threshold, splits, mistake, **how)[:, 0]
 
 
-def added(partials, mistake="", splits=8, block=64, kind=torch.float16) -> Tensor:
+def added(partials, mistake="", splits=0, block=0, kind=torch.float16) -> Tensor:
     """(size,) for partials (splits, size)."""
     n, size = partials.shape
+    splits, block = splits or (8 if n < 200 else 256), block or (64 if size < 1000 else 1024)
     y = torch.empty(size, dtype=kind)
     blocks = size // block if mistake == "left-over columns" else triton.cdiv(size, block)
     add_parts[(blocks,)](partials, y, n, size, SPLITS=splits, BLOCK=block, MISTAKE=mistake)
@@ -250,7 +257,7 @@ def added_by_many(partials, add="atomic", kind=torch.float32) -> Tensor:
     return y.half()
 
 
-def two_stages(W, x, threshold, mistake="", splits=2, rows=32, cols=128, kind=torch.float16) -> Tensor:
+def two_stages(W, x, threshold, mistake="", splits=2, rows=0, cols=128, kind=torch.float16) -> Tensor:
     """(tokens, N) for x (tokens, K)."""
     partials = parts(W, x, threshold, splits, mistake, rows, cols)
     if mistake == "parts in float16":
@@ -259,10 +266,11 @@ def two_stages(W, x, threshold, mistake="", splits=2, rows=32, cols=128, kind=to
 
 
 def in_one(
-    W, x, threshold, mistake="", splits=2, add="atomic", buffer=torch.zeros, kind=torch.float32, rows=32, cols=128
+    W, x, threshold, mistake="", splits=2, add="atomic", buffer=torch.zeros, kind=torch.float32, rows=0, cols=128
 ) -> Tensor:
     """(N,) for x (K,): one kernel, whose programs add to the result."""
     K, N = W.shape
+    rows = rows or rows_for(K)
     y = buffer(N, dtype=kind)
     if mistake == "threshold in float16":
         threshold = torch.tensor(threshold).half().item()
@@ -280,9 +288,10 @@ def one_by_one(W, x, threshold, splits, cols=32) -> Tensor:
     return out
 
 
-def gathered(W, idx, count, x, mistake="", rows=16, cols=64, kind=torch.float16) -> Tensor:
+def gathered(W, idx, count, x, mistake="", rows=0, cols=0, kind=torch.float16) -> Tensor:
     """(n,) for idx (n,), of which `count` (1,) mean anything."""
     (N, K), n = W.shape, len(idx)
+    rows, cols = rows or (16 if n < 200 else 256), cols or (64 if K < 1000 else 1024)
     y = torch.empty(n, dtype=kind)
     if mistake == "scattered":
         y = torch.zeros(N, dtype=kind)

@@ -8,6 +8,7 @@ from autograder.exercises.sparse_gemv.fixtures import (
     ROUNDED,
     THRESHOLD,
     edges,
+    faint,
     inputs,
     poisoned,
     product,
@@ -48,7 +49,9 @@ partials = Exercise(
     ),
     reference=partial_sums,
     reads=lambda W, x, threshold, splits: {0: wanted(x, threshold)},
+    contiguous=True,
 )
+LARGE = 1100  # rows or columns: more than a block of 1024, and the other dimension is as small as it can be
 
 
 def case(W: Tensor, x: Tensor, splits: int, threshold: float = THRESHOLD):
@@ -77,6 +80,9 @@ def _(g):
     yield case(weights(g, 64, 48), x, 2)
     yield case(weights(g, 64, 48), x, 1, ROUNDED)
     yield case(weights(g, 32, 48), edges(inputs(g, 32)), 1, 0.0)
+    x = inputs(g, 16)
+    x[5:8] = 0
+    yield case(faint(weights(g, 16, 12)), faint(x), 1, 0.0)  # small is not zero
 
 
 @partials.stage(
@@ -91,6 +97,8 @@ def _(g):
     yield case(weights(g, 37, 75), inputs(g, 37), 5)
     yield case(weights(g, 9, 21), inputs(g, 9), 4)  # three parts of three rows, and one of none
     yield case(weights(g, 40, 40), inputs(g, 40), 3)
+    yield case(weights(g, LARGE, 31), inputs(g, LARGE, live=0.9), 1)  # numbers that fifteen bits do not hold, too
+    yield case(weights(g, 3, LARGE), inputs(g, 3), 1)
     yield case(weights(g, 33, 17), 0.5 * inputs(g, 33, live=0.0).clamp(-THRESHOLD, THRESHOLD), 2)
 
 

@@ -30,6 +30,7 @@ reduce = Exercise(
     reference=add_partials,
     rules=Rules(tolerance=1e-3),
     ordered=True,
+    contiguous=True,
     forbids=("triton.language.atomic_add",),
 )
 
@@ -54,6 +55,8 @@ def _(g):
     yield call(torch.randn(7, 150, generator=g), watched=(0,))
     yield call(torch.randn(1, 33, generator=g), watched=(0,))
     yield call(torch.randn(37, 5, generator=g), watched=(0,))
+    yield call(torch.randn(1100, 1, generator=g), watched=(0,))  # more parts than a block of 1024
+    yield call(torch.randn(2, 4200, generator=g), watched=(0,))  # and more columns than one of 4096
 
 
 @reduce.stage(
@@ -68,6 +71,7 @@ def _(g):
     fine = 2049 + 2 * torch.randint(0, 500, (2, 30), generator=g)  # odd numbers that float16 cannot hold
     yield call(torch.cat([fine, torch.full((1, 30), 0.25), 1 - fine]), watched=(0,))
     yield call(1 + torch.rand(150, 24, generator=g), watched=(0,))
+    yield call(2.0**-22 * torch.randint(-9, 10, (5, 40), generator=g), watched=(0,))  # small sums are sums
 
 
 def mistaken(name: str, says: str, wrong=None, kernel: str = "", **how):

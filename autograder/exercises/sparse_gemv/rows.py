@@ -46,6 +46,7 @@ def _(g):
 def _(g):
     yield call(inputs(g, 3, 14, live=0.3), THRESHOLD)
     yield call(inputs(g, 8, 50, threshold=1.5, live=0.1), 1.5)
+    yield call(inputs(g, 7, 1100, live=0.05), THRESHOLD)
 
 
 @rows.stage(
@@ -64,6 +65,10 @@ def _(g):
     yield call(edges(inputs(g, 1, 20), 0.25), 0.25)
     yield call(edges(inputs(g, 1, 20, threshold=0.1)).bfloat16(), 0.1)
     yield call(torch.tensor([[0.25, 0.25 + 2**-25, 0.25 - 2**-26, -0.25, -0.25 - 2**-25]]), 0.25)  # neighbours in float32
+    t = 2.0 ** -int(torch.randint(70, 100, (), generator=g))  # all magnitudes that the dtype has, small and large
+    yield call(torch.tensor([[t, -t, t * (1 + 2**-23), -t * (1 + 2**-23), t * (1 - 2**-24), 0.0, 1.0, 0.5 * t]]), t)
+    yield call(torch.tensor([[1e38, -3e38, 2.5e38, -2.5e38, float("-inf"), 1.0]]), 2e38)
+    yield call(torch.tensor([[1e-38, 0.0, -1e-30, 0.0, 1e30, -0.0]]).bfloat16(), 0.0)
     yield call(torch.tensor([[0.0, -0.0, 6e-8, -1.0, float("inf")]]).half(), 0.0)
 
 

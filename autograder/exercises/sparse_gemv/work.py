@@ -42,6 +42,17 @@ work = Exercise(
 LLAMA = (4096, 14336)  # a gate or up projection of LLaMA-3-8B, input-major
 
 
+def drawn(g: torch.Generator, tokens: int, splits: int, bandwidth: float = 2e9, peak: float = 1e18, kept: int | None = None):
+    """Any product; memory is the slower one unless `peak` says otherwise."""
+    spans = (60, 99), (100, 200), (20, 50)
+    K, N, some = (int(torch.randint(*span, (), generator=g)) for span in spans)
+    return call(K, N, some if kept is None else kept, tokens, splits, bandwidth, peak)
+
+
+def some(g: torch.Generator) -> int:
+    return int(torch.randint(3, 20, (), generator=g))
+
+
 @work.stage(
     "bytes of one kernel",
     points=1,
@@ -49,8 +60,9 @@ LLAMA = (4096, 14336)  # a gate or up projection of LLaMA-3-8B, input-major
 )
 def _(g):
     yield call(64, 48, 64, 1, 1, 1e9, 1e15)
-    yield call(80, 48, 20, 1, 1, 2e9, 1e15)
-    yield call(96, 40, 0, 3, 1, 2e9, 1e15)
+    yield drawn(g, 1, 1)
+    yield drawn(g, some(g), 1, kept=0)
+    yield drawn(g, some(g), 1)
 
 
 @work.stage(
@@ -60,8 +72,10 @@ def _(g):
     "One part writes its results at once, and there is no second kernel.",
 )
 def _(g):
-    yield call(80, 48, 20, 1, 2, 2e9, 1e15)
-    yield call(80, 48, 20, 3, 7, 2e9, 1e15)
+    yield drawn(g, 1, 2)
+    yield drawn(g, some(g), some(g))
+    yield drawn(g, some(g), 2, kept=0)  # also where all sums are 0
+    yield drawn(g, 2, 200 + some(g))  # more parts than rows
     yield call(*LLAMA, 2048, 1, 8, 3.0e12, 9.0e14)
 
 
@@ -73,8 +87,9 @@ def _(g):
 def _(g):
     for tokens in (1, 300, 2000):
         yield call(*LLAMA, 1024, tokens, 4, 3.0e12, 9.0e14)
-    K, N, kept = (int(torch.randint(*span, (), generator=g)) for span in ((200, 300), (300, 400), (50, 150)))
-    yield call(K, N, kept, 5, 3, 1e12, 1e11)
+    yield drawn(g, some(g), some(g), 1e12, 1e11)  # a few tokens, and arithmetic is slower
+    yield drawn(g, 1, 1, 1e12, 1e11)
+    yield drawn(g, 5000 + some(g), some(g))  # very many, and memory is slower
 
 
 def mistaken(name: str, says: str, change):

@@ -45,7 +45,11 @@ gemv = Exercise(
     ),
     reference=gemv_2_4,
     rules=Rules(tolerance=2e-3),
+    contiguous=True,
 )
+
+
+LARGE = 270  # rows or words: more than a block of 256, and the other dimension is as small as it can be
 
 
 def case(W: Tensor, x: Tensor, veiled: bool = False):
@@ -80,8 +84,9 @@ def _(g):
 def _(g):
     yield case(two_four(g, 16, 256), inputs(g, 256))
     yield case(two_four(g, 37, 80, least=0), inputs(g, 80))
-    yield case(two_four(g, 3, 336), inputs(g, 336))
-    yield case(two_four(g, 1, 16).abs(), inputs(g, 16).abs())
+    yield case(two_four(g, LARGE, 16), inputs(g, 16))  # more rows than a single block has
+    faint = two_four(g, 1, 16).sign() * 2.0**-24  # the smallest float16
+    yield case(faint.abs(), 2000 + inputs(g, 16).abs())
 
 
 @gemv.stage(
@@ -91,8 +96,10 @@ def _(g):
     "many small errors add up.",
 )
 def _(g):
-    yield case(*too_large_on_the_way(two_four(g, 2, 1136), inputs(g, 1136)))
+    yield case(*too_large_on_the_way(two_four(g, 1, 16 * LARGE), inputs(g, 16 * LARGE)))  # and more words
     yield case(two_four(g, 4, 512).abs() * 30, inputs(g, 512).abs())
+    odd = two_four(g, 3, 32).sign() * (1025 + 2 * torch.randint(0, 500, (3, 32), generator=g)).half()  # 11 bits each
+    yield case(odd, (1 - 2 * torch.randint(0, 2, (32,), generator=g)).half())
 
 
 def too_large_on_the_way(W: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

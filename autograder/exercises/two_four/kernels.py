@@ -134,9 +134,10 @@ def split_sum(values, codes, x, y, K, WORDS: tl.constexpr, ATOMIC: tl.constexpr)
         tl.store(y + row, tl.load(y + row) + total)
 
 
-def few(values: Tensor, codes: Tensor, x: Tensor, mistake: str = "", rows: int = 16, words: int = 16) -> Tensor:
-    """(tokens, N) for x (tokens, K)."""
+def few(values: Tensor, codes: Tensor, x: Tensor, mistake: str = "", rows: int = 0, words: int = 0) -> Tensor:
+    """(tokens, N) for x (tokens, K); in larger blocks where there is much, for the interpreter takes its time for each."""
     N, K, T = len(values), 2 * values.shape[1], len(x)
+    rows, words = rows or (16 if N < 200 else 64), words or (16 if K < 200 * 16 else 64)
     y = torch.zeros(T, N, dtype=torch.float32 if mistake == "keeps float32" else x.dtype)
     x_stride = N if mistake == "tokens N apart" else K
     y_stride, y_step = (1, T) if mistake == "stored transposed" else (N, 1)

@@ -67,7 +67,8 @@ def held(layer: Module) -> tuple[str, int]:
     "has become smaller: nbytes() says so.",
 )
 def _(g):
-    yield script(layer_of(two_four(g, 16, 32)), calls=[("forward", inputs(g, 3, 32))])
+    layer = layer_of(two_four(g, 16, 32))
+    yield script(layer, calls=[("forward", inputs(g, 3, 32)), ("forward", inputs(g, 3, 32))])  # the first result is its own
     layer = layer_of(two_four(g, 8, 48), inputs(g, 8))
     yield script(layer, calls=[("forward", inputs(g, 2, 48)), ("nbytes",), held(layer)])
 
@@ -83,19 +84,27 @@ def _(g):
     layer = layer_of(two_four(g, 12, 64, least=0), inputs(g, 12))
     yield script(layer, calls=[("forward", inputs(g, 64)), ("forward", inputs(g, 2, 3, 64)), ("nbytes",)])
     yield script(layer, calls=[("forward", inputs(g, 3, 7, 64)), ("forward", inputs(g, 64, 5, 2).permute(2, 1, 0))])
+    layer = layer_of(two_four(g, 1, 16), inputs(g, 1))
+    yield script(layer, calls=[("forward", inputs(g, 2, 1, 4, 16)), ("forward", inputs(g, 131, 16)), held(layer)])
 
 
 @linear.stage(
     "holds the packed weights, and refuses others",
     points=1,
     exposes="nbytes() is what the layer holds: values, words and bias, 0.5625 of the dense weights and the bias. Nothing else may be kept, counted or not. A layer that is not 2:4 "
-    "is a ValueError.",
+    "is a ValueError. The tensors are buffers of a module: they are in its state_dict().",
 )
 def _(g):
     W = two_four(g, 16, 48, least=0)
     layer = layer_of(W, inputs(g, 16))
     yield script(layer, calls=[("nbytes",), held(layer), ("forward", inputs(g, 1, 48)), ("nbytes",), held(layer)])
     yield script(layer_of(W), calls=[("nbytes",)])
+    yield script(layer_of(W), calls=[("load_state_dict", {})])  # a RuntimeError: all of its tensors are missing
+    faint = two_four(g, 4, 32).sign() * 2.0**-24  # the smallest float16
+    yield script(layer_of(faint), calls=[("forward", 2000 + inputs(g, 2, 32).abs())])
+    faint = faint.clone()
+    faint[1, 4:7] = 2.0**-24
+    yield script(layer_of(faint), calls=[("nbytes",)])
     W = W.clone()
     W[3, 4:7] = 1
     yield script(layer_of(W), calls=[("nbytes",)])
@@ -243,21 +252,57 @@ class Cut(SparseLinear):
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
 
 
-@linear.accepts("no module, torch's product")
-class Plain:
+@mistaken(
+    "no buffers",
+    "Your tensors are plain attributes: they are not in state_dict(), and stay behind when the model is saved, or moved to another device. "
+    "`register_buffer` makes them part of the module.",
+)
+class Plain(nn.Module):
     def __init__(self, layer):
+        super().__init__()
+        kept = SparseLinear(layer)
+        self.values, self.codes, self.b = kept.values, kept.codes, kept.bias
+
+    def forward(self, x):
+        y = x.float() @ unpacked(self.values, self.codes).float().T
+        return (y if self.b is None else y + self.b.float()).to(x.dtype)
+
+    def nbytes(self):
+        return sum(tensor.nbytes for tensor in (self.values, self.codes, self.b) if tensor is not None)
+
+
+@mistaken(
+    "not a module",
+    "Your class is no nn.Module: a model cannot save it, or move it to another device. Derive from nn.Module, and register buffers.",
+)
+class NoModule:
+    def __init__(self, layer):
+        self.kept = [SparseLinear(layer)]
+
+    def forward(self, x):
+        return self.kept[0](x)
+
+    def nbytes(self):
+        return self.kept[0].nbytes()
+
+
+@linear.accepts("torch's product, buffers of other names")
+class OtherNames(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
         W = layer.weight.data.clone()
         if (W.reshape(-1, 4).count_nonzero(dim=1) > 2).any() or W.shape[1] % 16:
             raise ValueError("more than two in a group")
-        self.values, self.codes = packed(W)
-        self.bias = layer.bias
+        for name, tensor in zip(("kept", "where"), packed(W), strict=True):
+            self.register_buffer(name, tensor)
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
 
     def forward(self, x):
-        return nn.functional.linear(x, unpacked(self.values, self.codes), self.bias)
+        return nn.functional.linear(x, unpacked(self.kept, self.where), self.bias)
 
     def nbytes(self):
         bias = 0 if self.bias is None else 2 * self.bias.numel()
-        return torch.tensor(self.values.numel() * 2 + self.codes.numel() * 2 + bias)
+        return torch.tensor(self.kept.numel() * 2 + self.where.numel() * 2 + bias)
 
 
 @linear.accepts("with the kernel, eight tokens at a time")

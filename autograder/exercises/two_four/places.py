@@ -47,6 +47,8 @@ def _(g):
     yield call(two_four(g, 1, 16))
     yield call(two_four(g, 5, 48))
     yield call(two_four(g, 4, 32, dtype=torch.bfloat16))
+    yield call(two_four(g, 300, 16))
+    yield call(two_four(g, 2, 16 * 70, dtype=torch.bfloat16))
 
 
 @places.stage(
@@ -73,9 +75,15 @@ def _(g):
 def _(g):
     for most in (3, 4):  # in one group only
         W = two_four(g, 5, 32, most=1, least=0)
-        W[3, 8:12] = torch.arange(4) < most
+        row, column = (int(torch.randint(n, (), generator=g)) for n in (5, 8))
+        signs = torch.tensor([1, -1, 1, -1]) * (torch.arange(4) < most)  # their sum says nothing
+        W[row, 4 * column : 4 * column + 4] = signs[torch.randperm(4, generator=g)].half()
         yield call(W)
-    yield call(two_four(g, 4, 24))
+    W = two_four(g, 3, 16, most=0, least=0, dtype=torch.bfloat16)
+    W[1, 5:8] = 1e-38  # three, however small
+    yield call(W)
+    for K in (4, 24, 40, 20 + 16 * int(torch.randint(9, (), generator=g))):
+        yield call(two_four(g, 4, K))
     yield call(two_four(g, 2, 16, least=0))
 
 

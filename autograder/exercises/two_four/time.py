@@ -39,6 +39,14 @@ LLAMA = (14336, 4096)  # a gate or up projection of LLaMA-3-8B
 H100 = (3.0e12, 9.0e14)
 
 
+def drawn(g: torch.Generator, sparse: bool, tokens: int | None = None, bandwidth: float = 1e9, peak: float = 1e18):
+    """Any matrix, of which no two numbers are the same; memory is the slower one unless `peak` says otherwise."""
+    N = int(torch.randint(40, 90, (), generator=g))
+    K = 16 * int(torch.randint(6, 20, (), generator=g))  # from 96 on
+    tokens = tokens or int(torch.randint(2, 30, (), generator=g))
+    return call(N, K, tokens, sparse, bandwidth * int(torch.randint(1, 9, (), generator=g)), peak)
+
+
 @time.stage(
     "bytes of a dense product",
     points=1,
@@ -46,7 +54,10 @@ H100 = (3.0e12, 9.0e14)
 )
 def _(g):
     yield call(16, 32, 1, False, 1e9, 1e15)
-    yield call(48, 80, 3, False, 2e9, 1e15)
+    yield drawn(g, False, tokens=1)
+    yield drawn(g, False)
+    N, K, tokens = (int(torch.randint(*span, (), generator=g)) for span in ((300, 900), (2, 9), (2, 9)))
+    yield call(N, 16 * K, tokens, False, 2e9, 1e15)  # more rows than columns
 
 
 @time.stage(
@@ -56,7 +67,9 @@ def _(g):
 )
 def _(g):
     yield call(16, 32, 1, True, 1e9, 1e15)
-    yield call(48, 80, 3, True, 2e9, 1e15)
+    yield drawn(g, True, tokens=1)
+    yield drawn(g, True)
+    yield call(2 * int(torch.randint(50, 90, (), generator=g)) + 1, 16, 3, True, 2e9, 1e15)  # one word, an odd number of rows
     yield call(*LLAMA, 1, True, *H100)
 
 
@@ -70,8 +83,10 @@ def _(g):
     for tokens in (1, 7, 500, 4096):
         for sparse in (False, True):
             yield call(*LLAMA, tokens, sparse, *H100)
-    N, K, tokens = (int(torch.randint(*span, (), generator=g)) for span in ((4, 9), (4, 9), (2, 9)))
-    yield call(16 * N, 16 * K, tokens, True, 1e12, 1e11)
+    for sparse in (False, True):
+        yield drawn(g, sparse, bandwidth=1e12, peak=1e11)  # a few tokens, and arithmetic is slower
+        yield drawn(g, sparse, tokens=1, bandwidth=1e12, peak=1e11)
+        yield drawn(g, sparse, tokens=5000 + int(torch.randint(0, 99, (), generator=g)))  # very many, and memory is slower
 
 
 def mistaken(name: str, says: str, wrong=None, **options):

@@ -6,7 +6,7 @@ from torch import Tensor
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.exercises.two_four.fixtures import packed, two_four, unpacked
-from autograder.exercises.two_four.gemv import case, inputs, kernels, too_large_on_the_way
+from autograder.exercises.two_four.gemv import LARGE, case, inputs, kernels, too_large_on_the_way
 from autograder.inside.case import call
 
 
@@ -32,6 +32,7 @@ tokens = Exercise(
     ),
     reference=multiply_2_4,
     rules=Rules(tolerance=2e-3),
+    contiguous=True,
 )
 
 
@@ -64,8 +65,9 @@ def _(g):
 )
 def _(g):
     yield case(two_four(g, 37, 80, least=0), inputs(g, 5, 80))
-    yield case(two_four(g, 3, 144), inputs(g, 8, 144))
-    yield case(*too_large_on_the_way(two_four(g, 2, 1136), inputs(g, 3, 1136)))
+    yield case(two_four(g, 3, 144).sign() * 2.0**-24, 2000 + inputs(g, 8, 144).abs())  # the smallest float16
+    yield case(*too_large_on_the_way(two_four(g, 1, 16 * LARGE), inputs(g, 3, 16 * LARGE)))
+    yield case(two_four(g, LARGE, 16), inputs(g, 1, 16))
 
 
 def mistaken(name: str, says: str, wrong=None, kernel: str = ""):

@@ -57,6 +57,11 @@ def _(g):
     yield call(*packed(two_four(g, 5, 48)))
     yield call(*packed(two_four(g, 7, 80, least=0)))
     yield call(*packed(two_four(g, 48, 32, dtype=torch.bfloat16)))
+    yield call(*packed(two_four(g, 300, 16)))
+    yield call(*packed(two_four(g, 2, 16 * 270)))
+    for dtype, smallest, largest in ((torch.float16, 6e-8, 65504), (torch.bfloat16, 1e-38, 3e38)):
+        signs = two_four(g, 4, 32).sign().to(dtype)
+        yield call(*packed(torch.cat([signs * smallest, signs * largest])))
 
 
 def mistaken(name: str, says: str, wrong):

@@ -58,6 +58,8 @@ def _(g):
     yield call(places_of(two_four(g, 3, 64)))
     yield call(places_of(two_four(g, 5, 80)))
     yield call(places_of(two_four(g, 64, 32)))
+    yield call(places_of(two_four(g, 300, 16)))
+    yield call(places_of(two_four(g, 2, 16 * 270, least=0)))
 
 
 def mistaken(name: str, says: str, wrong):

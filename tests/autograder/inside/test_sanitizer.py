@@ -129,9 +129,18 @@ def only_what_counts(W, x, y, N, K, ROWS: tl.constexpr, COLS: tl.constexpr):
     tl.store(y + rows, tl.sum(w * v[None, :], axis=1), mask=rows < N)
 
 
+def apart(*tensors, gap=4096):
+    """Copies with much between them that is nobody's: else what a kernel reads behind one may by chance lie in another."""
+    memory, copies = torch.zeros(sum(tensor.numel() + gap for tensor in tensors)).numpy(), []
+    for tensor in tensors:
+        part, memory = memory[: tensor.numel()], memory[tensor.numel() + gap :]
+        copies.append(torch.from_numpy(part.reshape(tensor.shape)).copy_(tensor))  # each with a storage of its own
+    return copies
+
+
 def launch(kernel, programs=3, ROWS=16, COLS=64):
     g = torch.Generator().manual_seed(0)
-    W, x, y = torch.randn(N, K, generator=g), torch.randn(K, generator=g), torch.zeros(N)
+    W, x, y = apart(torch.randn(N, K, generator=g), torch.randn(K, generator=g), torch.zeros(N))
     x[::3] = 0
     with watch() as seen:
         kernel[(programs,)](W, x, y, N, K, ROWS=ROWS, COLS=COLS)
