@@ -212,8 +212,8 @@ def obd_prune(
     """Delete the weights of smallest saliency, as many as both limits allow.
 
     Args:
-        w: (d,) weights; must not be changed. Some may be 0 already: they cost nothing, and are the
-            first of the count.
+        w: (d,) weights, float32 or float64; must not be changed. Some may be 0 already: they cost
+            nothing, and are the first of the count.
         h: (d,) diagonal of the Hessian, of w's dtype. No two saliencies are equal, except those of
             weights that are 0.
         count: how many weights may be deleted at most, in [0, d]; no limit if None.
@@ -405,8 +405,8 @@ def obs_step(w: torch.Tensor, Hinv: torch.Tensor) -> tuple[torch.Tensor, int]:
     Args:
         w: (d,) float64 weights; must not be changed. No two saliencies are equal.
         Hinv: (d, d) float64, symmetric inverse Hessian; must not be changed. Weights that are gone,
-            and no others, have exact zeros in their row and column and are 0 in w; at least one
-            weight is not gone.
+            and no others, have exact zeros in their row and column; at least one weight is not
+            gone. Those that are gone are 0 in w, and one that is not gone may be 0 too.
 
     Returns:
         The new weights (d,), exactly 0 at q and at the weights that are gone, and q, the position
@@ -475,7 +475,8 @@ def obs_prune(
     Args:
         w: (d,) float64 weights; must not be changed. No two saliencies are equal.
         Hinv: (d, d) float64, symmetric inverse Hessian; must not be changed. Weights that are gone,
-            and no others, have exact zeros in their row and column and are 0 in w.
+            and no others, have exact zeros in their row and column. They are 0 in w, and one that
+            is not gone may be 0 too.
         count: how many weights to remove at most, not more than there are; no limit if None.
         max_increase: stop before the removal with which the expected rises, 1/2 w_q^2 / [H^-1]_qq
             at the time of each removal, would add up to more than this; no limit if None.

@@ -76,8 +76,9 @@ def drop_smallest(W: torch.Tensor, mask: torch.Tensor, p: float) -> torch.Tensor
     """Drop a fraction of the weights that are left.
 
     Args:
-        W: float weights of any shape. No two weights that are left are of equal magnitude, and one
-            of them may be zero. Those that are gone may have any finite value. Must not be changed.
+        W: float32 or float64 weights of any shape. No two weights that are left are of equal
+            magnitude, and one of them may be zero. Those that are gone may have any finite value.
+            Must not be changed.
         mask: boolean, of W's shape, True = left; n of its entries are. Must not be changed.
         p: fraction of the n weights to drop, in [0, 1).
 
@@ -113,8 +114,9 @@ def drop_smallest_of_all(
     """Drop a fraction of the weights that are left, with one ranking for all layers.
 
     Args:
-        weights: float weights by layer name, any shapes. Among all that are left no two are of
-            equal magnitude; those that are gone may have any finite value. Must not be changed.
+        weights: float32 or float64 weights by layer name, any shapes. Among all that are left no
+            two are of equal magnitude, and one may be zero; those that are gone may have any finite
+            value. Must not be changed.
         masks: boolean, True = left, by the same names, perhaps in another order. Must not be
             changed.
         p: fraction to drop, in [0, 1).

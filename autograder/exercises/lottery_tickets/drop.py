@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from autograder.checking.exercise import Exercise
-from autograder.exercises.lottery_tickets.fixtures import some_mask, weights_left
+from autograder.exercises.lottery_tickets.fixtures import (
+    exactly,
+    nearly_tied,
+    of_all_sizes,
+    some_mask,
+    telling_count,
+    weights_left,
+)
 from autograder.inside.case import call
 from sparsity_edu.weights import lottery_ticket
 
@@ -49,6 +56,7 @@ def left(g: torch.Generator, *shape: int, density: float, p: float, gone: str = 
 def _(g):
     yield left(g, 3, 4, density=1.0, p=0.25)
     yield left(g, 5, 7, density=1.0, p=0.37)
+    yield left(g, 60, 50, density=1.0, p=0.5)
 
 
 @drop.stage(
@@ -78,6 +86,9 @@ def _(g):
     W = weights_left(g, mask, "zero")
     W.view(-1)[int(mask.flatten().nonzero()[3])] = 0.0
     yield call(W, mask, 0.2)
+    mask = some_mask(g, 5, 9, density=0.7)
+    yield call(of_all_sizes(g, mask), mask, 0.3)
+    yield call(of_all_sizes(g, mask), mask, 0.8)
 
 
 @drop.stage(
@@ -92,6 +103,12 @@ def _(g):
     yield left(g, 9, density=0.9, p=0.1)
     yield left(g, 6, 5, density=0.7, p=0.0)
     yield left(g, 11, 13, density=0.9, p=0.95, gone="large")
+    for by in (1, 1, -1):
+        n, p = telling_count(g, 40, 160, by)
+        mask = exactly(g, n, 10, 17)
+        yield call(weights_left(g, mask), mask, p)
+    mask = some_mask(g, 6, 7, density=0.8)
+    yield call(nearly_tied(g, mask, 0.45), mask, 0.45)
 
 
 def by_rank(W: Tensor, mask: Tensor, count: int, score=lambda W: W.abs(), descending=False) -> Tensor:
@@ -116,7 +133,7 @@ miscounted(
     "one too many",
     "One weight more than int(p * n) goes, as in the authors' code, where everything up to the weight at index k falls. A course has to "
     "say how it counts; here it is exactly int(p * n).",
-    lambda mask, p: int(p * mask.sum()) + 1,
+    lambda mask, p: int(p * int(mask.sum())) + 1,
 )
 miscounted(
     "rounded",
@@ -124,6 +141,22 @@ miscounted(
     lambda m, p: round(p * int(m.sum())),
 )
 miscounted("rounded up", "You rounded p * n up. Here it is rounded down: int(p * n).", lambda m, p: math.ceil(p * int(m.sum())))
+miscounted(
+    "counted in float32",
+    "p * mask.sum() is a float32 tensor, which makes 29 of 0.29 x 100, where int(0.29 * 100) is 28. Make n a Python number first: "
+    "int(mask.sum()).",
+    lambda mask, p: int(p * mask.sum()),
+)
+miscounted(
+    "room for rounding",
+    "You add a small number to p * n before you round it down. It is exactly int(p * n): 28 for 0.29 x 100.",
+    lambda mask, p: int(p * int(mask.sum()) + 1e-6),
+)
+miscounted(
+    "two too many",
+    "You round p * n up and add one, as the authors' later code does. Here exactly int(p * n) go.",
+    lambda mask, p: min(math.ceil(p * int(mask.sum())) + 1, int(mask.sum())),
+)
 miscounted(
     "keeps the fraction",
     "You keep the fraction p. It is the fraction that goes: p = 0.2 leaves 80 % of what was left.",
@@ -135,12 +168,12 @@ miscounted(
     "signed", "You ranked the weights themselves, not their magnitudes: the negative ones go first, however large they are."
 )
 def _(W, mask, p):
-    return by_rank(W, mask, int(p * mask.sum()), score=lambda W: W)
+    return by_rank(W, mask, int(p * int(mask.sum())), score=lambda W: W)
 
 
 @drop.misconception("drops the largest", "You drop the largest weights. The small ones go.")
 def _(W, mask, p):
-    return by_rank(W, mask, int(p * mask.sum()), descending=True)
+    return by_rank(W, mask, int(p * int(mask.sum())), descending=True)
 
 
 @drop.misconception(
@@ -148,7 +181,7 @@ def _(W, mask, p):
     "You rank all weights, and those that are gone, being zeros, are the smallest: you drop what is gone already, and the mask stays as it was.",
 )
 def _(W, mask, p):
-    return mask & by_rank(W * mask, torch.ones_like(mask), int(p * mask.sum()))
+    return mask & by_rank(W * mask, torch.ones_like(mask), int(p * int(mask.sum())))
 
 
 @drop.misconception(
@@ -156,7 +189,7 @@ def _(W, mask, p):
     "Your new mask is chosen among all weights, so that one that is gone comes back if its value is large. A mask may only shrink: `mask & new`.",
 )
 def _(W, mask, p):
-    return by_rank(W, torch.ones_like(mask), mask.numel() - int(mask.sum()) + int(p * mask.sum()))
+    return by_rank(W, torch.ones_like(mask), mask.numel() - int(mask.sum()) + int(p * int(mask.sum())))
 
 
 @drop.misconception(
@@ -175,7 +208,7 @@ def _(W, mask, p):
 )
 def _(W, mask, p):
     alive = mask & (W != 0)
-    return by_rank(W, alive, int(p * alive.sum()))
+    return by_rank(W, alive, int(p * int(alive.sum())))
 
 
 @drop.misconception(
@@ -183,7 +216,7 @@ def _(W, mask, p):
     "Your code never looks at `mask`. What is gone may hold any value, and what is left may be zero: only the mask tells the two apart.",
 )
 def _(W, mask, p):
-    return by_rank(W, W != 0, int(p * (W != 0).sum()))
+    return by_rank(W, W != 0, int(p * int((W != 0).sum())))
 
 
 @drop.misconception(
@@ -193,7 +226,15 @@ def _(W, mask, p):
 )
 def _(W, mask, p):
     size = torch.where(mask, W.abs(), 100.0)
-    return mask & by_rank(size, torch.ones_like(mask), int(p * mask.sum()))
+    return mask & by_rank(size, torch.ones_like(mask), int(p * int(mask.sum())))
+
+
+@drop.misconception(
+    "ranked in float32",
+    "You rank in float32, in which two weights that differ may be the same. Stay in the dtype of W.",
+)
+def _(W, mask, p):
+    return by_rank(W, mask, int(p * int(mask.sum())), score=lambda W: W.abs().float())
 
 
 @drop.misconception(
@@ -202,7 +243,7 @@ def _(W, mask, p):
 )
 def _(W, mask, p):
     order = torch.where(mask, W.abs(), torch.inf).flatten().argsort(stable=True).view(mask.shape)
-    return mask & (order >= int(p * mask.sum()))
+    return mask & (order >= int(p * int(mask.sum())))
 
 
 @drop.misconception(
@@ -210,7 +251,7 @@ def _(W, mask, p):
     "You compare with the last weight that goes, number int(p * n) - 1. Where int(p * n) is 0 that is index -1, the largest, and all go.",
 )
 def _(W, mask, p):
-    return mask & (W.abs() > W.abs()[mask].sort().values[int(p * mask.sum()) - 1])
+    return mask & (W.abs() > W.abs()[mask].sort().values[int(p * int(mask.sum())) - 1])
 
 
 @drop.misconception(
@@ -225,7 +266,7 @@ def _(W, mask, p):
     "kthvalue of zero", "kthvalue counts from 1: its k = 0 does not exist. Where int(p * n) is 0, nothing goes."
 )
 def _(W, mask, p):
-    k = max(1, int(p * mask.sum()))
+    k = max(1, int(p * int(mask.sum())))
     return mask & (W.abs() > W.abs()[mask].kthvalue(k).values)
 
 

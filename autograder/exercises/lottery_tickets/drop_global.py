@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from autograder.checking.exercise import Exercise
-from autograder.exercises.lottery_tickets.fixtures import some_mask, weights_left
+from autograder.exercises.lottery_tickets.fixtures import (
+    exactly,
+    nearly_tied,
+    of_all_sizes,
+    some_mask,
+    telling_count,
+    weights_left,
+)
 from autograder.inside.case import call
 from sparsity_edu.weights import lottery_ticket
 
@@ -44,6 +51,14 @@ def layers_left(g: torch.Generator, *shapes, densities, p, gone="any", reorder=F
     return call(weights, dict(reversed(masks.items())) if reorder else masks, p, **kwargs)
 
 
+def split(W: Tensor, mask: Tensor, *names: str) -> tuple[dict, dict]:
+    """One long layer cut into several."""
+    sizes = [W.numel() // (i + 2) for i in range(len(names) - 1)]
+    pieces = [value.split([*sizes, W.numel() - sum(sizes)]) for value in (W, mask)]
+    weights, masks = (dict(zip(names, (piece.clone() for piece in of), strict=True)) for of in pieces)
+    return weights, masks
+
+
 @drop_global.stage(
     "one ranking for all layers",
     points=1,
@@ -66,6 +81,10 @@ def _(g):
     yield layers_left(g, (6, 5), (7, 6), (2, 7), densities=(0.8, 0.4, 0.6), p=0.37, gone="large")
     yield layers_left(g, (4, 9), (8, 4), densities=(0.3, 0.8), p=0.2, reorder=True)
     yield layers_left(g, (6, 5), (6, 5), densities=(0.4, 0.9), p=0.3, reorder=True)
+    yield layers_left(g, (4, 6), (5, 6), (9,), densities=(0, 0.8, 1), p=0.4)
+    mask = some_mask(g, 60, density=0.7)
+    yield call(*split(of_all_sizes(g, mask), mask, "a", "b"), 0.3)
+    yield call(*split(of_all_sizes(g, mask), mask, "a", "b"), 0.8)
 
 
 @drop_global.stage(
@@ -77,6 +96,9 @@ def _(g):
     yield layers_left(g, (5, 6), (7, 5), (4, 7), densities=(1, 1, 1), p=0.4, skip=("layer2",))
     yield layers_left(g, (6, 7), (5, 6), (3, 5), densities=(0.6, 0.7, 0.8), p=0.3, gone="large", skip=("layer2",))
     yield layers_left(g, (9, 4), (5, 9), (8, 5), densities=(0.9, 0.5, 0.6), p=0.55, gone="zero", skip=("layer0", "layer1"))
+    mask = some_mask(g, 80, density=0.8)
+    for skip in (["fc.1"], ("fc",), []):
+        yield call(*split(weights_left(g, mask), mask, "fc", "fc.1", "fc.10"), 0.35, skip)
 
 
 @drop_global.stage(
@@ -89,6 +111,13 @@ def _(g):
     yield layers_left(g, (4, 2, 3, 3), (3, 5), densities=(0.7, 0.9), p=0.25, skip=("layer1",))
     yield layers_left(g, (4, 5), (3, 4), densities=(0.5, 1), p=0.0)
     yield layers_left(g, (2, 3), (3, 2), densities=(0.5, 1), p=0.1)
+    yield layers_left(g, (50, 40), (30, 20), densities=(0.9, 1), p=0.5)
+    for by in (1, 1, -1):
+        n, p = telling_count(g, 60, 160, by)
+        mask = exactly(g, n, 170)
+        yield call(*split(weights_left(g, mask), mask, "a", "b", "c"), p)
+    mask = some_mask(g, 70, density=0.8)
+    yield call(*split(nearly_tied(g, mask, 0.45), mask, "a", "b"), 0.45)
 
 
 def joint(weights, masks, number, skip=(), score=lambda name, W: W.abs(), ranked=None) -> dict[str, Tensor]:
@@ -99,7 +128,8 @@ def joint(weights, masks, number, skip=(), score=lambda name, W: W.abs(), ranked
     new = kept.clone()
     new[size.argsort(stable=True)[:number]] = False
     pieces = new.split([weights[name].numel() for name in names])
-    return {**masks, **{name: piece.view_as(weights[name]) for name, piece in zip(names, pieces, strict=True)}}
+    new = {name: piece.view_as(weights[name]) for name, piece in zip(names, pieces, strict=True)}
+    return {name: new[name] if name in new else mask.clone() for name, mask in masks.items()}
 
 
 def left_in(masks, skip=()) -> int:
@@ -111,7 +141,7 @@ def left_in(masks, skip=()) -> int:
 )
 def _(weights, masks, p, skip=()):
     single = {
-        name: joint({name: W}, masks, int(p * masks[name].sum()))[name] for name, W in weights.items() if name not in skip
+        name: joint({name: W}, masks, int(p * int(masks[name].sum())))[name] for name, W in weights.items() if name not in skip
     }
     return {**masks, **single}
 
@@ -195,6 +225,39 @@ def _(weights, masks, p, skip=()):
     return joint(weights, masks, int(p * left_in(masks, skip)) + 1, skip)
 
 
+@drop_global.misconception(
+    "counted in float32",
+    "A sum of masks is a tensor, and p times it is in float32, which makes 29 of 0.29 x 100, where int(0.29 * 100) is 28. Make n a Python "
+    "number first.",
+)
+def _(weights, masks, p, skip=()):
+    return joint(weights, masks, int(p * torch.tensor(left_in(masks, skip))), skip)
+
+
+@drop_global.misconception(
+    "room for rounding",
+    "You add a small number to p * n before you round it down. It is exactly int(p * n): 28 for 0.29 x 100.",
+)
+def _(weights, masks, p, skip=()):
+    return joint(weights, masks, int(p * left_in(masks, skip) + 1e-6), skip)
+
+
+@drop_global.misconception(
+    "part of a name",
+    "You leave out every layer whose name contains one of `skip`: with fc.1 also fc.10. Compare whole names: `name in skip`.",
+)
+def _(weights, masks, p, skip=()):
+    return drop_smallest_of_all(weights, masks, p, [name for name in weights if any(other in name for other in skip)])
+
+
+@drop_global.misconception(
+    "zeros instead of the masks", "You take every zero for a pruned weight. A kept weight can be zero: ask the mask."
+)
+def _(weights, masks, p, skip=()):
+    left = {name: mask & (weights[name] != 0) for name, mask in masks.items()}
+    return joint(weights, left, int(p * left_in(left, skip)), skip)
+
+
 @drop_global.misconception("rounded", "You rounded p * n to the nearest integer. Here it is rounded down: int(p * n).")
 def _(weights, masks, p, skip=()):
     return joint(weights, masks, round(p * left_in(masks, skip)), skip)
@@ -227,7 +290,7 @@ def _(weights, masks, p, skip=()):
     "rounded layer by layer", "You add up int(p * n) over the layers. Round once, for all of them together: int(p * sum of n)."
 )
 def _(weights, masks, p, skip=()):
-    return joint(weights, masks, sum(int(p * mask.sum()) for name, mask in masks.items() if name not in skip), skip)
+    return joint(weights, masks, sum(int(p * int(mask.sum())) for name, mask in masks.items() if name not in skip), skip)
 
 
 @drop_global.misconception("signed", "You ranked the weights themselves, not their magnitudes.")
@@ -254,7 +317,7 @@ def _(weights, masks, p, skip=()):
     kept = torch.cat([masks[name].flatten() for name in others])
     size = torch.where(kept, torch.cat([weights[name].abs().flatten() for name in names]), torch.inf)
     new = kept.clone()
-    new[size.argsort(stable=True)[: int(p * kept.sum())]] = False
+    new[size.argsort(stable=True)[: int(p * int(kept.sum()))]] = False
     pieces = new.split([masks[name].numel() for name in others])
     return {**masks, **{name: piece.view_as(masks[name]) for name, piece in zip(others, pieces, strict=True)}}
 

@@ -1,6 +1,7 @@
 """Weights, masks, trainings and their snapshots that the exercises of unit 06 work on."""
 
 import copy
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -17,6 +18,43 @@ def some_mask(g: torch.Generator, *shape: int, density: float = 0.6) -> Tensor:
     mask = torch.zeros(n, dtype=torch.bool)
     mask[torch.randperm(n, generator=g)[: int(density * n)]] = True
     return mask.view(shape)
+
+
+def exactly(g: torch.Generator, n: int, *shape: int) -> Tensor:
+    """A mask that keeps n entries, anywhere."""
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask.view(-1)[torch.randperm(mask.numel(), generator=g)[:n]] = True
+    return mask
+
+
+@cache
+def pairs_apart(least: int, most: int, by: int) -> list[tuple[int, float]]:
+    """All n and p for which p * n rounded down is by so much more in float32 than it is."""
+    n = torch.arange(least, most)
+    of = [(p, zip(n.tolist(), (p * n).int().tolist(), strict=True)) for p in (k / 100 for k in range(15, 90))]
+    return [(n, p) for p, counts in of for n, in_float32 in counts if in_float32 - int(p * n) == by]
+
+
+def telling_count(g: torch.Generator, least: int, most: int, by: int = 1) -> tuple[int, float]:
+    """n and p for which p * n rounded down is by so much more in float32 than it is, such as 100 and 0.29."""
+    pairs = pairs_apart(least, most, by)
+    return pairs[int(torch.randint(len(pairs), (), generator=g))]
+
+
+def of_all_sizes(g: torch.Generator, mask: Tensor) -> Tensor:
+    """float64 weights from 1e-150 to 1e150 of both signs, a kept one of exactly zero, and what is gone among them."""
+    W = torch.randn(mask.shape, generator=g).sign() * 10.0 ** (300 * torch.rand(mask.shape, generator=g).double() - 150)
+    W.view(-1)[int(mask.flatten().nonzero()[-1])] = 0.0
+    return W
+
+
+def nearly_tied(g: torch.Generator, mask: Tensor, p: float) -> Tensor:
+    """float64 weights of which the last to go and the first to stay are the same in float32."""
+    W = torch.randn(mask.shape, generator=g).double()
+    flat = W.view(-1)
+    i, j = torch.where(mask, W.abs(), torch.inf).flatten().argsort()[int(p * int(mask.sum())) - 1 :][:2].sort().values
+    flat[j] = flat[i] / (1 + 1e-10)
+    return W
 
 
 def weights_left(g: torch.Generator, mask: Tensor, gone: str = "any") -> Tensor:

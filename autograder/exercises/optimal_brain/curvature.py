@@ -45,12 +45,18 @@ curvature = Exercise(
 )
 
 
-def network_case(g: torch.Generator, P: int, inputs: int, hidden: int, outputs: int, errors: float, dtype=torch.float64):
-    """Inputs that grow from sample to sample; `errors` is how far the targets are from what the network says."""
+def network_case(
+    g: torch.Generator, P: int, inputs: int, hidden: int, outputs: int, errors: float, dtype=torch.float64, size=1.0, shift=0.0
+):
+    """Inputs of this size that grow from sample to sample, and what all sums a are shifted by.
+
+    `errors` is how far the targets are from what the network says.
+    """
     W1, W2 = torch.randn(hidden, inputs, generator=g) / inputs**0.5, torch.randn(outputs, hidden, generator=g)
     b1, b2 = 0.5 * torch.randn(hidden, generator=g), 0.5 * torch.randn(outputs, generator=g)
     x = torch.randn(P, inputs, generator=g) * torch.linspace(0.5, 2, P)[:, None] + 0.3
-    y = torch.tanh(x @ W1.T + b1) @ W2.T + b2 + errors * (1 + torch.rand(P, outputs, generator=g))
+    x, b1 = size * x.double(), b1 + shift
+    y = torch.tanh(x.float() @ W1.T + b1) @ W2.T + b2 + errors * (1 + torch.rand(P, outputs, generator=g))
     return call(*(value.to(dtype) for value in (W1, b1, W2, b2, x, y)))
 
 
@@ -63,6 +69,8 @@ def network_case(g: torch.Generator, P: int, inputs: int, hidden: int, outputs: 
 def _(g):
     yield network_case(g, 1, 2, 3, 1, errors=0)
     yield network_case(g, 1, 5, 4, 1, errors=0)
+    yield network_case(g, 1, 5, 4, 1, errors=0)
+    yield network_case(g, 1, 1, 1, 1, errors=0)
 
 
 @curvature.stage(
@@ -73,6 +81,9 @@ def _(g):
 def _(g):
     yield network_case(g, 3, 4, 2, 1, errors=0)
     yield network_case(g, 17, 6, 5, 1, errors=0)
+    yield network_case(g, 1100, 2, 3, 1, errors=0)
+    yield network_case(g, 6, 3, 4, 1, errors=0, size=1e-25)  # squared it is nothing in float32
+    yield network_case(g, 5, 2, 1, 1, errors=0, size=0.3, shift=8.0)  # slopes near 1e-6
 
 
 @curvature.stage(
@@ -84,6 +95,7 @@ def _(g):
 def _(g):
     yield network_case(g, 4, 3, 5, 2, errors=0)
     yield network_case(g, 11, 3, 2, 4, errors=0, dtype=torch.float32)
+    yield network_case(g, 3, 5, 150, 2, errors=0, dtype=torch.float32)
 
 
 @curvature.stage(

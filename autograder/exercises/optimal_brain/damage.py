@@ -7,6 +7,7 @@ import torch
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
+from autograder.exercises.optimal_brain.damage_mistakes import mistakes
 from autograder.exercises.optimal_brain.fixtures import weights
 from autograder.inside.case import call
 from sparsity_edu.weights import optimal_brain
@@ -36,7 +37,8 @@ damage = Exercise(
         "ValueError if an entry of h is negative.",
     ),
     reference=obd_prune,
-    rules=Rules(tolerance=1e-6, exact_zeros=True),
+    rules=Rules(tolerance=0),
+    misconceptions=mistakes,
 )
 
 
@@ -63,6 +65,11 @@ def _(g):
     yield call(*weights_and_curvature(g, 8), count=3)
     yield call(*weights_and_curvature(g, 31), count=12)
     yield call(*weights_and_curvature(g, 40), count=33)
+    yield call(*weights_and_curvature(g, 1500), count=700)
+    w, h = weights_and_curvature(g, 40)
+    yield call(1e-12 * w, h, 21)  # no saliency is too small to count
+    w[30], h[30] = w[5], h[5] * (1 - 1e-10)  # the two are the same in float32
+    yield call(w, h, count=int((h * w**2 <= h[30] * w[30] ** 2).sum()))
 
 
 @damage.stage(
@@ -77,6 +84,10 @@ def _(g):
     w = torch.tensor([2.0, -1.0, 0.5, -4.0, 1.0])
     h = torch.tensor([4.0, 1.0, 8.0, 2.0, 24.0])  # saliencies 8, 1/2, 1, 16, 12
     yield call(w, h, max_increase=1.5)  # spent to the last digit
+    yield call(w.double(), h.double(), None, 1.5 - 1e-14)
+    w, h = weights_and_curvature(g, 25)
+    yield call(1e-12 * w, h, max_increase=1e-24 * budget(w, h, 10))
+    yield call(w, h, max_increase=math.inf)
 
 
 @damage.stage(
@@ -96,6 +107,9 @@ def _(g):
     w, h = weights_and_curvature(g, 15, gone=(2, 7, 11))
     yield call(w, h, count=6)
     yield call(w, h, max_increase=budget(w, h, 8))
+    w[4] = 1e-9  # next to nothing, and not nothing
+    yield call(w, h, count=3)
+    yield call(w, h, max_increase=0.0)
 
 
 @damage.stage(
@@ -114,188 +128,11 @@ def _(g):
     negative = torch.where(somewhere, -h, h)
     yield call(w, negative, count=4)
     yield call(w, negative, max_increase=1.0)
+    yield call(w, negative, count=0)
+    yield call(w, negative, max_increase=0.0)
+    yield call(w, torch.where(somewhere, -1e-30, h), count=4)
+    yield call(w, h.masked_fill(somewhere, -0.0), count=4)  # which is not less than 0
     yield call(w.masked_fill(somewhere, 0), negative, count=2)
-
-
-def delete(w, h, count, max_increase, score=lambda w, h: h * w**2, cost=lambda w, h: h * w**2 / 2, check=True, beyond=0):
-    """`obd_prune` with its parts exchangeable, for mistakes in one part."""
-    if check and (h < 0).any():
-        raise ValueError("h must not be negative")
-    order = score(w, h).argsort(stable=True)
-    k = len(w) if count is None else count
-    if max_increase is not None:
-        k = min(k, int((cost(w, h)[order].cumsum(0) <= max_increase).sum()) + beyond)
-    pruned = w.clone()
-    pruned[order[:k]] = 0
-    return pruned
-
-
-@damage.misconception(
-    "magnitude", "You ranked by the weights alone. That is unit 02: the curvature says how much the loss minds."
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase, score=lambda w, h: w.abs())
-
-
-@damage.misconception(
-    "curvature alone", "You ranked by the curvature alone. A tiny weight may go even where the loss is steep."
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase, score=lambda w, h: h)
-
-
-@damage.misconception(
-    "not squared",
-    "You multiplied h with |w| (or squared both, which ranks the same). The loss is quadratic around its minimum: the step from w to 0 "
-    "counts squared.",
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase, score=lambda w, h: h * w.abs(), cost=lambda w, h: h * w.abs() / 2)
-
-
-@damage.misconception(
-    "signed weights", "Your saliency keeps the sign of w, so negative weights go first. It is h w^2 / 2, which has no sign."
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase, score=lambda w, h: h * w, cost=lambda w, h: h * w / 2)
-
-
-@damage.misconception(
-    "divided by the curvature",
-    "You divided by h. The loss rises by 1/2 h w^2; a division belongs to the *inverse* Hessian, which comes later.",
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase, score=lambda w, h: w**2 / h, cost=lambda w, h: w**2 / h / 2)
-
-
-@damage.misconception("deletes the largest", "You deleted the weights of largest saliency, those that the loss minds most.")
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase, score=lambda w, h: -h * w**2)
-
-
-@damage.misconception("keeps the count", "You kept `count` weights. `count` is how many are deleted.")
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, None if count is None else len(w) - count, max_increase)
-
-
-@damage.misconception("returns the mask", "You returned a mask. Return the weights, with zeros where they are deleted.")
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase) != 0
-
-
-@damage.misconception(
-    "half left out",
-    "The ranking is right, but you expect twice the rise: the second term of a Taylor expansion is *half* the curvature times the step "
-    "squared.",
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase, cost=lambda w, h: h * w**2)
-
-
-@damage.misconception(
-    "each for itself",
-    "You compared each saliency with max_increase for itself. The rises of all deleted weights add up: it is their sum that must stay below.",
-)
-def _(w, h, count=None, max_increase=None):
-    allowed = len(w) if max_increase is None else int((h * w**2 / 2 <= max_increase).sum())
-    return delete(w, h, min(allowed, len(w) if count is None else count), None)
-
-
-@damage.misconception(
-    "less than",
-    "You wrote < where <= belongs: a removal with which the sum is exactly max_increase is still allowed.",
-)
-def _(w, h, count=None, max_increase=None):
-    allowed = len(w) if max_increase is None else int(((h * w**2 / 2).sort().values.cumsum(0) < max_increase).sum())
-    return delete(w, h, min(allowed, len(w) if count is None else count), None)
-
-
-@damage.misconception(
-    "stops one too late",
-    "You stop after the removal that exceeds max_increase. Ask before you delete: the sum must not exceed it.",
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase, beyond=1)
-
-
-@damage.misconception(
-    "zero is no limit",
-    "You wrote `if count` or `if max_increase`: in Python 0 is false, so a limit of 0 counts as no limit. Write `is not None`.",
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count or None, max_increase or None)
-
-
-@damage.misconception(
-    "no limit, no deletion",
-    "Without a limit you delete nothing. None means no limit: all weights may go.",
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, 0 if count is None and max_increase is None else count, max_increase)
-
-
-@damage.misconception(
-    "count overrides", "Where both limits are given, you look at `count` only. The tighter of the two decides."
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase if count is None else None)
-
-
-@damage.misconception(
-    "budget overrides", "Where both limits are given, you look at `max_increase` only. The tighter of the two decides."
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count if max_increase is None else None, max_increase)
-
-
-@damage.misconception(
-    "zeros counted extra",
-    "Weights that were 0 already are not among your `count`. They have saliency 0 and are the first to go: `count` entries are 0 afterwards.",
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, None if count is None else min(len(w), count + int((w == 0).sum())), max_increase)
-
-
-@damage.misconception(
-    "negative accepted",
-    "You use a negative curvature as it is: its weight has a negative saliency and goes first. Raise a ValueError: at a minimum there is "
-    "none.",
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h, count, max_increase, check=False)
-
-
-@damage.misconception(
-    "zero curvature refused",
-    "You refuse a curvature of 0 too. That only says that the loss does not mind this weight, which happens; refuse h < 0, not h <= 0.",
-)
-def _(w, h, count=None, max_increase=None):
-    if (h <= 0).any():
-        raise ValueError("h must not be negative")
-    return delete(w, h, count, max_increase)
-
-
-@damage.misconception(
-    "negative saliency refused",
-    "You look for negative saliencies. Where w is 0 the saliency is 0 whatever h is: look at h itself.",
-)
-def _(w, h, count=None, max_increase=None):
-    if (h * w**2 < 0).any():
-        raise ValueError("h must not be negative")
-    return delete(w, h, count, max_increase, check=False)
-
-
-@damage.misconception(
-    "absolute curvature",
-    "You made a negative curvature positive, which nobody would notice. It is a sign that h is not what OBD assumes: raise a ValueError.",
-)
-def _(w, h, count=None, max_increase=None):
-    return delete(w, h.abs(), count, max_increase)
-
-
-@damage.misconception("in place", "You changed w itself. Work on w.clone(): the caller still compares with the weights before.")
-def _(w, h, count=None, max_increase=None):
-    return w.copy_(delete(w, h, count, max_increase))
 
 
 @damage.accepts("one by one")

@@ -32,10 +32,20 @@ downdate = Exercise(
     exposes="What is left, without row and column q, is the inverse of H without row and column q: all entries change.",
 )
 def _(g):
-    for d, q in ((3, 1), (8, 5), (13, 0), (6, 5)):
+    for d, q, pivot in (
+        (3, 1, 4),
+        (8, 5, 4),
+        (8, 5, 4),
+        (13, 0, 2),
+        (6, 5, 4),
+        (140, 131, 4),
+        (7, 2, 2.0**-90),
+        (5, 0, 2.0**90),
+    ):
         Hinv = inverse(g, d)
-        Hinv /= Hinv[q, q].clone()  # a pivot of 4: row and column q come out as exact zeros
-        yield call(Hinv * 4, q)
+        Hinv /= Hinv[q, q].clone()  # a pivot that is a power of 2: row and column q come out as exact zeros
+        yield call(Hinv * pivot, q)
+    yield call(torch.rand(1, 1, generator=g).double() + 1, 0)
 
 
 def leaves_rest(Hinv, q: int) -> bool:
@@ -193,6 +203,39 @@ def _(Hinv, q):
     result = torch.zeros_like(Hinv)
     result[here[:, None], here] = torch.linalg.inv(Hinv[here[:, None], here])
     return result
+
+
+@downdate.misconception(
+    "epsilon in the denominator",
+    "You add a small number to [H^-1]_qq, which is large where the inverse itself is small. It is never 0: q is not gone yet.",
+)
+def _(Hinv, q):
+    return cleared(Hinv - torch.outer(Hinv[:, q], Hinv[q]) / (Hinv[q, q] + 1e-12), q)
+
+
+@downdate.misconception(
+    "small taken for zero",
+    "You clear whatever is small, to be rid of what rounding leaves. How small an entry is depends on the units of the loss: clear row and "
+    "column q, and nothing else.",
+)
+def _(Hinv, q):
+    left = optimal_brain.downdate(Hinv, q)
+    return left.masked_fill(left.abs() < 1e-12, 0)
+
+
+# wrong formulas as they come, without zeros written into row and column q
+downdate.misconception(
+    "not divided by the pivot, nothing written",
+    "The outer product has to be divided by [H^-1]_qq: look at row and column q of your result, which should come out as 0.",
+)(lambda Hinv, q: Hinv - torch.outer(Hinv[:, q], Hinv[q]))
+downdate.misconception(
+    "divided by the square, nothing written",
+    "You divided by the square of [H^-1]_qq: look at row and column q of your result, which should come out as 0.",
+)(lambda Hinv, q: Hinv - torch.outer(Hinv[:, q], Hinv[q]) / Hinv[q, q] ** 2)
+downdate.misconception(
+    "plus, nothing written",
+    "You add the outer product: row and column q of your result have doubled, where they should come out as 0.",
+)(lambda Hinv, q: Hinv + torch.outer(Hinv[:, q], Hinv[q]) / Hinv[q, q])
 
 
 @downdate.accepts("inverted anew")

@@ -55,6 +55,8 @@ def network(g: torch.Generator, *sizes: int, dtype=torch.float32) -> MLP:
 def _(g):
     yield call(network(g, 4, 1), torch.randn(1, 4, generator=g))
     yield call(network(g, 3, 5, 1), torch.randn(1, 3, generator=g))
+    yield call(network(g, 3, 5, 1), torch.randn(1, 3, generator=g))
+    yield call(network(g, 1, 1), torch.randn(1, 1, generator=g))
 
 
 @gradients.stage(
@@ -65,6 +67,7 @@ def _(g):
 def _(g):
     yield call(network(g, 5, 4, 1), torch.randn(6, 5, generator=g))
     yield call(network(g, 2, 7, 3, 1, dtype=torch.float64), torch.randn(9, 2, generator=g).double())
+    yield call(network(g, 3, 2, 1), torch.randn(70, 3, generator=g))
 
 
 @gradients.stage(
@@ -82,6 +85,14 @@ def _(g):
     yield call(
         Module("Sequential", (first, Module("Sigmoid"), last, Module("Sigmoid"))), torch.randn(4, 6, generator=g), times=3
     )
+    kernels = {"weight": torch.randn(3, 1, 2, generator=g), "bias": torch.randn(3, generator=g)}
+    rest = (Module("Tanh"), Module("Flatten"), network(g, 12, 1))
+    yield call(
+        Module("Sequential", (Module("Unflatten", (1, (1, 5))), Module("Conv1d", (1, 3, 2), kernels), *rest)),
+        torch.randn(6, 5, generator=g),
+    )
+    bare = Module("Linear", (4, 1, False), {"weight": torch.randn(1, 4, generator=g).double()})
+    yield call(bare, 1e-50 * torch.randn(3, 4, generator=g).double())
 
 
 @gradients.misconception(
@@ -168,6 +179,22 @@ def _(model, x):
 def _(model, x):
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return rows(model, x, [p for module in linear for p in module.parameters()])
+
+
+@gradients.misconception(
+    "matrices and vectors only",
+    "You leave out parameters that are neither matrices nor vectors, such as the kernels of a convolution: take all of model.parameters().",
+)
+def _(model, x):
+    return rows(model, x, [parameter for parameter in model.parameters() if parameter.ndim < 3])
+
+
+@gradients.misconception(
+    "of the parts only",
+    "You collect the parameters of the model's parts. A model may be a single layer, which has no parts: take model.parameters().",
+)
+def _(model, x):
+    return rows(model, x, [parameter for part in model.children() for parameter in part.parameters()])
 
 
 @gradients.misconception(

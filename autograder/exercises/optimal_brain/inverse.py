@@ -44,6 +44,8 @@ inverse = Exercise(
 def _(g):
     yield call(correlated(g, 1, 3), 0.5)
     yield call(correlated(g, 1, 5), 0.02)
+    yield call(correlated(g, 1, 5), 30.0)
+    yield call(correlated(g, 1, 1), 0.3)
 
 
 @inverse.stage(
@@ -55,6 +57,9 @@ def _(g):
 def _(g):
     yield call(correlated(g, 2, 4), 0.1)
     yield call(correlated(g, 23, 6), 0.01)
+    yield call(correlated(g, 23, 6), 0.01)
+    yield call(correlated(g, 300, 4), 0.5)
+    yield call(correlated(g, 3, 130), 2.0)
     yield call(correlated(g, 5, 11) + 0.5, 0.03)  # fewer samples than weights: without alpha there is no inverse
 
 
@@ -69,6 +74,8 @@ def _(g):
     yield call(correlated(g, 40, 12).float(), 1e-6)
     yield call(correlated(g, 40, 9), 1e-8)
     yield call(correlated(g, 5, 11).float(), 1e-8)
+    yield call(2e-6 * correlated(g, 9, 6), 1e-8)  # small vectors, and not nothing beside alpha
+    yield call(10 + 1e-3 * correlated(g, 20, 6), 1e-6)  # float32 has half of the digits of what differs
 
 
 def recursion(g, alpha, dtype=torch.float64, P=None, sign=-1, start=None, denominator=lambda P, g, v: P + g @ v, outer=None):
@@ -252,6 +259,23 @@ def _(g, alpha):
 )
 def _(g, alpha):
     return recursion(g, alpha, dtype=g.dtype).double()
+
+
+@inverse.misconception(
+    "g in float32",
+    "You convert g to float32 before you compute. Where it comes in float64, that rounds away in what its rows differ: g.double().",
+)
+def _(g, alpha):
+    return recursion(g.float(), alpha)
+
+
+@inverse.misconception(
+    "inverse of the Cholesky factor",
+    "You return the inverse of the Cholesky factor L of H. H is L L^T, so that its inverse is L^-T L^-1: torch.cholesky_inverse(L).",
+)
+def _(g, alpha):
+    H = g.double().T @ g.double() / len(g) + alpha * torch.eye(g.shape[1], dtype=torch.float64)
+    return torch.linalg.inv(torch.linalg.cholesky(H))
 
 
 @inverse.accepts("the recursion, in place")

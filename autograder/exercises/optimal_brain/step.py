@@ -44,7 +44,13 @@ def telling(make, apart: tuple[str, ...]):
         d = Hinv.diagonal()
         chosen = {name: int(score(w, Hinv, d).masked_fill(d == 0, torch.inf).argmin()) for name, score in SCORES.items()}
         if len({chosen[name] for name in ("right", *apart)}) == 1 + len(apart):
-            return call(w, Hinv)
+            return call(w, even(w, Hinv))
+
+
+def even(w, Hinv):
+    """The inverse in units in which that of the weight that goes is 4: it comes out as 0 also without rounding up."""
+    q = obs_step(w, Hinv)[1]
+    return Hinv / Hinv[q, q] * 4
 
 
 @step.stage(
@@ -67,7 +73,11 @@ def _(g):
     exposes="[H^-1]_qq is not 1 / H_qq once weights depend on each other, and dw = -w_q / [H^-1]_qq times column q of H^-1.",
 )
 def _(g):
-    yield call(weights(g, 3), inverse(g, 3))
+    w = weights(g, 3)
+    yield call(w, even(w, inverse(g, 3)))
+    Hinv = inverse(g, 150)
+    w = redraw(lambda: weights(g, 150), lambda w: obs_step(w, Hinv)[1] >= 130)
+    yield call(w, even(w, Hinv))
     yield telling(lambda: (weights(g, 6), inverse(g, 6)), ("chooses by OBD",))
     yield telling(lambda: (weights(g, 14), inverse(g, 14)), ("chooses by OBD", "inverse squared", "magnitude"))
     yield telling(lambda: (weights(g, 25), inverse(g, 25)), ("by the whole column", "times the inverse"))
@@ -92,6 +102,18 @@ def _(g):
         yield call(*redraw(lambda d=d, gone=gone: (weights(g, d, gone), inverse(g, d, gone=gone)), leaves_rest))
     small = redraw(lambda: (weights(g, 6, (2,)), 1e-6 * inverse(g, 6, gone=(2,))), lambda drawn: obs_step(*drawn)[1] > 0)
     yield call(*small)  # and not gone
+    w, Hinv = weights(g, 7, (3,)), inverse(g, 7, gone=(3,))
+    yield call(1e-12 * w, 1e-30 * Hinv)
+    yield call(1e12 * w, 1e-20 * Hinv)
+    w[int(torch.randint(3, (), generator=g))] = 0.0  # and not gone: to remove it costs nothing
+    yield call(w, Hinv)
+    w, Hinv = weights(g, 9), inverse(g, 9)
+    q = obs_step(w, Hinv)[1]
+    order = torch.cat([torch.arange(9), torch.tensor([q])])  # a second one like that which goes, and 1e-10 dearer
+    twins, values = torch.zeros(10, 10, dtype=w.dtype), w[order]
+    twins[:9, :9], twins[9, 9] = Hinv, Hinv[q, q]
+    values[9] *= 1 - 1e-10
+    yield call(values, twins)
 
 
 @step.accepts("constraint solved on the Hessian")

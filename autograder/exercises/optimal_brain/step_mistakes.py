@@ -216,3 +216,51 @@ def _(w, Hinv):
 def _(w, Hinv):
     moved, q = remove(w, Hinv)
     return w.copy_(moved), q
+
+
+@mistakes(
+    "zero taken for gone",
+    "You take a weight that is 0 for one that is gone. Only a zero on the diagonal of H^-1 says gone; a weight that happens to be 0 costs "
+    "nothing, and is the first to go.",
+)
+def _(w, Hinv):
+    return remove(w, Hinv, cost=lambda w, Hinv, d: (w**2 / d).masked_fill(w == 0, torch.inf))
+
+
+@mistakes(
+    "ranked in float32",
+    "You rank in float32, in which two saliencies that differ may be the same. Stay in float64.",
+)
+def _(w, Hinv):
+    return remove(w, Hinv, cost=lambda w, Hinv, d: (w**2 / d).float())
+
+
+def unwritten(name: str, says: str, move):
+    """A wrong update as it comes, without a zero written at q."""
+
+    @mistakes(name, says)
+    def _(w, Hinv):
+        q = remove(w, Hinv)[1]
+        return w + move(w, Hinv, q), q
+
+
+unwritten(
+    "not divided by the pivot, nothing written",
+    "dw is -w_q H^-1[:, q] *divided by* [H^-1]_qq: look at your result at q, where it should come out as 0.",
+    lambda w, Hinv, q: -w[q] * Hinv[:, q],
+)
+unwritten(
+    "divided by the square, nothing written",
+    "You divided by [H^-1]_qq twice in the update: look at your result at q, where it should come out as 0.",
+    lambda w, Hinv, q: -w[q] / Hinv[q, q] ** 2 * Hinv[:, q],
+)
+unwritten(
+    "wrong direction, nothing written",
+    "You add where you should subtract: w_q has doubled, look at your result at q.",
+    lambda w, Hinv, q: w[q] / Hinv[q, q] * Hinv[:, q],
+)
+unwritten(
+    "half in the update, nothing written",
+    "Half an update leaves half of w_q where it was. The half belongs to the saliency only.",
+    lambda w, Hinv, q: -w[q] / Hinv[q, q] * Hinv[:, q] / 2,
+)

@@ -1,5 +1,7 @@
 """Exercise 3.7: Optimal Brain Surgeon."""
 
+import math
+
 import torch
 
 from autograder.checking.compare import Rules
@@ -45,8 +47,9 @@ def budget(w, Hinv, count: int) -> float:
     "lists the positions in this order.",
 )
 def _(g):
-    for d, count in ((4, 2), (10, 5), (24, 19), (24, 12)):
+    for d, count in ((4, 2), (10, 5), (24, 19), (24, 12), (60, 40)):
         yield call(weights(g, d), inverse(g, d), count=count)
+    yield call(1e-9 * weights(g, 8), 1e-30 * inverse(g, 8), 5)
 
 
 @surgeon.stage(
@@ -61,6 +64,10 @@ def _(g):
     w = torch.tensor([2.0, -1.0, 0.5, -4.0, 1.0], dtype=torch.float64)
     H = torch.tensor([4.0, 1.0, 8.0, 2.0, 32.0], dtype=torch.float64)  # diagonal; the rises are 8, 1/2, 1, 16, 16
     yield call(w, torch.diag(1 / H), max_increase=1.5)  # spent to the last digit
+    yield call(w, torch.diag(1 / H), None, 1.5 - 1e-14)
+    w, Hinv = 1e-9 * weights(g, 9), inverse(g, 9)
+    yield call(w, Hinv, max_increase=budget(w, Hinv, 4))
+    yield call(w, Hinv, max_increase=math.inf)
 
 
 @surgeon.stage(
@@ -82,6 +89,10 @@ def _(g):
     yield call(w, Hinv, max_increase=budget(w, Hinv, 7))
     yield call(w, Hinv, max_increase=1e9)
     yield call(w, Hinv)
+    w[3] = 0.0  # and not gone: to remove it costs nothing
+    yield call(w, Hinv, count=3)
+    yield call(w, Hinv, max_increase=0.0)
+    yield call(torch.zeros(5).double(), torch.zeros(5, 5).double())  # all are gone
 
 
 @surgeon.accepts("all removed at once, solved for anew")

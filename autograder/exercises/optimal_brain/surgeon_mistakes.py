@@ -246,3 +246,29 @@ def _(w, Hinv, count=None, max_increase=None):
 def _(w, Hinv, count=None, max_increase=None):
     moved, removed = operate(w, Hinv, count, max_increase)
     return w.copy_(moved), removed
+
+
+@mistakes(
+    "room for rounding",
+    "You let the sum exceed max_increase by a little, for rounding. That little is much where the loss itself is small: compare the sum with "
+    "max_increase as it is.",
+)
+def _(w, Hinv, count=None, max_increase=None):
+    return operate(w, Hinv, count, None if max_increase is None else max_increase + 1e-9)
+
+
+@mistakes(
+    "zero taken for gone",
+    "You take a weight that is 0 for one that is gone. Only a zero on the diagonal of H^-1 says gone; a weight that happens to be 0 costs "
+    "nothing, and is the first to go.",
+)
+def _(w, Hinv, count=None, max_increase=None):
+    return operate(w, Hinv, count, max_increase, initially=w != 0)
+
+
+@mistakes(
+    "small taken for gone",
+    "You take a small [H^-1]_qq for a weight that is gone. How small it is depends on the units of the loss: only an exact zero says gone.",
+)
+def _(w, Hinv, count=None, max_increase=None):
+    return operate(w, Hinv, count, max_increase, initially=Hinv.diagonal() > 1e-10)
