@@ -136,8 +136,8 @@ def block_mask(score: torch.Tensor, sparsity: float, shape: tuple[int, int]) -> 
     """Mask that drops whole tiles of the matrix, those with the smallest L2 norm.
 
     Args:
-        score: (rows, cols) importance of each entry, possibly negative; must not be changed. No two
-            tiles have equal norms.
+        score: (rows, cols) importance of each entry, float32 or float64, possibly negative or
+            infinite; must not be changed. No two tiles have equal norms.
         sparsity: fraction of tiles to drop, in [0, 1): of t tiles in the whole matrix, exactly
             int(sparsity * t) go.
         shape: (height, width) of a tile; tiles lie side by side from the upper left corner.
