@@ -6,8 +6,8 @@ import torch
 
 from autograder.checking.exercise import Exercise
 from autograder.exercises.lottery_tickets.controls_mistakes import compare, mistakes
-from autograder.exercises.lottery_tickets.fixtures import Snapshot, masks_for, network, training
-from autograder.inside.case import call
+from autograder.exercises.lottery_tickets.fixtures import Snapshot, exactly, masks_for, network, training
+from autograder.inside.case import call, script
 from autograder.inside.recipes import Train
 
 
@@ -39,16 +39,28 @@ controls = Exercise(
 MOMENTUM = {"lr": 0.08, "momentum": 0.9}
 
 
-def control_case(g: torch.Generator, *hidden: int, steps: int, densities, norm=False, **settings):
+def control_case(g: torch.Generator, *hidden: int, steps: int, densities, norm=False, kept=None, then=0, **settings):
+    """With `kept`, so many weights of the first layer; with `then`, so many steps of the training afterwards."""
     recipe = training(g, *hidden, norm=norm, **settings)
     masks = masks_for(g, recipe, *densities)
+    if kept is not None:
+        masks["0"] = exactly(g, kept, *masks["0"].shape)
     fresh, trained = (network(g, *hidden, norm=norm).build([]) for _ in range(2))
     if norm:
         for model in (fresh, trained):
             model[1].running_mean.copy_(torch.randn(hidden[0], generator=g))
-    states = ({name: value.clone() for name, value in model.state_dict().items()} for model in (fresh, trained))
-    noise = {name: torch.rand(mask.shape, generator=g) for name, mask in masks.items()}
+    states = ({name: value.clone() for name, value in reversed(model.state_dict().items())} for model in (fresh, trained))
+    noise = {name: torch.randn(mask.shape, generator=g) for name, mask in masks.items()}
+    if then:
+        return script(recipe, Train(detailed=False), masks, steps, *states, noise, calls=[(0, then)])
     return call(recipe, Train(detailed=False), masks, steps, *states, noise, changes=(0, 1))
+
+
+def miscounted(g: torch.Generator, size: int) -> int:
+    """How many of so many are kept, so that their share, times the size and rounded down, is not as many."""
+    shares = [(n, n / size) for n in range(1, size)]
+    missed = [n for n, share in shares if int(share * size) < n and int(torch.tensor(share) * size) < n]
+    return missed[int(torch.randint(len(missed), (), generator=g))]
 
 
 @controls.stage(
@@ -70,6 +82,13 @@ def _(g):
 def _(g):
     yield control_case(g, 8, steps=2, densities=(0.3, 0.8), samples=1, batch_size=1)
     yield control_case(g, 6, 7, steps=3, densities=(0.75, 0.2, 0.5), samples=1, batch_size=1)
+    for by, of in (
+        (0, 0.5),
+        (1, 0.0),
+        (2, None),
+    ):  # a number that its share times the size misses; none; a layer without a mask
+        kept = (miscounted(g, 7 * 14), 12, 40)[by]
+        yield control_case(g, 14, steps=2, densities=(0.5, of), kept=kept, samples=1, batch_size=1)
 
 
 @controls.stage(
@@ -94,6 +113,7 @@ def _(g):
 def _(g):
     settings = {"optimizer": "Adam", "options": {"lr": 0.02}, "period": 3, "done": 2}
     yield control_case(g, 6, 5, steps=4, densities=(0.5, 0.3, 0.9), norm=True, **settings)
+    yield control_case(g, 5, steps=2, densities=(0.5, 0.7), options=MOMENTUM, period=3, done=2, then=3)
 
 
 @controls.accepts("one by one, by hand")

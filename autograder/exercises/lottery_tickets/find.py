@@ -8,8 +8,8 @@ from torch import nn
 from autograder.checking.exercise import Exercise
 from autograder.exercises.lottery_tickets.drop_global import drop_smallest_of_all
 from autograder.exercises.lottery_tickets.find_mistakes import find_tickets, mistakes
-from autograder.exercises.lottery_tickets.fixtures import Snapshot, training
-from autograder.inside.case import call
+from autograder.exercises.lottery_tickets.fixtures import CLASSES, Snapshot, pairs_apart, training
+from autograder.inside.case import call, script
 from autograder.inside.recipes import Train
 
 find = Exercise(
@@ -38,6 +38,12 @@ MOMENTUM = {"lr": 0.08, "momentum": 0.9}
 
 def find_case(g: torch.Generator, *hidden: int, steps: int, levels: int, settings=None, **options):
     return call(training(g, *hidden, **(settings or {})), Train(), steps, levels, changes=(0, 1), **options)
+
+
+def miscounted(g: torch.Generator) -> tuple[int, float]:
+    """Hidden units, and a fraction of the last layer's weights that is one more where it is counted in float32."""
+    pairs = [(hidden, p) for hidden in range(8, 40) for _, p in pairs_apart(CLASSES * hidden, 1)]
+    return pairs[int(torch.randint(len(pairs), (), generator=g))]
 
 
 @find.stage(
@@ -82,6 +88,12 @@ def _(g):
     yield find_case(g, 8, steps=5, levels=2, p=0.4, skip=("2.0",))
     yield find_case(g, 7, 6, steps=4, levels=2, p=0.45, rewind=1, skip=("2.2",), settings={"options": MOMENTUM})
     yield find_case(g, 6, steps=4, levels=0, rewind=1)
+    hidden, p = miscounted(g)
+    yield find_case(g, hidden, steps=3, levels=1, p=p, skip=("0",))
+    recipe = training(g, 6, kernels=True, options=MOMENTUM, period=3)
+    yield call(recipe, Train(), 3, 1, 0.4, 1, ["5.0"], changes=(0, 1))  # the convolution is no nn.Linear
+    # trained on afterwards: momentum and schedule are those of the start as well
+    yield script(training(g, 6, options=MOMENTUM, period=3, done=2), Train(), 4, 1, calls=[(0, 3)], rewind=1)
 
 
 @find.accepts("recursion over the levels, everything kept by hand")

@@ -157,6 +157,12 @@ mistake(
     ),
 )
 mistake(
+    "counted in float32",
+    "A sum of masks is a tensor, and p times it is in float32, which makes 29 of 0.29 x 100, where int(0.29 * 100) is 28. Make n a Python "
+    "number first.",
+    choose=lambda weights, masks, p, skip: joint(weights, masks, int(p * torch.tensor(left_in(masks, skip))), skip),
+)
+mistake(
     "skip ignored", "Layers in `skip` are pruned like all others.", choose=lambda w, m, p, skip: drop_smallest_of_all(w, m, p)
 )
 mistake(

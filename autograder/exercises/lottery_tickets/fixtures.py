@@ -28,16 +28,15 @@ def exactly(g: torch.Generator, n: int, *shape: int) -> Tensor:
 
 
 @cache
-def pairs_apart(least: int, most: int, by: int) -> list[tuple[int, float]]:
-    """All n and p for which p * n rounded down is by so much more in float32 than it is."""
-    n = torch.arange(least, most)
-    of = [(p, zip(n.tolist(), (p * n).int().tolist(), strict=True)) for p in (k / 100 for k in range(15, 90))]
-    return [(n, p) for p, counts in of for n, in_float32 in counts if in_float32 - int(p * n) == by]
+def pairs_apart(n: int, by: int) -> list[tuple[int, float]]:
+    """This n and all p for which p * n rounded down is by so much more in float32 than it is."""
+    fractions = (k / 100 for k in range(15, 90))
+    return [(n, p) for p in fractions if int(p * torch.tensor(n)) - int(p * n) == by]
 
 
 def telling_count(g: torch.Generator, least: int, most: int, by: int = 1) -> tuple[int, float]:
     """n and p for which p * n rounded down is by so much more in float32 than it is, such as 100 and 0.29."""
-    pairs = pairs_apart(least, most, by)
+    pairs = [pair for n in range(least, most) for pair in pairs_apart(n, by)]
     return pairs[int(torch.randint(len(pairs), (), generator=g))]
 
 
@@ -63,8 +62,11 @@ def weights_left(g: torch.Generator, mask: Tensor, gone: str = "any") -> Tensor:
     return {"any": W, "zero": W * mask, "large": torch.where(mask, W, W.sign() * (5 + W.abs()))}[gone]
 
 
-def network(g: torch.Generator, *hidden: int, norm: bool = False) -> Module:
-    """Linear layers of unlike scale with ReLU, and BatchNorm, between; all but the first layer are one level deeper."""
+def network(g: torch.Generator, *hidden: int, norm: bool = False, kernels: bool = False) -> Module:
+    """Linear layers of unlike scale with ReLU, and BatchNorm, between; all but the first layer are one level deeper.
+
+    With `kernels` a convolution that keeps the number of features comes first, and the rest is as without, one level deeper.
+    """
     sizes = (FEATURES, *hidden, CLASSES)
     parts: list[list[Module]] = []
     for i, (cols, rows) in enumerate(pairwise(sizes)):
@@ -73,12 +75,19 @@ def network(g: torch.Generator, *hidden: int, norm: bool = False) -> Module:
         if i < len(hidden):
             part += [Module("BatchNorm1d", (rows,))] * norm + [Module("ReLU")]
         parts.append(part)
-    return Module("Sequential", (*parts[0], Module("Sequential", tuple(module for part in parts[1:] for module in part))))
+    before: tuple[Module, ...] = ()
+    if kernels:
+        state = {"weight": torch.randn(1, 1, 3, generator=g), "bias": 0.1 * torch.randn(1, generator=g)}
+        before = (Module("Unflatten", (1, (1, FEATURES))), Module("Conv1d", (1, 1, 3, 1, 1), state), Module("Flatten"))
+    rest = Module("Sequential", tuple(module for part in parts[1:] for module in part))
+    return Module("Sequential", (*before, *parts[0], rest))
 
 
-def training(g: torch.Generator, *hidden: int, norm: bool = False, samples: int = 40, **settings) -> Training:
+def training(
+    g: torch.Generator, *hidden: int, norm: bool = False, kernels: bool = False, samples: int = 40, **settings
+) -> Training:
     """Of a small network on noisy linear labels; `settings` are fields of the recipe."""
-    model = network(g, *hidden, norm=norm)
+    model = network(g, *hidden, norm=norm, kernels=kernels)
     x = torch.randn(samples, FEATURES, generator=g) + 0.5
     y = (x @ torch.randn(FEATURES, CLASSES, generator=g) + 0.5 * torch.randn(samples, CLASSES, generator=g)).argmax(dim=1)
     return Training(model, x, y, seed=int(torch.randint(10**6, (), generator=g)), **settings)

@@ -46,6 +46,7 @@ def rewound(recipe, *steps: int):
 def _(g):
     yield rewound(training(g, 6), 3)
     yield rewound(training(g, 5, 6, done=2), 4)
+    yield rewound(training(g, 5, kernels=True, done=1), 2, 0, 0, 0, 1)
 
 
 @snapshot.stage(

@@ -1,13 +1,16 @@
 """Exercise 6.3: train what is left."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.lottery_tickets.fixtures import linear_layers, masks_for, training
+from autograder.exercises.lottery_tickets.fixtures import exactly, masks_for, training
 from autograder.exercises.lottery_tickets.train_mistakes import mistakes, steps_
 from autograder.inside.case import call, script
+from autograder.inside.recipes import Module
 
 
 def train_(training, masks, steps):
@@ -52,6 +55,7 @@ MOMENTUM = {"lr": 0.1, "momentum": 0.9}
 )
 def _(g):
     yield train_case(g, 6, steps=1)
+    yield train_case(g, 6, steps=23)
     yield train_case(g, 5, steps=4, options=MOMENTUM, done=3)
     yield train_case(g, 6, 5, steps=3, optimizer="Adam", options={"lr": 0.02}, done=2)
 
@@ -98,6 +102,13 @@ def _(g):
         first[masks["0"] & (torch.rand(first.shape, generator=g) < 0.3)] = 0.0
         first *= masks["0"]
         yield call(recipe, masks, 4, changes=(0,))
+    recipe = training(g, 6, kernels=True, options=MOMENTUM)
+    yield call(recipe, {"1": exactly(g, 2, 1, 1, 3)} | masks_for(g, recipe, 0.5, None), 3, changes=(0,))
+    recipe = training(g, 7)  # the last layer has the shape of the first, and its name ends in that of the first
+    square = Module("Linear", (7, 7), {"weight": torch.randn(7, 7, generator=g) / 3, "bias": torch.randn(7, generator=g)})
+    twin = Module("Linear", (7, 7), {"weight": torch.randn(7, 7, generator=g) / 3, "bias": torch.randn(7, generator=g)})
+    model = Module("Sequential", (square, Module("ReLU"), Module("Sequential", (twin,))))
+    yield call(replace(recipe, model=model), {"0": exactly(g, 25, 7, 7)}, 2, changes=(0,))
     recipe = training(g, 6, 5)
     yield script(recipe, masks_for(g, recipe, 0.5, 0.4, 0.6), 2, calls=[(0, 2)])
 
@@ -149,7 +160,7 @@ def _(training, masks, steps):
 
 @train.accepts("a hook of the optimiser")
 def _(training, masks, steps):
-    layers = linear_layers(training.model)
+    layers = dict(training.model.named_modules())
 
     @torch.no_grad()
     def hold(*_):
