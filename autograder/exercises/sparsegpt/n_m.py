@@ -78,7 +78,8 @@ def _(g):
 def _(g):
     for n, m, rows, cols in [(1, 4, 6, 16), (3, 4, 7, 20), (4, 8, 5, 24), (2, 3, 4, 15), (1, 2, 8, 14), (3, 5, 6, 10)]:
         yield case(g, rows, cols, n, m)
-    for some in (((4, 5), (8, 10), (5, 12), (16, 20)), ((7, 22), (10, 23))):  # n / m * m is not n, or (m - n) / m * m not m - n
+    # int((1 - n / m) * m) is not m - n, nor int((m - n) / m * m), or int(n / m * m) is not n
+    for some in (((4, 5), (8, 10), (5, 12), (16, 20)), ((7, 22), (10, 23)), ((15, 22), (13, 23))):
         n, m = some[int(torch.randint(len(some), (), generator=g))]
         yield case(g, 3, m, n, m)
 
