@@ -73,8 +73,8 @@ def _(g):
     yield case(weights(g, 70, 150), edges(inputs(g, 70)))
     yield case(weights(g, 37, 75), edges(inputs(g, 37)), ROUNDED)
     yield case(weights(g, 2 * LARGE, 16), inputs(g, 2 * LARGE, live=0.8))
-    yield case(weights(g, 3, LARGE), inputs(g, 3))
-    yield case(weights(g, 12, 10).sign(), faint(inputs(g, 12)), 0.0)  # small is not zero
+    yield case(weights(g, 64, LARGE), inputs(g, 64))
+    yield case(weights(g, 64, 10).sign(), faint(inputs(g, 64)), 0.0)  # small is not zero
     yield case(weights(g, 17, 33), inputs(g, 17, live=0.0).clamp(-THRESHOLD, THRESHOLD) / 2)
 
 
