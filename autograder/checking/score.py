@@ -202,14 +202,8 @@ def probe_difference(exercise: Exercise, case: Case, got: Outcome, want: Outcome
     for name, g, w in _results(exercise, case.beside or case, found.get("second"), wanted["second"]):
         if wrong := difference(g, w, exercise.rules, f"{name}, of {other}"):
             return wrong
-    for key, settings in wanted["settings"].items():
-        was = wanted["found"].get(key, settings)
-        name = f"{parameter(exercise, key)} after the call" if key in wanted["found"] else "result"
-        given = found.get("settings", {}).get(key, {})
-        for setting in (setting for setting in settings if (key, setting) not in exercise.leaves_open):
-            wrong = difference(given.get(setting), settings[setting], exercise.rules, f"{name}, its {setting}")
-            if wrong and equal(was[setting], settings[setting]):  # what the reference changes, the answer may change too
-                return wrong
+    if wrong := _settings_difference(exercise, found.get("settings"), wanted):
+        return wrong
     if equal(wanted["kept"], want.value) and not equal(found.get("kept"), got.value):
         which = "an earlier result" if case.calls or case.times > 1 else "the first result"
         return Difference(
@@ -221,6 +215,23 @@ def probe_difference(exercise: Exercise, case: Case, got: Outcome, want: Outcome
             where, vague = _argument(exercise, key), "shares memory with the result (return a copy: .clone())"
             sentence = f"{where} shares memory with what you return: who writes to one changes both. Return a copy: .clone()."
             return Difference(where, "", "", vague=vague, sentence=sentence)
+    return None
+
+
+def _settings_difference(exercise: Exercise, given, wanted: dict) -> Difference | None:
+    """What was left on models: where the reference leaves them as it found them, so must the answer."""
+    given = given if isinstance(given, list) and len(given) == 2 else [{}, {}]
+    for found, left, got in zip(wanted["found"], wanted["settings"], given, strict=True):
+        for key, models in left.items():
+            name = f"{parameter(exercise, key)} after the call" if key in found else "result"
+            theirs = got.get(key) if isinstance(got, dict) else None
+            theirs = theirs if isinstance(theirs, list) and len(theirs) == len(models) else [{}] * len(models)
+            for was, settings, of_model in zip(found.get(key, models), models, theirs, strict=True):
+                for setting in (setting for setting in settings if (key, setting) not in exercise.leaves_open):
+                    left_so = of_model.get(setting) if isinstance(of_model, dict) else None
+                    wrong = difference(left_so, settings[setting], exercise.rules, f"{name}, its {setting}")
+                    if wrong and equal(was[setting], settings[setting]):
+                        return wrong
     return None
 
 
@@ -323,13 +334,18 @@ def _recognise(exercise: Exercise, seed: str, asked: list[_Asked]) -> Misconcept
     """The misconception that explains what is wrong: the one that gives what the answer gave in most of the wrong cases.
 
     It must explain all of the first failing stage, or else half of all wrong cases; and of those that are right, it may spoil
-    no more than half. Of several, the one that agrees with the answer most often everywhere.
+    a quarter. Of several, the one that agrees with the answer most often everywhere.
     """
     failed = next(stage for stage in exercise.stages if any(entry.stage is stage and entry.wrong for entry in asked))
 
     def agrees(mistake: Misconception, entry: _Asked) -> bool:
         known = known_outcome(exercise, mistake.wrong, entry.case, seed)
         return _same(exercise, entry.case, entry.got, known, entry.stage.pure)
+
+    def spares(mistake: Misconception, entry: _Asked) -> bool:
+        known, want = (known_outcome(exercise, f, entry.case, seed) for f in (mistake.wrong, exercise.reference))
+        compare = probe_difference if entry.case.probe else outcome_difference
+        return compare(exercise, entry.case, known, want, entry.stage.pure) is None
 
     wrong, right = [e for e in asked if e.wrong], [e for e in asked if not e.wrong]
     decisive = [entry for entry in wrong if entry.stage is failed]
@@ -339,9 +355,9 @@ def _recognise(exercise: Exercise, seed: str, asked: list[_Asked]) -> Misconcept
             continue
         explained = [agrees(mistake, entry) for entry in wrong]
         all_of_failed = all(agrees(mistake, entry) for entry in decisive)
-        agreed = sum(agrees(mistake, entry) for entry in right) / len(right) if right else 1.0
+        agreed = sum(spares(mistake, entry) for entry in right) / len(right) if right else 1.0
         share = sum(explained) / len(wrong)
-        if (all_of_failed or share >= 0.5) and agreed >= 0.5 and (share, agreed) > most:
+        if (all_of_failed or share >= 0.5) and agreed >= 0.75 and (share, agreed) > most:
             best, most = mistake, (share, agreed)
     return best
 

@@ -120,13 +120,13 @@ class _Use:
         self.case, self.answer = case, answer
         self.args, self.kwargs = _build(case)
         if evaluated and case.probe == STRIDED:
-            for module in (argument for argument in self.args if isinstance(argument, nn.Module)):
+            for module in _modules([self.args, self.kwargs]):
                 module.eval()
         self.steps = [(name, _build(Case(tuple(given), probe=case.probe))[0]) for name, *given in case.calls]
         self.results: list = []  # what the answer returned, and
         self.values: list = []  # how that was at once: a later call may change it
         self.arguments = {**dict(enumerate(self.args)), **self.kwargs}
-        self._parameters = {key: dict(a.named_parameters()) for key, a in self.arguments.items() if isinstance(a, nn.Module)}
+        self._models = {key: [(m, dict(m.named_parameters())) for m in _modules(a)] for key, a in self.arguments.items()}
         for method, given in self.steps:
             self.arguments.setdefault(of_method(method), []).append(given)
         for key in case.gradients:
@@ -172,9 +172,9 @@ class _Use:
 
     def settings(self) -> dict:
         """What state and values do not say of modules among the arguments, and in what was returned."""
-        of_arguments = {key: _settings(self.arguments[key], was) for key, was in self._parameters.items()}
-        modules = [result for result in self.results if isinstance(result, nn.Module)]
-        return of_arguments | {f"result {i}": _settings(module) for i, module in enumerate(modules)}
+        of_arguments = {key: [_settings(model, was) for model, was in models] for key, models in self._models.items() if models}
+        of_results = [_settings(module) for module in _modules(self.results)]
+        return of_arguments | ({"result": of_results} if of_results else {})
 
 
 def _used(use: _Use) -> dict:
@@ -187,15 +187,28 @@ def _probed(first: _Use, second: _Use) -> dict:
     """Two uses in turns: what one does may not reach the other, nor the first results, and results are not the arguments.
 
     `again` holds what the `second` gave, the first results `kept` until the end, the second's `arguments` before and after all
-    that it returned is `overwritten`, and `settings` of modules as they were `found` and left.
+    that it returned is `overwritten`, and of both the `settings` of modules as they were `found` and left.
     """
-    found = second.settings()
+    found = first.settings(), second.settings()
     for _ in zip_longest(first, second):
         pass
     seen = {"value": first.value, "after": first.after()}
-    again = {"second": second.value, "arguments": second.after(), "found": found, "settings": second.settings()}
+    again = {"second": second.value, "arguments": second.after()}
+    again |= {"found": list(found), "settings": [first.settings(), second.settings()]}
     _overwrite(second.results)
     return seen | {"again": again | {"kept": first.kept, "overwritten": second.after()}}
+
+
+def _modules(value) -> list[nn.Module]:
+    """The modules of a value, however deep, but for parts of others."""
+    match value:
+        case nn.Module():
+            return [value]
+        case dict():
+            return _modules(list(value.values()))
+        case list() | tuple():
+            return [module for entry in value for module in _modules(entry)]
+    return []
 
 
 def _settings(module: nn.Module, was: dict[str, nn.Parameter] | None = None) -> dict[str, object]:

@@ -9,10 +9,17 @@ import torch
 from torch import nn
 
 from autograder.checking.exercise import Exercise
-from autograder.checking.score import known_outcome, outcome_difference, score_declared, score_object, worked_out
+from autograder.checking.score import (
+    known_outcome,
+    outcome_difference,
+    probe_difference,
+    score_declared,
+    score_object,
+    worked_out,
+)
 from autograder.exercises import UNITS, all_exercises, exercises_of, find, unit_named, unit_of
 from autograder.inside.case import Opaque
-from autograder.inside.runner import run
+from autograder.inside.runner import equal, run
 from autograder.inside.wire import encode
 
 SEEDS = ("public", "a secret", "another secret")
@@ -42,17 +49,17 @@ def test_right_answers_get_full_marks(exercise, seed):
 @each
 @pytest.mark.parametrize("seed", SEEDS[1:])  # on the public one: the next test
 def test_every_misconception_is_rejected(exercise, seed):
-    cases = [
-        (stage, i, case) for stage in exercise.stages for i, case in enumerate(worked_out(exercise, seed).cases[stage.name])
-    ]
+    known = worked_out(exercise, seed)
+    plain = [(stage, case) for stage in exercise.stages for case in known.cases[stage.name]]
+    probes = [(exercise.careful, probe) for probe in known.probes.values()]
 
     def survives(wrong) -> bool:
         """Up to the first difference: a verdict would go on, and look for its name."""
-        wanted = (known_outcome(exercise, exercise.reference, case, (seed, stage.name, i)) for stage, i, case in cases)
-        return not any(
-            outcome_difference(exercise, case, run(case, wrong), want, stage.pure)
-            for (stage, _, case), want in zip(cases, wanted, strict=True)
-        )
+        for stage, case in plain + probes:
+            compare = probe_difference if case.probe else outcome_difference
+            if compare(exercise, case, run(case, wrong), known_outcome(exercise, exercise.reference, case, seed), stage.pure):
+                return False
+        return True
 
     assert survives(exercise.reference)
     assert [mistake.name for mistake in exercise.misconceptions if survives(mistake.wrong)] == []
@@ -148,16 +155,20 @@ def leaves(value):
 @seeded
 def test_what_the_reference_gives_can_be_compared(exercise, seed):
     for stage in exercise.stages:
-        cases = exercise.cases(stage, seed)
+        cases = worked_out(exercise, seed).cases[stage.name]
         assert cases
-        for i, case in enumerate(cases):
-            outcome = known_outcome(exercise, exercise.reference, case, (seed, stage.name, i))
+        for case in cases:
+            outcome = known_outcome(exercise, exercise.reference, case, seed)
             assert outcome.error is None or stage is not exercise.stages[0], f"the first stage must give a result: {outcome}"
             if outcome.error is None:
-                given = leaves([outcome.value, outcome.after])
-                assert not any(isinstance(leaf, Opaque) for leaf in given)
-                assert not any(torch.as_tensor(leaf).isnan().any() for leaf in given if isinstance(leaf, float | torch.Tensor))
-                assert outcome.touched == () or not stage.pure
+                results = leaves([outcome.value, outcome.gradients, [outcome.after[i] for i in case.changes]])
+                assert not any(isinstance(leaf, Opaque) for leaf in results)
+                assert not any(
+                    torch.as_tensor(leaf).isnan().any() for leaf in results if isinstance(leaf, float | torch.Tensor)
+                )
+                untouched = run(case, lambda *_, **__: None).after if stage.pure and not case.calls else outcome.after
+                others = [key for key in outcome.after if key not in case.changes]
+                assert all(equal(outcome.after[key], untouched[key]) for key in others)
             assert outcome.printed == ""
 
 
