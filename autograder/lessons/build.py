@@ -1,5 +1,6 @@
 """Builds a unit: lesson -> solutions/ (executed) -> notebooks/ (by nbgrader's generate_assignment)."""
 
+import ast
 import filecmp
 import os
 import tempfile
@@ -213,8 +214,24 @@ def _outdated_checks(unit: str, solution: nbformat.NotebookNode) -> list[str]:
 
 
 def _code(notebook: nbformat.NotebookNode) -> list[str]:
-    """What the cells do, whatever their comments and docstrings say."""
-    return [what_it_does(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+    """What the cells do in the normal setting, in which solutions are executed, whatever their comments and docstrings say."""
+    trees = (_Normal().visit(ast.parse(cell.source)) for cell in notebook.cells if cell.cell_type == "code")
+    return [what_it_does(ast.unparse(tree)) for tree in trees]
+
+
+class _Normal(ast.NodeTransformer):
+    """Code without its fast setting, and without the question whether exercises are done, which solutions are."""
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        self.generic_visit(node)
+        return {"FAST": node.orelse, "not FAST": node.body}.get(ast.unparse(node.test), node)
+
+    def visit_If(self, node: ast.If) -> ast.If | list[ast.stmt]:
+        self.generic_visit(node)
+        return {"FAST": node.orelse, "not FAST": node.body}.get(ast.unparse(node.test), node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        return None if ast.unparse(node).startswith("check.needs(") else node
 
 
 def _take_outputs(fresh: nbformat.NotebookNode, old: nbformat.NotebookNode) -> None:

@@ -463,7 +463,8 @@ from sparsity_edu.data import python_docs
 from sparsity_edu.models import load, perplexity, tokens
 from sparsity_edu.models.layers import prunable_layers
 
-NAME, WINDOWS, WINDOW = ("tiny", 16, 256) if FAST else ("smollm2", 16, 512)
+NAME, WINDOWS = ("tiny", 16) if FAST else ("smollm2", 16)
+WINDOW = 256 if FAST else 512
 model, tokenizer = load(NAME)
 text = tokens(tokenizer, python_docs("validation"), WINDOWS * WINDOW)
 layers = prunable_layers(model)

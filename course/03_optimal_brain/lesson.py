@@ -901,7 +901,8 @@ from sparsity_edu.data import python_docs
 from sparsity_edu.models import tokens
 from sparsity_edu.models.layers import prunable_layers
 
-ROWS, WINDOWS, WINDOW = (3, 4, 256) if FAST else (8, 4, 512)
+ROWS, WINDOWS = (3, 4) if FAST else (8, 4)
+WINDOW = 256 if FAST else 512
 layers = prunable_layers(model)
 name = [name for name in layers if name.endswith("q_proj")][len(layers) // 14]
 if FAST:  # most layers of the tiny model read inputs of similar size; those of this one differ

@@ -365,7 +365,8 @@ def _(weights, masks, p, skip=()):
     new = {name: mask.clone() for name, mask in masks.items()}
     n = sum(int(masks[name].sum()) for name in weights if name not in skip)
     for _ in range(int(p * n)):
-        smallest = min((weights[m].abs()[new[m]].min(), m) for m in weights if m not in skip and new[m].any())
-        size, name = smallest
-        new[name] = new[name] & (weights[name].abs() != size)
+        _, name = min((weights[m].abs()[new[m]].min(), m) for m in weights if m not in skip and new[m].any())
+        left = new[name].flatten().nonzero()
+        smallest = left[weights[name].flatten()[left].abs().argmin()]
+        new[name] = new[name].flatten().index_fill(0, smallest, False).view(new[name].shape)
     return new

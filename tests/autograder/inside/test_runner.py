@@ -168,14 +168,18 @@ def test_a_probe_gives_the_same_values_in_tensors_that_are_not_contiguous():
 def test_a_probe_finds_models_in_use_and_looks_at_what_is_left_of_that():
     def settings(answer):
         again = run(replace(call(MODEL, changes=(0,)), probe=STRIDED), answer).again
-        found, left = again["found"][0], again["settings"][0]
-        return {name: left[name] for name in left if not equal(left[name], found[name])}
+        (found_first, found), (left_first, left) = ([of_use[0][0] for of_use in again[part]] for part in ("found", "settings"))
+        assert found_first["modules in evaluation mode"] == "none"
+        changed = {name: left[name] for name in left if not equal(left[name], found[name])}
+        first = {name: left_first[name] for name in left_first if not equal(left_first[name], found_first[name])}
+        return first | changed
 
     def replaced(model):
         model[2].weight = nn.Parameter(model[2].weight.detach())
 
     assert settings(lambda model: None) == {}
     assert settings(lambda model: model.train()) == {"modules in evaluation mode": "none"}
+    assert settings(lambda model: model[1].eval()) == {"modules in evaluation mode": "1"}
     assert settings(lambda model: model[0].weight.requires_grad_(False)) == {"frozen parameters": "0.weight"}
     assert settings(lambda model: model.register_forward_hook(print)) == {"hooks": "the model"}
     assert settings(lambda model: model[0].bias.register_hook(print)) == {"hooks": "0.bias"}
