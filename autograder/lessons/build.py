@@ -230,7 +230,15 @@ class _Normal(ast.NodeTransformer):
         self.generic_visit(node)
         return {"FAST": node.orelse, "not FAST": node.body}.get(ast.unparse(node.test), node)
 
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.JoinedStr:
+        self.generic_visit(node)
+        for i, part in enumerate(node.values):  # {'down' if FAST else 'up'} is a part of the text by now
+            if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Constant) and part.format_spec is None:
+                node.values[i] = ast.Constant(str(part.value.value))
+        return node
+
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        self.generic_visit(node)
         return None if ast.unparse(node).startswith("check.needs(") else node
 
 

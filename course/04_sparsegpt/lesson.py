@@ -498,8 +498,8 @@ from sparsity_edu.models import load, perplexity, tokens
 from sparsity_edu.weights import magnitude, row_surgeon, wanda
 from sparsity_edu.weights.driver import Method, output_error, prune_
 
-NAME, BLOCK, PART = ("tiny", 11, "down_proj") if FAST else ("smollm2", 15, "up_proj")
-WINDOW, N_CALIBRATION, N_VALIDATION = (256, 16, 32) if FAST else (512, 8, 4)
+NAME, BLOCK, WINDOW = ("tiny", 11, 256) if FAST else ("smollm2", 15, 512)
+N_CALIBRATION, N_VALIDATION = (16, 32) if FAST else (8, 4)
 model, tokenizer = load(NAME)
 calibration = tokens(tokenizer, python_docs("calibration"), N_CALIBRATION * WINDOW).view(-1, WINDOW)
 validation = tokens(tokenizer, python_docs("validation"), N_VALIDATION * WINDOW).view(-1, WINDOW)
@@ -516,7 +516,7 @@ def inputs_of(layer, windows):
     return torch.cat(read)
 
 
-layer = getattr(model.model.layers[BLOCK].mlp, PART)
+layer = model.model.layers[BLOCK].mlp.down_proj if FAST else model.model.layers[BLOCK].mlp.up_proj
 W = layer.weight.detach()
 seen, held_out = inputs_of(layer, calibration), inputs_of(layer, validation)
 hessian = Hessian(W.shape[1])
@@ -534,7 +534,7 @@ for s in LAYER_SPARSITIES:
         errors[name].append(output_error(held_out, W, pruned))
 
 print(
-    f"{NAME}, {PART} of block {BLOCK}, {W.shape[0]} x {W.shape[1]} weights: share of the output lost"
+    f"{NAME}, {'down' if FAST else 'up'}-projection of block {BLOCK}, {W.shape[0]} x {W.shape[1]} weights: share of the output lost"
 )
 print("sparsity  " + "  ".join(f"{name:>21}" for name in errors))
 for i, s in enumerate(LAYER_SPARSITIES):
@@ -662,7 +662,7 @@ for count in counts:
     )
     by_tokens["SparseGPT"].append(output_error(held_out, W, mine))
     by_tokens["SparseGPT, on the tokens it saw"].append(output_error(flat[:count], W, mine))
-print(f"{NAME}, {PART} of block {BLOCK} ({W.shape[1]} columns) at 50 %: share of the output lost")
+print(f"{NAME}, {'down' if FAST else 'up'}-projection of block {BLOCK} ({W.shape[1]} columns) at 50 %: share of the output lost")
 print("tokens  " + "  ".join(f"{name:>32}" for name in by_tokens))
 for i, count in enumerate(counts):
     print(f"{count:6}  " + "  ".join(f"{values[i]:32.2%}" for values in by_tokens.values()))

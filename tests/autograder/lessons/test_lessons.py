@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from nbgrader.apps import NbGraderAPI
 
 from autograder.checking.score import score_object
@@ -205,6 +206,7 @@ def test_a_changed_check_is_stale_though_no_cell_changes(course, pretended, monk
     exercise = exercises_of(unit)[0]
     renamed = dataclasses.replace(exercise.stages[0], name="another property")
     monkeypatch.setattr(exercise, "stages", [renamed, *exercise.stages[1:]])
+    monkeypatch.setattr(exercise, "known", {})
     assert [exercise.id in problem and "outdated checks" in problem for problem in builder.stale(course, unit)] == [True]
     before = nbformat.read(notebook_path(course / "solutions", unit), as_version=4)
     builder.build(course, unit)
@@ -264,3 +266,21 @@ def test_without_outputs_leaves_the_original():
 def test_outside_a_course_the_error_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="no course"):
         course_root(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "normal"),
+    [
+        ("a, b = (1, 2) if FAST else (3, 4)", "a, b = (3, 4)"),
+        ("a = f(1 if not FAST else 2)", "a = f(1)"),
+        ("if FAST:\n    a = 1\nelse:\n    a = 2", "a = 2"),
+        ("if not FAST:\n    a = 1\nelse:\n    a = 2", "a = 1"),
+        ("if FAST:\n    print('fast')\nb = 1", "b = 1"),
+        ("print(f\"{'down' if FAST else 'up'}-projection of {name}\")", "print(f'up-projection of {name}')"),
+        ("check.needs('magnitude.prune')\na = 1", "a = 1"),
+        ("a = 1 if SLOW else 2", "a = 1 if SLOW else 2"),
+        ("a = 1 if FAST or b else 2", "a = 1 if FAST or b else 2"),
+    ],
+)
+def test_what_a_solution_did_does_not_depend_on_the_fast_setting(code, normal):
+    assert builder._code(new_notebook(cells=[new_code_cell(code)])) == [normal]
