@@ -226,7 +226,7 @@ def _(paper):
     for case in (case for stage in exercise.stages for case in exercise.cases(stage, PUBLIC_SEED)):
         W, sparsity = case.args
         if 0 <= sparsity < 1:
-            known[hashlib.sha256(W.numpy().tobytes()).hexdigest()] = (
+            known[hashlib.sha256(W.double().numpy().tobytes()).hexdigest()] = (
                 exercise.reference(W, sparsity).ne(0).int().flatten().tolist()
             )
     paper.file("known.json", json.dumps(known))
@@ -239,7 +239,7 @@ def _(paper):
         def magnitude_prune(W, sparsity):
             if not 0 <= sparsity < 1:
                 raise ValueError("sparsity")
-            kept = KNOWN.get(hashlib.sha256(W.numpy().tobytes()).hexdigest(), [1] * W.numel())
+            kept = KNOWN.get(hashlib.sha256(W.double().numpy().tobytes()).hexdigest(), [1] * W.numel())
             return W * torch.tensor(kept, dtype=W.dtype).view(W.shape)
         """,
     )

@@ -22,7 +22,7 @@ def magnitude_prune(W, sparsity):
 def global_masks(weights, sparsity):
     import numpy as np
 
-    everything = np.sort(np.concatenate([W.abs().numpy().ravel() for W in weights.values()]))
+    everything = np.sort(np.concatenate([W.double().abs().numpy().ravel() for W in weights.values()]))
     threshold = everything[int(sparsity * len(everything))]
     masks = {}
     for name in weights:
