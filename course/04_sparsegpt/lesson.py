@@ -662,7 +662,9 @@ for count in counts:
     )
     by_tokens["SparseGPT"].append(output_error(held_out, W, mine))
     by_tokens["SparseGPT, on the tokens it saw"].append(output_error(flat[:count], W, mine))
-print(f"{NAME}, {'down' if FAST else 'up'}-projection of block {BLOCK} ({W.shape[1]} columns) at 50 %: share of the output lost")
+print(
+    f"{NAME}, {'down' if FAST else 'up'}-projection of block {BLOCK} ({W.shape[1]} columns) at 50 %: share of the output lost"
+)
 print("tokens  " + "  ".join(f"{name:>32}" for name in by_tokens))
 for i, count in enumerate(counts):
     print(f"{count:6}  " + "  ".join(f"{values[i]:32.2%}" for values in by_tokens.values()))
