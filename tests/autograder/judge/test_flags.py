@@ -4,6 +4,7 @@ import ast
 import inspect
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import jupytext
 import pytest
@@ -126,8 +127,8 @@ def demo_answers(exercise):
 
 def honest(exercise):
     """Answers that nobody copied."""
-    accepted = {name: inspect.getsource(answer) for name, answer in exercise.accepted.items()}
-    mistakes = {mistake.name: inspect.getsource(mistake.wrong) for mistake in exercise.misconceptions}
+    accepted = {name: dedent(inspect.getsource(answer)) for name, answer in exercise.accepted.items()}
+    mistakes = {mistake.name: dedent(inspect.getsource(mistake.wrong)) for mistake in exercise.misconceptions}
     hint = {"by the hint": BY_THE_HINT[exercise.id]} if exercise.id in BY_THE_HINT else {}
     return accepted | mistakes | hint | dict(demo_answers(exercise))
 
