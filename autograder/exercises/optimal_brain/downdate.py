@@ -224,18 +224,28 @@ def _(Hinv, q):
 
 
 # wrong formulas as they come, without zeros written into row and column q
-downdate.misconception(
+@downdate.misconception(
     "not divided by the pivot, nothing written",
     "The outer product has to be divided by [H^-1]_qq: look at row and column q of your result, which should come out as 0.",
-)(lambda Hinv, q: Hinv - torch.outer(Hinv[:, q], Hinv[q]))
-downdate.misconception(
+)
+def _(Hinv, q):
+    return Hinv - torch.outer(Hinv[:, q], Hinv[q])
+
+
+@downdate.misconception(
     "divided by the square, nothing written",
     "You divided by the square of [H^-1]_qq: look at row and column q of your result, which should come out as 0.",
-)(lambda Hinv, q: Hinv - torch.outer(Hinv[:, q], Hinv[q]) / Hinv[q, q] ** 2)
-downdate.misconception(
+)
+def _(Hinv, q):
+    return Hinv - torch.outer(Hinv[:, q], Hinv[q]) / Hinv[q, q] ** 2
+
+
+@downdate.misconception(
     "plus, nothing written",
     "You add the outer product: row and column q of your result have doubled, where they should come out as 0.",
-)(lambda Hinv, q: Hinv + torch.outer(Hinv[:, q], Hinv[q]) / Hinv[q, q])
+)
+def _(Hinv, q):
+    return Hinv + torch.outer(Hinv[:, q], Hinv[q]) / Hinv[q, q]
 
 
 @downdate.accepts("inverted anew")
