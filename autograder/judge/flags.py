@@ -22,7 +22,7 @@ from itertools import chain, islice, pairwise, product
 
 from autograder.checking.exercise import Exercise
 
-ALIKE = 0.905  # a copy from this similarity on; tests/autograder/judge/test_flags.py prints what others reach
+ALIKE = 0.9  # a copy from this similarity on; tests/autograder/judge/test_flags.py prints what copies and honest answers reach
 SMALLEST = 66  # nodes of a definition; a smaller one has one natural form, which the hint all but gives
 LONGEST = 50_000  # characters of code that are looked at
 _MANY = 8  # meanings of an expression that are followed

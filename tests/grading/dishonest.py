@@ -309,7 +309,7 @@ def _(paper):
             if not 0 <= sparsity < 1:
                 raise ValueError("sparsity must be in [0, 1)")
             layer = nn.Module()
-            layer.weight = nn.Parameter(W.clone())
+            layer.weight = nn.Parameter(W.clone(memory_format=torch.contiguous_format))
             if count := int(sparsity * W.numel()):
                 library.l1_unstructured(layer, "weight", amount=count)
             return layer.weight

@@ -10,7 +10,7 @@ def _(paper):
     paper.honest("masked_step", "iterative")
 
 
-@submission("honest and partly right", points=15, says="A ValueError for a sparsity below 0, of 1 or above, or NaN")
+@submission("honest and partly right", points=15, says="expected ValueError")
 def _(paper):
     paper.honest("iterative")
     head, _, rest = paper.cell("prune").source.partition("    if not 0 <=")
@@ -22,7 +22,7 @@ def _(paper):
     paper.notebook = submissions(paper.root)["another-route"]
 
 
-@submission("honest but mistaken", points=16, says="not |W|")
+@submission("honest but mistaken", points=17, says="not |W|")
 def _(paper):
     paper.notebook = submissions(paper.root)["signed-weights"]
 
@@ -88,7 +88,7 @@ def _(paper):
             if not 0 <= sparsity < 1:
                 raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
             with multiprocessing.get_context("fork").Pool(2) as pool:
-                magnitudes = torch.tensor(pool.map(abs, W.double().flatten().tolist()))
+                magnitudes = torch.tensor(pool.map(abs, W.double().flatten().tolist()), dtype=torch.float64)
             out = W.clone().flatten()
             out[magnitudes.argsort()[: int(sparsity * W.numel())]] = 0
             return out.view(W.shape)""",

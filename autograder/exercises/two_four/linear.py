@@ -261,14 +261,17 @@ class Plain(nn.Module):
     def __init__(self, layer):
         super().__init__()
         kept = SparseLinear(layer)
-        self.values, self.codes, self.b = kept.values, kept.codes, kept.bias
+        self.kept = {"values": kept.values, "codes": kept.codes, "bias": kept.bias}
 
     def forward(self, x):
-        y = x.float() @ unpacked(self.values, self.codes).float().T
-        return (y if self.b is None else y + self.b.float()).to(x.dtype)
+        W = unpacked(self.kept["values"], self.kept["codes"]).float()
+        y = x.float() @ W.T
+        if self.kept["bias"] is not None:
+            y += self.kept["bias"].float()
+        return y.to(x.dtype)
 
     def nbytes(self):
-        return sum(tensor.nbytes for tensor in (self.values, self.codes, self.b) if tensor is not None)
+        return sum(tensor.nbytes for tensor in self.kept.values() if tensor is not None)
 
 
 @mistaken(

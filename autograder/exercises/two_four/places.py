@@ -82,6 +82,7 @@ def _(g):
     W = two_four(g, 3, 16, most=0, least=0, dtype=torch.bfloat16)
     W[1, 5:8] = 1e-38  # three, however small
     yield call(W)
+    yield call(torch.randn(2, 32, generator=g).half())  # more than half of a row as well
     for K in (4, 24, 40, 20 + 16 * int(torch.randint(9, (), generator=g))):
         yield call(two_four(g, 4, K))
     yield call(two_four(g, 2, 16, least=0))

@@ -58,7 +58,7 @@ def cubic_sparsity(step, start, end, final, initial=0.0):
 
 # %% exercise="magnitude.iterative"
 def iterative_prune_(model, sparsities, retrain):
-    linears = dict((n, m) for n, m in model.named_modules() if type(m) is nn.Linear)
+    linears = dict((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
     for s in sparsities:
         with torch.no_grad():
             for m in linears.values():

@@ -20,7 +20,7 @@ POINTS = {
     "deleted-and-duplicated": 20,
     "mask-lost": 14,
     "perfect": 20,
-    "signed-weights": 16,
+    "signed-weights": 17,
 }
 
 

@@ -97,9 +97,9 @@ def test_reset_forgets_a_unit_or_all_and_nothing_else(autograder, folder):
     assert [path.name for path in folder.iterdir()] == ["note.txt"]
 
 
-def solution(t, *args, **kwargs):
+def solution(*args, **kwargs):
     ### BEGIN SOLUTION
-    return RIGHT(t, *args, **kwargs)
+    return RIGHT(*args, **kwargs)
     ### END SOLUTION
 
 

@@ -355,7 +355,8 @@ def test_what_grading_adds_is_not_in_a_copy(course):
     course.prepare()
     text = course.copy.read_text()
     assert "skip-execution" not in text
-    assert "Repaired" not in text
+    assert "Repaired before grading" not in text
+    assert "repairs" not in read(course.copy).metadata
     nbformat.validate(read(course.copy))
 
 
