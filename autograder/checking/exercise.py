@@ -179,5 +179,7 @@ class Exercise:
             The cases.
         """
         digest = hashlib.sha256(f"{seed}/{self.id}/{stage.name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        return list(stage.cases(generator))
+        number = int.from_bytes(digest[:8], "little") >> 1
+        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from torch's own generator
+            torch.default_generator.manual_seed(number)
+            return list(stage.cases(torch.Generator().manual_seed(number)))

@@ -60,10 +60,12 @@ def cubic_sparsity(step, start, end, final, initial=0.0):
 def iterative_prune_(model, sparsities, retrain):
     linears = dict((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
     for s in sparsities:
-        with torch.no_grad():
-            for m in linears.values():
-                m.weight.copy_(magnitude_prune(m.weight, s))
-        masks = {n: m.weight != 0 for n, m in linears.items()}
+        masks = {}
+        for n, m in linears.items():
+            order = m.weight.detach().abs().flatten().argsort(stable=True)
+            gone = order[: int(s * len(order))]
+            masks[n] = torch.ones(len(order), dtype=torch.bool).index_fill(0, gone, False).view(m.weight.shape)
+            m.weight.data[~masks[n]] = 0
         retrain(model, masks)
         for n, m in linears.items():
             m.weight.data[~masks[n]] = 0
