@@ -7,7 +7,7 @@ from autograder.checking.compare import Difference
 from autograder.checking.exercise import Exercise
 from autograder.checking.naming import parameter
 from autograder.inside.case import Case
-from autograder.inside.runner import Outcome
+from autograder.inside.outcome import Outcome
 
 
 def traffic_difference(exercise: Exercise, case: Case, got: Outcome) -> Difference | None:

@@ -3,9 +3,10 @@
 A `Case` (plain values and recipes) comes in, an `Outcome` (plain values) goes out. Nothing here knows exercises, references or
 seeds, and nothing here imports another room: whatever is put into this folder can be read and changed by student code.
 
-    case        what student code receives             runner     uses an answer as a case says
-    recipes     how arguments are made there            observe    what came out, as plain values
-    sanitizer   which bytes Triton kernels touch        wire       both as bytes
+    case        what student code receives              recipes    how arguments are made there
+    runner      runs an answer on a case                use        one use of it, or two in turns
+    observe     values as plain values                  outcome    what comes back
+    sanitizer   which bytes Triton kernels touch        wire       cases and outcomes as bytes
     answer      offers a student's program to the judge kernel     starts Jupyter's kernel in the sandbox
     package     stands for autograder/__init__.py there
 

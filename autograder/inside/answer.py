@@ -12,7 +12,8 @@ import socket
 import torch
 from IPython import get_ipython
 
-from autograder.inside.runner import UNDEFINED, Outcome, Raised, run
+from autograder.inside.outcome import UNDEFINED, Outcome, Raised
+from autograder.inside.runner import run
 from autograder.inside.wire import decode_case, encode, receive, send
 
 SOCKET = "AUTOGRADER_JUDGE"  # environment variable: path of the judge's socket

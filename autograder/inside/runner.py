@@ -3,87 +3,30 @@
 This is the part that the sandboxed judge runs on the other side of its wall; it must not import exercises or references.
 """
 
-import builtins
 import contextlib
-import gc
 import io
 import linecache
 import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import FunctionType, ModuleType
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from autograder.inside.case import HELD, STRIDED, Case
-from autograder.inside.observe import observe
-from autograder.inside.recipes import RECIPES
+from autograder.inside.case import Case
+from autograder.inside.outcome import Outcome, Raised, TimeUp
+from autograder.inside.use import Use, probed, used, watched
 
 SECONDS_PER_CASE = 10
 MAX_PRINTED = 2000  # characters of student output that are kept
-FAULT = "Fault"  # the kind of error that says: a watched kernel did what no GPU forgives
-# The kinds of an error that says: the exercise's name stands for no function or class.
-UNDEFINED = ("NameError", "Exception", "Undefined")
 _HERE = Path(__file__).parents[1]  # this whole package
 _LIBRARIES = tuple(
     f"{folder}{os.sep}"
     for folder in (_HERE, _HERE.parent / "sparsity_edu", Path(torch.__file__).parents[1], Path(os.__file__).parent)
 )
-
-
-@dataclass(frozen=True)
-class Raised:
-    """An exception of student code."""
-
-    types: tuple[str, ...]  # names of its class and its bases, so that a subclass of ValueError is a ValueError
-    message: str
-    line: str = ""  # where in the student's own code
-    inside: str = ""  # the function that raised it, if it was not the answer itself
-    ours: bool = False  # whether the message is the judge's own
-
-    def without_values(self) -> str:
-        """What can be told of it where the inputs are hidden, for a student's names and messages may hold them."""
-        if self.ours:
-            return self.message
-        if self.types[0] == FAULT:
-            return "a kernel reads or writes where it must not"
-        kind = getattr(builtins, self.types[0], None)
-        known = isinstance(kind, type) and issubclass(kind, BaseException)
-        return "it took too long" if self.types[0] == TimeUp.__name__ else self.types[0] if known else "an exception"
-
-    def __str__(self) -> str:
-        message = self.message
-        if self.types[0] == "NotImplementedError" and self.inside:
-            message = f"{self.inside} is not written yet"
-        return self.types[0] + (f": {message}" if message else "") + (f", in {self.line}" if self.line else "")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one case did."""
-
-    value: object = None  # observed return value, or the list of them for a class
-    after: dict[int | str, object] = field(default_factory=dict)  # observed arguments, by position or name
-    gradients: dict[int | str, object] = field(default_factory=dict)  # by argument; None: nothing depends on it
-    again: dict[str, object] = field(default_factory=dict)  # of a probe, see `_probed`
-    error: Raised | None = None
-    printed: str = ""
-    # what kernels did with bytes, of a watched case: of each watched argument, by its position, how many (different ones, all)
-    # of each row they read; then of those read "elsewhere", that is of tensors that are no arguments, and "written" anywhere,
-    # and of those that programs "met" in, how many, of the different ones written;
-    # of a veiled one also how many of the results come "again", of one, when only kernels see what watched arguments hold
-    traffic: dict[int | str, tuple[Tensor, Tensor] | tuple[int, int]] = field(default_factory=dict)
-
-
-class TimeUp(BaseException):
-    """Raised in student code when a case takes too long; no Exception, so that `except Exception` does not swallow it."""
 
 
 def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outcome:
@@ -100,281 +43,17 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
     printed = _Printed()
     seen, error = {}, None
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), _fixed_settings():
-        uses = [_Use(case, answer)]
+        uses = [Use(case, answer)]
         if case.probe:
-            uses.append(_Use(replace(case.beside or case, probe=case.probe), answer, evaluated=True))
+            uses.append(Use(replace(case.beside or case, probe=case.probe), answer, evaluated=True))
         try:
             with _time_limit(seconds):
-                seen = _probed(*uses) if case.probe else _used(*uses) if case.watched is None else _watched(*uses)
+                seen = probed(*uses) if case.probe else used(*uses) if case.watched is None else watched(*uses)
         except KeyboardInterrupt:
             raise
         except BaseException as exception:  # SystemExit too: student code does not end the notebook's check
             error = _raised(exception, answer)
     return Outcome(**seen, error=error, printed=_printable(printed.getvalue()))
-
-
-class _Use:
-    """One use of an answer as a case says, with arguments of its own."""
-
-    def __init__(self, case: Case, answer: Callable, evaluated: bool = False) -> None:
-        self.case, self.answer = case, answer
-        self.args, self.kwargs = _build(case)
-        if evaluated and case.probe == STRIDED:
-            for module in _modules([self.args, self.kwargs]):
-                module.eval()
-        self.steps = [(name, _build(Case(tuple(given), probe=case.probe))[0]) for name, *given in case.calls]
-        self.results: list = []  # what the answer returned, and
-        self.values: list = []  # how that was at once: a later call may change it
-        self.arguments = {**dict(enumerate(self.args)), **self.kwargs}
-        self._models = {key: [(m, dict(m.named_parameters())) for m in _modules(a)] for key, a in self.arguments.items()}
-        for method, given in self.steps:
-            self.arguments.setdefault(of_method(method), []).append(given)
-        for key in case.gradients:
-            argument = self.arguments[key]
-            if isinstance(argument, Tensor):
-                argument.requires_grad_()
-
-    def __iter__(self) -> Iterator[None]:
-        """Make its calls, one at a time."""
-        if self.steps:
-            thing = self.answer(*self.args, **self.kwargs)
-            for name, given in self.steps:
-                if name == HELD:
-                    self._keep(_held(thing, *given))
-                else:
-                    self._keep((self.args[name] if isinstance(name, int) else getattr(thing, name))(*given))
-                yield
-        else:
-            for _ in range(self.case.times):
-                self._keep(self.answer(*self.args, **self.kwargs))
-                yield
-
-    def _keep(self, result) -> None:
-        self.results.append(result)
-        self.values.append(observe(result))
-
-    @property
-    def value(self):
-        """What the answer gave: a list of that where it was called more than once."""
-        return self._whole(self.values)
-
-    @property
-    def kept(self):
-        """The same as it is now."""
-        return self._whole(list(map(observe, self.results)))
-
-    def _whole(self, values: list):
-        return values if self.steps or self.case.times > 1 else values[0]
-
-    def after(self) -> dict:
-        """The arguments as they are now."""
-        return {key: observe(argument) for key, argument in self.arguments.items()}
-
-    def settings(self) -> dict:
-        """What state and values do not say of modules among the arguments, and in what was returned."""
-        of_arguments = {key: [_settings(model, was) for model, was in models] for key, models in self._models.items() if models}
-        of_results = [_settings(module) for module in _modules(self.results)]
-        return of_arguments | ({"result": of_results} if of_results else {})
-
-
-def _used(use: _Use) -> dict:
-    for _ in use:
-        pass
-    return {"value": use.value, "after": use.after(), "gradients": _gradients(use)}
-
-
-def _probed(first: _Use, second: _Use) -> dict:
-    """Two uses in turns: what one does may not reach the other, nor the first results, and results are not the arguments.
-
-    `again` holds what the `second` gave, the first results `kept` until the end, the second's `arguments` before and after all
-    that it returned is `overwritten`, and of both the `settings` of modules as they were `found` and left.
-    """
-    found = first.settings(), second.settings()
-    for _ in zip_longest(first, second):
-        pass
-    seen = {"value": first.value, "after": first.after()}
-    again = {"second": second.value, "arguments": second.after()}
-    again |= {"found": list(found), "settings": [first.settings(), second.settings()]}
-    _overwrite(second.results)
-    return seen | {"again": again | {"kept": first.kept, "overwritten": second.after()}}
-
-
-def _modules(value) -> list[nn.Module]:
-    """The modules of a value, however deep, but for parts of others."""
-    match value:
-        case nn.Module():
-            return [value]
-        case dict():
-            return _modules(list(value.values()))
-        case list() | tuple():
-            return [module for entry in value for module in _modules(entry)]
-    return []
-
-
-def _settings(module: nn.Module, was: dict[str, nn.Parameter] | None = None) -> dict[str, object]:
-    """What a state does not say of a module; of an argument also its mode, gradients, and if it has other parameters now."""
-    parameters, modules = dict(module.named_parameters()), dict(module.named_modules())
-    hooked = [name for name, part in modules.items() if any(getattr(part, kind, None) for kind in _HOOKS)]
-    hooked += [name for name, parameter in parameters.items() if parameter._backward_hooks]
-    settings: dict = {"frozen parameters": _names(name for name, p in parameters.items() if not p.requires_grad)}
-    settings["hooks"] = _names(hooked)
-    if was is not None:
-        settings["modules in evaluation mode"] = _names(name for name, part in modules.items() if not part.training)
-        settings["parameters that were replaced"] = _names(name for name, p in was.items() if parameters.get(name) is not p)
-        settings["gradients"] = {name: observe(parameter.grad) for name, parameter in parameters.items()}
-    return settings
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def _names(which: Iterable[str]) -> str:
-    """Names of parameters or modules in one text; that of a whole model is empty."""
-    return ", ".join(name or "the model" for name in which) or "none"
-
-
-def _gradients(use: _Use) -> dict:
-    """The gradients of a sum of all that was returned, weighted so that no entry can take another's place."""
-    if not use.case.gradients:
-        return {}
-    results = [leaf for leaf in _leaves(use.results) if leaf.requires_grad]
-    asked = {key: use.arguments[key] for key in use.case.gradients}
-    wanted = [part for argument in asked.values() for part in _leaves(argument)]
-    total = sum((leaf * torch.arange(1.0, leaf.numel() + 1).cos().view(leaf.shape).to(leaf.dtype)).sum() for leaf in results)
-    given = iter(torch.autograd.grad(total, wanted, allow_unused=True) if results else [None] * len(wanted))
-    found = {key: [observe(next(given)) for _ in _leaves(argument)] for key, argument in asked.items()}
-    return {key: found[key] if isinstance(asked[key], nn.Module) else found[key][0] for key in asked}
-
-
-def _leaves(value) -> list[Tensor]:
-    """The floating-point tensors of a value, and the parameters of modules in it."""
-    match value:
-        case Tensor():
-            return [value] if value.is_floating_point() else []
-        case nn.Module():
-            return list(value.parameters())
-        case dict():
-            return _leaves(list(value.values()))
-        case list() | tuple():
-            return [leaf for entry in value for leaf in _leaves(entry)]
-    return []
-
-
-def of_method(method: str) -> str:
-    """The name of what a method is given, in `Outcome.touched`; continues "the argument"."""
-    return f"of {method}()"
-
-
-def _held(thing, most: int) -> str:
-    """What all tensors take to which an object leads, but for those of classes, modules and functions, which others share."""
-    waiting, seen, sizes = [thing], set(), {}
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen or isinstance(part, type | ModuleType | FunctionType):
-            continue
-        seen.add(id(part))
-        if isinstance(part, Tensor):
-            sizes[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
-        elif isinstance(part, np.ndarray):
-            sizes[part.ctypes.data] = part.nbytes
-        else:
-            waiting += gc.get_referents(part)
-    return f"{sum(sizes.values())} bytes" if sum(sizes.values()) > most else f"at most {most} bytes"
-
-
-def _overwrite(result) -> None:
-    """Zeros in all tensors of a result: what shares their memory changes too."""
-    match result:
-        case Tensor():
-            with contextlib.suppress(RuntimeError):  # some cannot be written to, and so do no harm
-                result.detach().zero_()
-        case nn.Module():
-            _overwrite(result.state_dict())
-        case dict():
-            _overwrite(list(result.values()))
-        case list() | tuple():
-            for entry in result:
-                _overwrite(entry)
-
-
-def _watched(use: _Use) -> dict:
-    """What a use gives, and what kernels read and write for that."""
-    from autograder.inside.sanitizer import watch  # imports triton, which takes a second
-
-    case, args = use.case, use.args
-    with watch() as watched, _nothing_is_zero_by_chance():
-        seen = _used(use)
-    given = {argument.untyped_storage().data_ptr() for argument in args if isinstance(argument, Tensor)}
-    traffic = {i: watched.of(args[i]).by_row(len(args[i])) for i in case.watched}
-    own = [memory for memory in watched.memories if memory.start not in given]
-    traffic["elsewhere"] = sum(memory.bytes_read for memory in own), sum(memory.bytes_loaded for memory in own)
-    written = [memory.bytes_written for memory in watched.memories], [int(m.writes.sum()) for m in watched.memories]
-    traffic["written"] = sum(written[0]), sum(written[1])
-    traffic["met"] = sum(memory.bytes_met for memory in watched.memories), sum(written[0])
-    if case.veiled:
-        again = _Use(case, use.answer)
-        with watch([again.args[i] for i in case.watched]), _nothing_is_zero_by_chance():
-            traffic["again"] = int(equal(use.value, _used(again)["value"])), 1
-    return seen | {"traffic": traffic}
-
-
-@contextlib.contextmanager
-def _nothing_is_zero_by_chance() -> Iterator[None]:
-    """Fill new tensors that nobody has filled with NaN: on a GPU they hold what was there before."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    set_mode = torch._C._set_deterministic_algorithms  # the public function also imports a compiler: seconds, in every snapshot
-    set_mode(True, warn_only=True)
-    try:
-        yield
-    finally:
-        set_mode(before[0], warn_only=before[1])
-
-
-def _build(case: Case) -> tuple[list, dict]:
-    built: list = []
-    for argument in case.args:
-        built.append(_fresh(argument, built, case.probe))
-    return built, {name: _fresh(argument, built, case.probe) for name, argument in case.kwargs.items()}
-
-
-def _fresh(value, built: list, probe: str):
-    match value:
-        case Tensor():
-            return _strided(value) if probe == STRIDED else value.clone(memory_format=torch.preserve_format)
-        case list() | tuple():
-            return type(value)(_fresh(entry, built, probe) for entry in value)
-        case dict():
-            return {key: _fresh(entry, built, probe) for key, entry in value.items()}
-    made = value.build(built) if isinstance(value, RECIPES) else value
-    return _lived_in(made) if probe == STRIDED and isinstance(made, nn.Module) else made
-
-
-def _strided(tensor: Tensor) -> Tensor:
-    """A copy whose entries lie every second place, columns before rows."""
-    if tensor.ndim == 0:
-        return tensor.clone()
-    turned = tensor.mT if tensor.ndim > 1 else tensor
-    spread = torch.zeros(*turned.shape, 2, dtype=tensor.dtype)[..., 0].copy_(turned)
-    return spread.mT if tensor.ndim > 1 else spread
-
-
-def _lived_in(module: nn.Module) -> nn.Module:
-    """A module as it is found in use: with gradients of a training before."""
-    for parameter in module.parameters():
-        if parameter.is_floating_point() and parameter.grad is None:
-            parameter.grad = torch.full_like(parameter, 0.25)
-    return module
-
-
-def equal(a, b) -> bool:
-    """Whether two observed values are the same to the bit (here NaN equals NaN: an untouched NaN is untouched)."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(equal, a, b))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    return type(a) is type(b) and a == b
 
 
 class _Printed(io.StringIO):

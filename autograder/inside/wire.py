@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from autograder.inside.case import Case, Opaque
+from autograder.inside.outcome import Outcome, Raised
 from autograder.inside.recipes import RECIPES
-from autograder.inside.runner import Outcome, Raised
 
 MAX_ANSWER = 64 * 2**20  # bytes of one outcome
 MAX_TEXT = 2**20  # bytes of its JSON

@@ -9,11 +9,12 @@ from pathlib import Path
 import nbformat
 
 from autograder.checking.exercise import Exercise
-from autograder.checking.score import PUBLIC_SEED, score
+from autograder.checking.known import PUBLIC_SEED
+from autograder.checking.score import score
 from autograder.checking.verdict import StageVerdict, Verdict
 from autograder.exercises import exercises_of, find
 from autograder.inside.case import Case
-from autograder.inside.runner import UNDEFINED, Outcome
+from autograder.inside.outcome import UNDEFINED, Outcome
 from autograder.intake.rebuild import seems_to_define
 from autograder.judge.feedback import clean
 from autograder.judge.flags import flags

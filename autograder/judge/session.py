@@ -27,7 +27,7 @@ from nbformat import NotebookNode
 
 from autograder.checking.exercise import Exercise
 from autograder.inside.case import Case
-from autograder.inside.runner import Outcome, Raised, TimeUp
+from autograder.inside.outcome import Outcome, Raised, TimeUp
 from autograder.inside.wire import Refused, decode_outcome, encode, receive, send
 from autograder.sandbox.bubblewrap import MB, Limits, SandboxError, environment
 from autograder.sandbox.guard import Guard

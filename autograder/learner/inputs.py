@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from autograder.checking.exercise import Exercise
+from autograder.checking.known import PUBLIC_SEED, worked_out
 from autograder.checking.naming import callee, describe, parameter
-from autograder.checking.score import PUBLIC_SEED, worked_out
 from autograder.checking.verdict import Verdict
 from autograder.exercises import find
 from autograder.inside.case import HELD, Case

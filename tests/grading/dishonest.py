@@ -7,7 +7,7 @@ trick worked, there would be more points than declared.
 import hashlib
 import json
 
-from autograder.checking.score import PUBLIC_SEED
+from autograder.checking.known import PUBLIC_SEED
 from autograder.exercises import find
 
 from .papers import PRUNED_NOTHING, submission

@@ -48,7 +48,7 @@ def unequal_layers(g: torch.Generator, *shapes: tuple[int, int]) -> dict[str, Te
 )
 def _(g):
     yield call(unequal_layers(g, (3, 4), (2, 4)), 0.5)
-    yield call(unequal_layers(g, (6, 10), (drawn(g, 8, 12), 10), (4, 10)), 0.75)
+    yield call(unequal_layers(g, (6, 10), (2 * drawn(g, 4, 7), 10), (4, 10)), 0.75)
     small = {"a": torch.randn(4, 5, generator=g), "b": torch.randn(3, 5, generator=g) * 1e-12, "c": torch.ones(1, 1)}
     yield call(small, 0.5)  # a layer may lose everything
     faint = 10.0 ** -torch.linspace(0, 36, 36)[torch.randperm(36, generator=g)]  # ranked, though squares are all zero

@@ -1,6 +1,7 @@
 """Mistakes of exercise 2.6, and the right answer that they vary."""
 
 import math
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +64,8 @@ def _(model, sparsities, retrain):
     "You remove a fraction of the *remaining* weights (as lottery-ticket code does). Here `sparsities` are totals: 0.5 then 0.75 ends at 75 %.",
 )
 def _(model, sparsities, retrain):
-    kept = 1.0
-    totals = [1 - (kept := kept * (1 - s)) for s in sparsities]
-    return rounds(model, totals, retrain)
+    totals = accumulate(sparsities, lambda gone, s: gone + s * (1 - gone))
+    return rounds(model, list(totals), retrain)
 
 
 @mistakes("one shot", "You prune to the last sparsity at once. Each round has its own sparsity and its own retraining.")

@@ -46,7 +46,7 @@ prune = Exercise(
 )
 def _(g):
     yield call(torch.randn(4, 5, generator=g), 0.4)
-    yield call(torch.randn(drawn(g, 12, 17), drawn(g, 8, 12), generator=g) - 0.7, 0.75)
+    yield call(torch.randn(drawn(g, 12, 17), 4 * drawn(g, 2, 4), generator=g) - 0.7, 0.75)
     yield call(torch.randn(3, 40, generator=g) * torch.tensor([[0.1], [1.0], [10.0]]), 0.6)  # rows of unequal scale
     faint = 10.0 ** -torch.linspace(0, 36, 36)[torch.randperm(36, generator=g)].view(4, 9)
     yield call(faint * signs(g, 4, 9), 0.2)  # faint weights are ranked, though their squares are all zero

@@ -8,7 +8,7 @@ import torch
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.exercises.optimal_brain.damage_mistakes import mistakes
-from autograder.exercises.optimal_brain.fixtures import weights
+from autograder.exercises.optimal_brain.fixtures import redraw, weights
 from autograder.inside.case import call
 from sparsity_edu.weights import optimal_brain
 
@@ -120,7 +120,12 @@ def _(g):
     pure=True,
 )
 def _(g):
-    w, h = weights_and_curvature(g, 10)
+    def ranks_apart(drawn):
+        """Whether h |w| takes others."""
+        w, h = drawn
+        return set((h * w.abs()).argsort()[:4].tolist()) != set(optimal_brain.damage_saliency(w, h).argsort()[:4].tolist())
+
+    w, h = redraw(lambda: weights_and_curvature(g, 10), ranks_apart)
     yield call(w, h, count=4)
     yield call(w.float(), h.float(), count=3)
     somewhere = torch.arange(10) == torch.randint(10, (), generator=g)

@@ -100,6 +100,7 @@ def _(g):
 
     for d, gone in ((5, (0,)), (9, (1, 4, 8)), (12, (0, 2, 3, 5, 7, 9, 10, 11)), (4, (0, 1, 3))):
         yield call(*redraw(lambda d=d, gone=gone: (weights(g, d, gone), inverse(g, d, gone=gone)), leaves_rest))
+    yield telling(lambda: (weights(g, 13, (4, 9)), inverse(g, 13, gone=(4, 9))), ("chooses by OBD", "inverse squared"))
     small = redraw(lambda: (weights(g, 6, (2,)), 1e-6 * inverse(g, 6, gone=(2,))), lambda drawn: obs_step(*drawn)[1] > 0)
     yield call(*small)  # and not gone
     w, Hinv = weights(g, 7, (3,)), inverse(g, 7, gone=(3,))

@@ -61,7 +61,7 @@ def _(g):
     yield script(torch.tensor([[5.0, 0, 0, 0, 0, 0, 0, 0], [0, 3, 0, 0, 0, 0, 0, -1]]), calls=[("bits",)])
     yield script(holed(g, 4, 6), calls=[("bits",)])
     yield script(holed(g, 10, 4, zeros=0.7, dtype=torch.float16), calls=[("bits",)])
-    yield script(holed(g, drawn(g, 2, 5), 300, dtype=torch.bfloat16), calls=[("bits",)])
+    yield script(holed(g, drawn(g, 2, 5), 304, dtype=torch.bfloat16), calls=[("bits",)])
 
 
 @bitmap.stage(

@@ -86,7 +86,7 @@ def _(g):
     height, width = drawn(g, 2, 5), drawn(g, 5, 9)
     yield call("csr", (6 * height, 7 * width), 16, 16, (height, width))
     yield call("csr", (9 * width, 2 * height), drawn(g, 9, 15), tile=(width, height))
-    yield call("csr", (height, width), drawn(g, 4, 8), drawn(g, 17, 31), (height, width))  # one tile: perhaps above 1
+    yield call("csr", (height, width), drawn(g, 8, 14), drawn(g, 17, 31), (height, width))  # one tile
 
 
 def crossing(value_bits, per_kept, fixed):

@@ -125,8 +125,9 @@ def _(g):
 )
 def _(g):
     def ends_narrow(score, sparsity):
-        """A search that stops at twice the width ends at another mask."""
-        return different(bisect(score, sparsity), bisect(score, sparsity, width=2e-3))
+        """A search that stops at twice the width ends at another mask, and so does a coarse one."""
+        coarser = {"width": 2e-3}, {"width": 0.01, "tolerance": 0.01}
+        return all(different(bisect(score, sparsity), bisect(score, sparsity, **limits)) for limits in coarser)
 
     yield bisection_case(g, 3, 9, 0.52)
     yield bisection_case(g, 5, 7, 0.55)

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from autograder.checking.exercise import Exercise
+from autograder.checking.known import known_outcome, worked_out
 from autograder.checking.naming import describe
-from autograder.checking.score import known_outcome, score, score_declared, score_object, worked_out
+from autograder.checking.score import score, score_declared, score_object
 from autograder.inside.case import Case, call, script
+from autograder.inside.outcome import Outcome, Raised
 from autograder.inside.recipes import MLP, Add, Optimizer
-from autograder.inside.runner import Outcome, Raised, run
+from autograder.inside.runner import run
 
 
 def double(W, n=2):
@@ -406,14 +408,14 @@ def test_an_outcome_that_came_too_late_is_not_kept(monkeypatch):
     case = worked_out(exercise, "public").cases["doubles"][0]
     late = Outcome(error=Raised(("TimeUp",), "took longer than 60 seconds"))
     with monkeypatch.context() as busy:
-        busy.setattr("autograder.checking.score.run", lambda case, answer, seconds=0: late)
+        busy.setattr("autograder.checking.known.run", lambda case, answer, seconds=0: late)
         assert known_outcome(exercise, abs, case, "public") == late
     assert known_outcome(exercise, abs, case, "public").error is None
 
 
 def test_where_the_reference_takes_too_long_nothing_is_judged(monkeypatch):
     late = Outcome(error=Raised(("TimeUp",), "took longer than 60 seconds"))
-    monkeypatch.setattr("autograder.checking.score.run", lambda case, answer, seconds=0: late)
+    monkeypatch.setattr("autograder.checking.known.run", lambda case, answer, seconds=0: late)
     with pytest.raises(RuntimeError, match=r"toy\.double cannot be checked here: took longer than 60 seconds"):
         score_object(make_exercise(), double)
 

@@ -12,7 +12,8 @@ pytest.importorskip("triton")
 from autograder.checking.exercise import Exercise
 from autograder.checking.score import score, score_object
 from autograder.inside.case import call
-from autograder.inside.runner import Outcome, run
+from autograder.inside.outcome import Outcome
+from autograder.inside.runner import run
 from autograder.inside.wire import Refused, decode_case, decode_outcome, encode
 from autograder.judge.session import Session
 from autograder.sandbox.bubblewrap import Limits

@@ -9,17 +9,13 @@ import torch
 from torch import nn
 
 from autograder.checking.exercise import Exercise
-from autograder.checking.score import (
-    known_outcome,
-    outcome_difference,
-    probe_difference,
-    score_declared,
-    score_object,
-    worked_out,
-)
+from autograder.checking.known import known_outcome, worked_out
+from autograder.checking.outcomes import outcome_difference, probe_difference
+from autograder.checking.score import score_declared, score_object
 from autograder.exercises import UNITS, all_exercises, exercises_of, find, unit_named, unit_of
 from autograder.inside.case import Opaque
-from autograder.inside.runner import equal, run
+from autograder.inside.outcome import equal
+from autograder.inside.runner import run
 from autograder.inside.wire import encode
 
 SEEDS = ("public", "a secret", "another secret")

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from autograder.inside.case import AGAIN, STRIDED, Case, Opaque, call, script
+from autograder.inside.outcome import equal
 from autograder.inside.recipes import MLP, Optimizer
-from autograder.inside.runner import MAX_PRINTED, equal, run
+from autograder.inside.runner import MAX_PRINTED, run
 
 
 def touched(case, outcome):

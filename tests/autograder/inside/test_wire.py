@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from autograder.exercises import all_exercises
 from autograder.inside import wire
 from autograder.inside.case import Case, Opaque, call, script
+from autograder.inside.outcome import Outcome, Raised
 from autograder.inside.recipes import MLP, RECIPES, Add, Module, Optimizer, Train, Training
-from autograder.inside.runner import Outcome, Raised, run
+from autograder.inside.runner import run
 from autograder.inside.wire import Refused, decode_case, decode_outcome, encode, printable, receive, send
 
 DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")

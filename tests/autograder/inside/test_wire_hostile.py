@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from autograder.inside import wire
 from autograder.inside.case import Opaque, call
-from autograder.inside.runner import Outcome, Raised
+from autograder.inside.outcome import Outcome, Raised
 from autograder.inside.wire import MAX_ANSWER, Refused, decode_outcome, encode
 
 QUICK = 6  # seconds of CPU; what is linear takes about one, and the texts that are meant to take long take far more

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from autograder.checking.score import PUBLIC_SEED, score, score_declared
+from autograder.checking.known import PUBLIC_SEED
+from autograder.checking.score import score, score_declared
 from autograder.exercises import all_exercises, find
 from autograder.inside.case import Opaque
-from autograder.inside.runner import Outcome, Raised, run
+from autograder.inside.outcome import Outcome, Raised
+from autograder.inside.runner import run
 from autograder.inside.wire import decode_case, decode_outcome, encode
 
 EXERCISES = all_exercises()

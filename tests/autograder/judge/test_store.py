@@ -199,8 +199,11 @@ def test_mistakes_in_a_second_file_count_for_their_exercise(source):
 @pytest.mark.parametrize(
     "file",
     [
-        *(f"inside/{name}" for name in ("runner", "observe", "recipes", "case", "wire")),
-        *(f"checking/{name}" for name in ("verdict", "score", "traffic", "naming", "compare", "exercise")),
+        *(f"inside/{name}" for name in ("runner", "use", "outcome", "observe", "recipes", "case", "wire")),
+        *(
+            f"checking/{name}"
+            for name in ("verdict", "score", "known", "outcomes", "recognise", "traffic", "naming", "compare", "exercise")
+        ),
         "learner/report",
         "judge/flags",
     ],

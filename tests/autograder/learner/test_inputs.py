@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autograder import check
-from autograder.checking.score import PUBLIC_SEED
+from autograder.checking.known import PUBLIC_SEED
 from autograder.exercises import all_exercises, find
 from autograder.inside.case import Case
 from autograder.inside.recipes import RunningTraining
