@@ -64,7 +64,7 @@ def _(g):
     "ticket is trained from the start, the last one too.",
 )
 def _(g):
-    yield find_case(g, 7, steps=5, levels=3, p=0.4)
+    yield find_case(g, 12, steps=6, levels=3, p=0.4)
     yield find_case(g, 7, 6, steps=4, levels=2, settings={"options": MOMENTUM, "done": 3, "period": 3, "norm": True})
 
 
@@ -75,7 +75,7 @@ def _(g):
     "steps, from the weights, the momentum, the learning rate and the data of step k.",
 )
 def _(g):
-    yield find_case(g, 8, steps=5, levels=2, p=0.4, rewind=2)
+    yield find_case(g, 12, steps=8, levels=2, p=0.4, rewind=2)
     yield find_case(g, 6, 7, steps=7, levels=2, p=0.3, rewind=3, settings={"options": MOMENTUM, "period": 3, "norm": True})
 
 
@@ -85,7 +85,7 @@ def _(g):
     exposes="Layers in `skip` keep a full mask, and are trained and rewound as all others; with levels = 0 only the dense network is trained.",
 )
 def _(g):
-    yield find_case(g, 8, steps=5, levels=2, p=0.4, skip=("2.0",))
+    yield find_case(g, 16, steps=8, levels=2, p=0.4, skip=("2.0",))
     yield find_case(g, 7, 6, steps=4, levels=2, p=0.45, rewind=1, skip=("2.2",), settings={"options": MOMENTUM})
     yield find_case(g, 6, steps=4, levels=0, rewind=1)
     hidden, p = miscounted(g)

@@ -125,7 +125,7 @@ def _(g):
     exposes="A block that hardly turns anything can go: the `keep` blocks with the largest scores stay, as int64 indices from small to large.",
 )
 def _(g):
-    yield blocks_case(g, 7, 4, (2, 6))
+    yield blocks_case(g, 7, 4, (2, 6), drift=-2.0)
     yield blocks_case(g, 9, 3, (3, 4), hidden=8)
     yield blocks_case(g, 5, 1, (4, 3), hidden=7)
     yield blocks_case(g, 12, 5, (2, 2), hidden=4)
@@ -137,7 +137,7 @@ def _(g):
     exposes="Each batch adds its own mean over tokens, whatever its size.",
 )
 def _(g):
-    yield blocks_case(g, 6, 3, (2, 7), (1, 4), (5, 3), hidden=5)
+    yield blocks_case(g, 6, 3, (2, 7), (1, 4), (5, 3), hidden=5, drift=-2.0)
     yield blocks_case(g, 8, 5, (1, 3), (4, 9), hidden=7)
 
 
@@ -149,7 +149,7 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield blocks_case(g, 3, 2, (2, 5))
+    yield blocks_case(g, 3, 2, (2, 5), drift=-2.0)
     yield blocks_case(g, 5, 2, (2, 6), (3, 4), hidden=9, dtype=torch.float16)
     yield blocks_case(g, 4, 3, (3, 5), dtype=torch.bfloat16, hidden=7)
     yield blocks_case(g, 3, 2, (2, 3), (1, 4), dtype=torch.bfloat16, scale=1e6)  # too large for float16

@@ -61,6 +61,9 @@ def heads_case(
 
     def is_clear(channels):
         scores = channels.norm(dim=-1)
+        places = scores.view(kv_heads, -1).argsort(dim=1, descending=True)[:, :from_each].sort(dim=1).values
+        if kv_heads > 1 and from_each < size and bool((places == places[0]).all()):
+            return False  # groups keep heads at different places
         return not sensible or (clear(scores.view(kv_heads, -1), from_each) and clear(scores, keep))
 
     sensible = kv_heads <= keep <= heads and keep % kv_heads == 0

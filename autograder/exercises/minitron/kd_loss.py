@@ -114,7 +114,7 @@ def _(g):
 )
 def _(g):
     yield loss_case(g, 3, 4, 8, temperature=(2.0,))
-    yield loss_case(g, 2, 5, 6, temperature=(0.5,))
+    yield loss_case(g, 2, 5, 6, temperature=(0.8,))
     yield loss_case(g, 5, 3, 7, temperature=(3,), spread=4.0)
     yield loss_case(g, 2, 3, 5, temperature=(7.5,), spread=9.0)
 

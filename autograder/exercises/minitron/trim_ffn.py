@@ -121,7 +121,7 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield ffn_case(g, 5, 8, 6, (True, True, True))
+    yield ffn_case(g, 6, 9, 5, (True, True, True))
     yield ffn_case(g, 4, 6, 2)
     yield call(*layers(g, 4, 6, (True, True, True)), torch.arange(6))  # all stay: new layers all the same
 

@@ -1,12 +1,12 @@
-"""Right answers on many draws of the inputs: neither the luck of a seed nor a rounding decides against one.
+"""Answers on many draws of the inputs: the luck of a seed decides no point, for or against an answer.
 
-A sample by default; whoever changes cases tries `pytest tests/autograder/exercises/test_seeds.py --seeds 200 -k "unit."`.
+A sample by default; whoever changes cases tries `pytest tests/autograder/exercises/test_many_seeds.py --seeds 200 -k "unit."`.
 """
 
 import pytest
 
 from autograder.checking.exercise import Exercise
-from autograder.checking.score import score_object
+from autograder.checking.score import score_declared, score_object
 from autograder.exercises import all_exercises
 
 SAMPLE = 3
@@ -31,3 +31,16 @@ def test_right_answers_are_right_on_every_seed(exercise, request):
             if not verdict.passed:
                 failed[seed, style] = f"{verdict.points:g} points: {verdict.first_failure.problem.difference}"
     assert failed == {}
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
+def test_a_mistake_passes_the_same_stages_on_every_seed(exercise, request):
+    seeds = request.config.getoption("--seeds")
+    if not seeds:
+        pytest.skip("takes minutes: every stage of every declared mistake; see --seeds")
+    passed = {mistake.name: set() for mistake in exercise.misconceptions}
+    for seed in map("seed {}".format, range(seeds)):
+        for mistake in exercise.misconceptions:
+            stages = score_declared(exercise, mistake.wrong, seed).stages
+            passed[mistake.name].add(tuple(stage.name for stage in stages if stage.passed))
+    assert {name: by_seed for name, by_seed in passed.items() if len(by_seed) > 1} == {}
