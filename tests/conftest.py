@@ -77,8 +77,13 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_addoption(parser):
     """What `make test UNIT=05` and `make quick` say."""
     parser.addoption("--unit", help="only what is about a unit, such as 05: its lesson, checks, grading, and library")
-    parser.addoption("--seeds", type=int, help="on how many draws of the inputs right answers are tried, such as 200")
+    parser.addoption("--seeds", type=int, help="run test_many_seeds.py too, on so many draws of the inputs, such as 200")
     parser.addoption("--quick", action="store_true", help="all but classes under attack, runs of notebooks, and a third seed")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """What takes long runs only when asked for."""
+    return True if collection_path.name == "test_many_seeds.py" and not config.getoption("--seeds") else None
 
 
 def pytest_configure(config):

@@ -51,7 +51,7 @@ def outcome_difference(exercise: Exercise, case: Case, got: Outcome, want: Outco
         wrong = wrong or difference(got.after.get(i), want.after[i], exercise.rules, label)
     for key in case.gradients:
         wrong = wrong or _gradient_difference(exercise, parameter(exercise, key), got.gradients.get(key), want.gradients[key])
-    wrong = wrong or traffic_difference(exercise, case, got)
+    wrong = wrong or (None if case.probe else traffic_difference(exercise, case, got))
     if wrong is None and pure:
         for key in want.after:
             if key not in case.changes and not equal(got.after.get(key), want.after[key]):
@@ -87,6 +87,10 @@ def probe_difference(exercise: Exercise, case: Case, got: Outcome, want: Outcome
         return Difference(
             which, "changed by a later call", "left as it was (return a copy: .clone())", vague="changed by a later call"
         )
+    if case.calls and equal(*wanted["asked"]) and not equal(*_pair(found.get("asked"))):
+        where, says = f"{callee(exercise, case.calls[-1][0])}()", "gives a tensor that the object goes on using"
+        sentence = f"{where} {says}: who changes it changes the object. Return a copy: .clone()."
+        return Difference(where, "", "", vague=f"{says} (return a copy: .clone())", sentence=sentence)
     for key, before in wanted["arguments"].items() if not exercise.shares else ():
         shares = not equal(found.get("overwritten", {}).get(key), found.get("arguments", {}).get(key))
         if shares and equal(wanted["overwritten"][key], before):
@@ -98,8 +102,7 @@ def probe_difference(exercise: Exercise, case: Case, got: Outcome, want: Outcome
 
 def _settings_difference(exercise: Exercise, given, wanted: dict) -> Difference | None:
     """What was left on models: where the reference leaves them as it found them, so must the answer."""
-    given = given if isinstance(given, list) and len(given) == 2 else [{}, {}]
-    for found, left, got in zip(wanted["found"], wanted["settings"], given, strict=True):
+    for found, left, got in zip(wanted["found"], wanted["settings"], _pair(given), strict=True):
         for key, models in left.items():
             name = f"{parameter(exercise, key)} after the call" if key in found else "result"
             theirs = got.get(key) if isinstance(got, dict) else None
@@ -111,6 +114,11 @@ def _settings_difference(exercise: Exercise, given, wanted: dict) -> Difference 
                     if wrong and equal(was[setting], settings[setting]):
                         return wrong
     return None
+
+
+def _pair(given) -> list:
+    """What comes from student code as a list of two, whatever it is."""
+    return given if isinstance(given, list) and len(given) == 2 else [{}, None]
 
 
 def _argument(exercise: Exercise, key: int | str) -> str:

@@ -15,18 +15,20 @@ from torch import Tensor, nn
 
 from autograder.inside.observe import Recorder, Watched, observe
 
+SUBCLASS = "NonDynamicallyQuantizableLinear"  # torch's own subclass of nn.Linear, which nn.MultiheadAttention has
+
 
 @dataclass(frozen=True)
 class Module:
     """`nn.<kind>(*arguments)` with the parameters in `state`; an argument may be a recipe itself, as in a Sequential."""
 
-    kind: str  # "Embedding", "LayerNorm", "Sequential", ...
+    kind: str  # "Embedding", "LayerNorm", "Sequential", ... or SUBCLASS
     arguments: tuple = ()
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def build(self, built: list) -> nn.Module:
         arguments = (part.build(built) if isinstance(part, RECIPES) else part for part in self.arguments)
-        module = getattr(nn, self.kind)(*arguments)
+        module = getattr(nn.modules.linear if self.kind == SUBCLASS else nn, self.kind)(*arguments)
         if self.state:
             # assigned, so that a layer has the dtype of its state
             module.load_state_dict({name: entry.clone() for name, entry in self.state.items()}, assign=True)

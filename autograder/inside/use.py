@@ -40,12 +40,12 @@ class Use:
     def __iter__(self) -> Iterator[None]:
         """Make its calls, one at a time."""
         if self.steps:
-            thing = self.answer(*self.args, **self.kwargs)
+            self.thing = self.answer(*self.args, **self.kwargs)
             for name, given in self.steps:
                 if name == HELD:
-                    self._keep(_held(thing, *given))
+                    self._keep(_held(self.thing, *given))
                 else:
-                    self._keep((self.args[name] if isinstance(name, int) else getattr(thing, name))(*given))
+                    self._keep((self.args[name] if isinstance(name, int) else getattr(self.thing, name))(*given))
                 yield
         else:
             for _ in range(self.case.times):
@@ -73,6 +73,16 @@ class Use:
         """The arguments as they are now."""
         return {key: observe(argument) for key, argument in self.arguments.items()}
 
+    def asked_again(self):
+        """What an object says when the last call is made once more, and how that fails if it does."""
+        name, *given = self.case.calls[-1] if self.steps else (HELD,)
+        if name == HELD or isinstance(name, int):
+            return None
+        try:
+            return observe(getattr(self.thing, name)(*_build(Case(tuple(given), probe=self.case.probe))[0]))
+        except Exception as error:
+            return type(error).__name__
+
     def settings(self) -> dict:
         """What state and values do not say of modules among the arguments, and in what was returned."""
         of_arguments = {key: [_settings(model, was) for model, was in models] for key, models in self._models.items() if models}
@@ -90,35 +100,37 @@ def probed(first: Use, second: Use) -> dict:
     """Two uses in turns: what one does may not reach the other, nor the first results, and results are not the arguments.
 
     `again` holds what the `second` gave, the first results `kept` until the end, the second's `arguments` before and after all
-    that it returned is `overwritten`, and of both the `settings` of modules as they were `found` and left.
+    that it returned is `overwritten`, what the second object says when it is `asked` again before and after that, and of both
+    the `settings` of modules as they were `found` and left.
     """
     found = first.settings(), second.settings()
-    for _ in zip_longest(first, second):
-        pass
+    with contextlib.nullcontext() if first.case.watched is None else _watch():
+        for _ in zip_longest(first, second):
+            pass
     seen = {"value": first.value, "after": first.after()}
-    again = {"second": second.value, "arguments": second.after()}
-    again |= {"found": list(found), "settings": [first.settings(), second.settings()]}
+    again = {"second": second.value, "found": list(found), "settings": [first.settings(), second.settings()]}
+    asked = second.asked_again()
+    again["arguments"] = second.after()
     _overwrite(second.results)
-    return seen | {"again": again | {"kept": first.kept, "overwritten": second.after()}}
+    again["overwritten"] = second.after()
+    return seen | {"again": again | {"kept": first.kept, "asked": [asked, second.asked_again()]}}
 
 
 def watched(use: Use) -> dict:
     """What a use gives, and what kernels read and write for that."""
-    from autograder.inside.sanitizer import watch  # imports triton, which takes a second
-
     case, args = use.case, use.args
-    with watch() as watched, _nothing_is_zero_by_chance():
+    with _watch() as kernels:
         seen = used(use)
     given = {argument.untyped_storage().data_ptr() for argument in args if isinstance(argument, Tensor)}
-    traffic = {i: watched.of(args[i]).by_row(len(args[i])) for i in case.watched}
-    own = [memory for memory in watched.memories if memory.start not in given]
+    traffic = {i: kernels.of(args[i]).by_row(len(args[i])) for i in case.watched}
+    own = [memory for memory in kernels.memories if memory.start not in given]
     traffic["elsewhere"] = sum(memory.bytes_read for memory in own), sum(memory.bytes_loaded for memory in own)
-    written = [memory.bytes_written for memory in watched.memories], [int(m.writes.sum()) for m in watched.memories]
+    written = [memory.bytes_written for memory in kernels.memories], [int(m.writes.sum()) for m in kernels.memories]
     traffic["written"] = sum(written[0]), sum(written[1])
-    traffic["met"] = sum(memory.bytes_met for memory in watched.memories), sum(written[0])
+    traffic["met"] = sum(memory.bytes_met for memory in kernels.memories), sum(written[0])
     if case.veiled:
         again = Use(case, use.answer)
-        with watch([again.args[i] for i in case.watched]), _nothing_is_zero_by_chance():
+        with _watch([again.args[i] for i in case.watched]):
             traffic["again"] = int(equal(use.value, used(again)["value"])), 1
     return seen | {"traffic": traffic}
 
@@ -219,6 +231,14 @@ def _overwrite(result) -> None:
         case list() | tuple():
             for entry in result:
                 _overwrite(entry)
+
+
+@contextlib.contextmanager
+def _watch(veiled: list[Tensor] | None = None) -> Iterator:
+    from autograder.inside.sanitizer import watch  # imports triton, which takes a second
+
+    with watch(veiled or []) as kernels, _nothing_is_zero_by_chance():
+        yield kernels
 
 
 @contextlib.contextmanager

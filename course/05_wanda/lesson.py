@@ -376,8 +376,8 @@ def wanda_prune_model_(model: nn.Sequential, batches: list[torch.Tensor], sparsi
     pruned layers before it.
 
     Args:
-        model: parts that run one after the other. Some are nn.Linear, with or without bias (biases
-            stay); all others (activations, norms, convolutions) only run, on (sequences, tokens,
+        model: parts that run one after the other. Some are nn.Linear (or a subclass of it), with or
+            without bias (biases stay); all others (activations, norms, convolutions) only run, on (sequences, tokens,
             features) as they come. No part behaves differently in training.
         batches: calibration inputs, (sequences, tokens, features) each, of unequal sizes. Must not
             be changed.

@@ -358,8 +358,8 @@ def find_tickets(
         skip: names of layers that keep all their weights.
 
     Returns:
-        levels + 1 dicts of masks by layer name, for all nn.Linear layers of the model at any depth,
-        True = kept. The first ones are all True. The training is left at the start, with the
+        levels + 1 dicts of masks by layer name, for all nn.Linear layers of the model (subclasses of
+        it, too) at any depth, True = kept. The first ones are all True. The training is left at the start, with the
         weights that the dense network had there.
     """
     ### BEGIN SOLUTION

@@ -98,7 +98,7 @@ def _(g):
 
 @find.accepts("recursion over the levels, everything kept by hand")
 def _(training, train, steps, levels, p=0.2, rewind=0, skip=()):
-    named = [(n, m) for n, m in training.model.named_modules() if type(m) is nn.Linear]
+    named = [(n, m) for n, m in training.model.named_modules() if isinstance(m, nn.Linear)]
     full = {n: m.weight == m.weight for n, m in named}
     if rewind:
         train(training, full, rewind)

@@ -60,6 +60,13 @@ def mistake(name: str, says: str, **changed):
     mistakes(name, says)(wrong)
 
 
+mistake(
+    "no subclasses",
+    "`type(layer) is nn.Linear` overlooks layers of a subclass, which are linear layers too: ask `isinstance(layer, nn.Linear)`.",
+    layers=lambda model: {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear},
+)
+
+
 class Without(Snapshot):
     """Rewinds some parts only."""
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from autograder.inside.recipes import Module, Training
+from autograder.inside.recipes import SUBCLASS, Module, Training
 
 FEATURES, CLASSES = 7, 4
 
@@ -71,7 +71,13 @@ def network(g: torch.Generator, *hidden: int, norm: bool = False, kernels: bool 
     parts: list[list[Module]] = []
     for i, (cols, rows) in enumerate(pairwise(sizes)):
         W = torch.randn(rows, cols, generator=g) * 1.5 ** (1 - i) / cols**0.5
-        part = [Module("Linear", (cols, rows), {"weight": W, "bias": 0.1 * torch.randn(rows, generator=g)})]
+        part = [
+            Module(
+                "Linear" if i < len(hidden) else SUBCLASS,
+                (cols, rows),
+                {"weight": W, "bias": 0.1 * torch.randn(rows, generator=g)},
+            )
+        ]
         if i < len(hidden):
             part += [Module("BatchNorm1d", (rows,))] * norm + [Module("ReLU")]
         parts.append(part)

@@ -60,11 +60,12 @@ def heads_case(
         return of_head * peaked
 
     def is_clear(channels):
+        if not sensible:
+            return True
         scores = channels.norm(dim=-1)
         places = scores.view(kv_heads, -1).argsort(dim=1, descending=True)[:, :from_each].sort(dim=1).values
-        if kv_heads > 1 and from_each < size and bool((places == places[0]).all()):
-            return False  # groups keep heads at different places
-        return not sensible or (clear(scores.view(kv_heads, -1), from_each) and clear(scores, keep))
+        differ = kv_heads == 1 or from_each == size or bool((places != places[0]).any())  # groups keep other places each
+        return differ and clear(scores.view(kv_heads, -1), from_each) and clear(scores, keep)
 
     sensible = kv_heads <= keep <= heads and keep % kv_heads == 0
     channels = scale * redraw(draw, is_clear)

@@ -35,7 +35,7 @@ def redraw(draw: Callable, accept: Callable):
     return drawn
 
 
-def linear(W: Tensor, b: Tensor | None) -> Module:
+def linear(W: Tensor, b: Tensor | None, kind: str = "Linear") -> Module:
     """`nn.Linear` with these parameters."""
     state = {"weight": W} if b is None else {"weight": W, "bias": b}
-    return Module("Linear", (W.shape[1], W.shape[0], b is not None), state)
+    return Module(kind, (W.shape[1], W.shape[0], b is not None), state)

@@ -10,7 +10,7 @@ from autograder.exercises import counts
 from autograder.exercises.wanda.fixtures import WIDTHS, clear, inputs, linear, redraw
 from autograder.exercises.wanda.model_mistakes import mistakes, norm_of
 from autograder.inside.case import Case, call
-from autograder.inside.recipes import Module
+from autograder.inside.recipes import SUBCLASS, Module
 from sparsity_edu.weights import wanda
 
 
@@ -56,6 +56,7 @@ def model_case(
     """`parts`: the number of inputs, then in order the outputs of linear layers, and the names of other modules.
 
     "Conv2d" wants batches of one sequence, "LayerNorm over tokens" such of as many tokens. A `bias` of None: every other layer.
+    Of more than three parts, a linear layer that comes first is of a subclass.
     `sparse` weights are tiny, and some are exactly 0.
     """
 
@@ -67,7 +68,8 @@ def model_case(
                 if sparse:
                     W *= 1e-12 * (torch.rand(part, cols, generator=g) > 0.25)
                 biased = len(recipes) % 2 if bias is None else bias
-                recipes.append(linear(W, torch.randn(part, generator=g) if biased else None))
+                kind = "Linear" if recipes or len(parts) < 4 else SUBCLASS
+                recipes.append(linear(W, torch.randn(part, generator=g) if biased else None, kind))
                 cols = part
             elif part == "Conv2d":  # a sequence is its one channel
                 state = {"weight": torch.randn(1, 1, 1, 3, generator=g), "bias": torch.randn(1, generator=g)}

@@ -52,6 +52,14 @@ def _(model, batches, sparsity):
 
 
 @mistakes(
+    "no subclasses",
+    "`type(part) is nn.Linear` overlooks layers of a subclass, which are linear layers too: ask `isinstance(part, nn.Linear)`.",
+)
+def _(model, batches, sparsity):
+    walk(model, batches, sparsity, skip=lambda i, last: type(model[i]) is not nn.Linear)
+
+
+@mistakes(
     "first layer only",
     "Only the first linear layer is pruned. Go on with what it makes of the batches, through the whole model.",
 )

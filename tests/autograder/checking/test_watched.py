@@ -53,6 +53,12 @@ def test_what_kernels_read_is_counted():
     }
 
 
+def test_a_buffer_that_is_used_again_is_told():
+    assert score_object(exercise(), watched.right).passed
+    told = score_object(exercise(), watched.one_buffer_for_all).first_failure.problem.difference
+    assert told == "the first result: expected left as it was (return a copy: .clone()), got changed by a later call"
+
+
 def counted(outcome):
     """All rows together."""
     return {key: tuple(int(torch.as_tensor(count).sum()) for count in counts) for key, counts in outcome.traffic.items()}

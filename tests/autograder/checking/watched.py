@@ -140,3 +140,12 @@ def hands_back(w):
     copies[(1,)](w, back, len(w), BLOCK=64)
     copies[(1,)](2 * back, y, len(w), BLOCK=64)
     return y
+
+
+BUFFERS = {}
+
+
+def one_buffer_for_all(w):
+    y = BUFFERS.setdefault(w.shape, torch.empty_like(w))
+    twice[(triton.cdiv(len(w), 16),)](w, y, len(w), TIMES=1, BLOCK=16)
+    return y

@@ -1,6 +1,7 @@
 """Answers on many draws of the inputs: the luck of a seed decides no point, for or against an answer.
 
-A sample by default; whoever changes cases tries `pytest tests/autograder/exercises/test_many_seeds.py --seeds 200 -k "unit."`.
+Takes minutes, and runs only when asked for: `pytest tests/autograder/exercises/test_many_seeds.py --seeds 200 -k "unit."`, by
+whoever changes cases. Three seeds of right answers are tried in `test_exercises.py`.
 """
 
 import pytest
@@ -9,23 +10,26 @@ from autograder.checking.exercise import Exercise
 from autograder.checking.score import score_declared, score_object
 from autograder.exercises import all_exercises
 
-SAMPLE = 3
-LONG = ("lottery_tickets.", "sparsegpt.n_m", "sparsegpt.prune", "optimal_brain.surgeon", "two_four.linear")  # seconds a seed
-
 
 def in_the_interpreter(exercise: Exercise) -> bool:
     """Whether its kernels are watched: a case takes seconds, and the sums that it compares are of few numbers."""
     return any(case.watched is not None for stage in exercise.stages for case in exercise.cases(stage, "public"))
 
 
-EXERCISES = [exercise for exercise in all_exercises() if not in_the_interpreter(exercise)]
+each = pytest.mark.parametrize(
+    "exercise", [exercise for exercise in all_exercises() if not in_the_interpreter(exercise)], ids=lambda exercise: exercise.id
+)
 
 
-@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
-def test_right_answers_are_right_on_every_seed(exercise, request):
-    seeds = request.config.getoption("--seeds") or SAMPLE * (not exercise.id.startswith(LONG))
+@pytest.fixture
+def seeds(request) -> list[str]:
+    return [f"seed {i}" for i in range(request.config.getoption("--seeds"))]
+
+
+@each
+def test_right_answers_are_right_on_every_seed(exercise, seeds):
     failed = {}
-    for seed in map("seed {}".format, range(seeds)):
+    for seed in seeds:
         for style, answer in {"the reference": exercise.reference, **exercise.accepted}.items():
             verdict = score_object(exercise, answer, seed)
             if not verdict.passed:
@@ -33,13 +37,10 @@ def test_right_answers_are_right_on_every_seed(exercise, request):
     assert failed == {}
 
 
-@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
-def test_a_mistake_passes_the_same_stages_on_every_seed(exercise, request):
-    seeds = request.config.getoption("--seeds")
-    if not seeds:
-        pytest.skip("takes minutes: every stage of every declared mistake; see --seeds")
+@each
+def test_a_mistake_passes_the_same_stages_on_every_seed(exercise, seeds):
     passed = {mistake.name: set() for mistake in exercise.misconceptions}
-    for seed in map("seed {}".format, range(seeds)):
+    for seed in seeds:
         for mistake in exercise.misconceptions:
             stages = score_declared(exercise, mistake.wrong, seed).stages
             passed[mistake.name].add(tuple(stage.name for stage in stages if stage.passed))
