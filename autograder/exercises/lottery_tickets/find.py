@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from autograder.checking.exercise import Exercise
-from autograder.exercises.lottery_tickets.drop_global import drop_smallest_of_all
+from autograder.exercises.lottery_tickets.drop_global_mistakes import drop_smallest_of_all
 from autograder.exercises.lottery_tickets.find_mistakes import find_tickets, mistakes
 from autograder.exercises.lottery_tickets.fixtures import CLASSES, Snapshot, pairs_apart, training
 from autograder.inside.case import call, script

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from autograder.checking.exercise import Mistakes
-from autograder.exercises.lottery_tickets.drop_global import drop_smallest_of_all, joint, left_in
+from autograder.exercises.lottery_tickets.drop_global_mistakes import drop_smallest_of_all, joint, left_in
 from autograder.exercises.lottery_tickets.fixtures import Snapshot, linear_layers
 
 
