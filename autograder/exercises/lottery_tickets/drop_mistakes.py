@@ -1,5 +1,7 @@
 """Mistakes of exercise 6.1, and the parts that they vary."""
 
+import math
+
 import torch
 from torch import Tensor
 
