@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from sparsity_edu.data import python_docs
-from sparsity_edu.kernels.sparse_attention import compiled
 from sparsity_edu.kv_cache import ATTENTION, FullCache, H2OCache, QuestCache, WindowCache
 from sparsity_edu.kv_cache.policy import PolicyLayer, dense_attention
 from sparsity_edu.models import load, tokens
@@ -67,7 +66,7 @@ def steps(dtype: torch.dtype, device: str) -> Table:
     few = [torch.randn(1, HEADS, BUDGET, DIM, dtype=dtype, device=device) for _ in range(3)]
     step(h2o, *few)
     kind = str(dtype).removeprefix("torch.")
-    how = "kernels" if device == "cuda" else "compiled loops" if compiled() else "torch"
+    how = "kernels" if device == "cuda" else "compiled loops"
     title = f"{HEADS} heads of {DIM}, budget {BUDGET}, {kind}, pages read by {how}: ms, and times as fast as the faster full"
     rows = table(title, "tokens", "sdpa", "products", "Quest", "", "bytes", "H2O", "")
     for length in tqdm(LENGTHS, desc=kind, leave=False):
