@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "kv_cache"  # for `set_attn_implementation` and `from_pretrained(..., attn_implementation=)`
 POSITIONS = ("true", "cache")
+NOT_PLAIN = {"softcap": "Gemma 2", "s_aux": "GPT-OSS", "position_bias": "T5"}  # what else goes into a softmax, and whose
 
 
 class PolicyLayer(CacheLayerMixin):
@@ -150,7 +151,14 @@ def attend(
 
     Returns:
         (batch, q, heads, head_dim), and no probabilities.
+
+    Raises:
+        ValueError: the model's attention is no plain softmax of scaled products.
     """
+    for name, family in NOT_PLAIN.items():
+        if kwargs.get(name) is not None:
+            plain = "a plain softmax of scaled products"
+            raise ValueError(f"the attention of a model must be {plain}, got {type(module).__name__} with {name} (as {family})")
     layer = getattr(key, "policy", None)
     if layer is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

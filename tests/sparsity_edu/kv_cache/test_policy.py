@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 from small_models import FAMILIES, LENGTH, allocated, batch, small_model, unpadded, written
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, Gemma2Config, GptOssConfig
 
 from sparsity_edu.kv_cache import ATTENTION, FullCache, H2OCache, QuestCache, WindowCache, attending
 from sparsity_edu.kv_cache.policy import PolicyCache
@@ -35,6 +35,7 @@ SMALL = {
     "quest, sum": lambda: QuestCache(BUDGET, 3, dense_layers=0, group="sum"),
     "quest, evaluation": lambda: QuestCache(BUDGET, 4, dense_layers=0, convention="evaluation"),
 }
+WIDTHS = {"vocab_size": 9, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 ALL_SMALL = pytest.mark.parametrize("policy", SMALL)
 
 
@@ -194,6 +195,18 @@ def test_another_attention_is_refused_and_can_be_lent():
         tokens, _ = written(model, given, H2OCache(BUDGET))
     assert model.config._attn_implementation == "sdpa"
     assert torch.equal(tokens, written(small_model(), given, H2OCache(BUDGET))[0])
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(GptOssConfig(num_local_experts=2, **WIDTHS), "s_aux"), (Gemma2Config(head_dim=8, **WIDTHS), "softcap")],
+    ids=["GPT-OSS", "Gemma 2"],
+)
+def test_another_softmax_is_refused(config, name):
+    """Gemma's cap on scores, GPT-OSS's sink without a key: left out, they would change every word, and nobody would know."""
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with attending(model), pytest.raises(ValueError, match=f"attention of a model must be a plain softmax .* with {name}"):
+        model(torch.tensor([[1, 2, 3]]), past_key_values=FullCache())
 
 
 @pytest.mark.parametrize("make", [FullCache, lambda: QuestCache(BUDGET, 4, dense_layers=0)], ids=["full", "quest"])
