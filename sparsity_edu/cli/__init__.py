@@ -10,6 +10,7 @@ from sparsity_edu.cli.compare import compare
 from sparsity_edu.cli.errors import one_sentence
 from sparsity_edu.cli.fetch import fetch
 from sparsity_edu.cli.generate import generate
+from sparsity_edu.cli.needle import needle
 from sparsity_edu.cli.perplexity import perplexity
 from sparsity_edu.cli.prune import prune
 from sparsity_edu.cli.shrink import shrink
@@ -20,5 +21,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fetch, perplexity, prune, compare, shrink, generate):
+for command in (fetch, perplexity, prune, compare, shrink, generate, needle):
     app.command()(one_sentence(command))

@@ -82,7 +82,7 @@ class PolicyLayer(CacheLayerMixin):
 
     @property
     def bytes_read(self) -> int:
-        """What the newest token had to read of keys, values and bounds, each number once."""
+        """What the newest token had to read of keys, values and bounds: once, but where query heads choose pages for each."""
         raise NotImplementedError
 
     def get_seq_length(self) -> int:

@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 from sparsity_edu import kv_cache, models
 from sparsity_edu.cli import app
 from sparsity_edu.kernels import sparse_attention
+from sparsity_edu.kv_cache.needle import interval, needles
 
 runner = CliRunner()
 PROMPT = "def read(self, size):\n    "
+NEEDLE = ["needle", "tiny", "--lengths", "96", "--budgets", "50%", "--out", "needle.png"]
 GENERATE = ["generate", "tiny", "--prompt", PROMPT]
 ROW = r"(?m)^{} +([\d.]+) +([\d.]*) +([\d.]+) MB +([\d.]+) MB$"
 
@@ -130,6 +132,22 @@ def test_generate_asks_with_the_chat_template_unless_raw(tmp_path):
         ([*GENERATE, "--temperature", "1", "--top-p", "1.5"], r"--top-p must be in \(0, 1\], got 1.5"),
         ([*GENERATE, "--top-p", "0.5"], "--top-k and --top-p need a --temperature above 0"),
         ([*GENERATE, "--seed", "-1"], "--seed must be at least 0, got -1"),
+        ([*NEEDLE, "--lengths", "many"], "--lengths must be numbers of tokens with commas between them, got 'many'"),
+        ([*NEEDLE, "--lengths", "0"], "--lengths must be numbers of tokens .*, got '0'"),
+        ([*NEEDLE, "--lengths", ","], "--lengths must be a list with commas such as 512,1024, got ','"),
+        ([*NEEDLE, "--cache", "h2o,lru"], "--cache must be window, sinks, h2o, quest with commas between them, got 'lru'"),
+        ([*NEEDLE, "--cache", "full"], "--cache must be window, .*, got 'full'"),
+        ([*NEEDLE, "--budgets", "0"], "--budgets must be tokens, or shares from 0% to 100%, .*, got '0'"),
+        ([*NEEDLE, "--budgets", "0%"], "--budgets must be tokens, .*, got '0%'"),
+        ([*NEEDLE, "--budgets", "101%"], "--budgets must be tokens, .*, got '101%'"),
+        ([*NEEDLE, "--budgets", "0.5"], "--budgets must be tokens, .*, got '0.5'"),
+        ([*NEEDLE, "--budgets", "-5%"], "--budgets must be tokens, .*, got '-5%'"),
+        ([*NEEDLE, "--budgets", "2%"], "--budgets must be of at least 5 tokens for sinks, got 2% of 96"),
+        ([*NEEDLE, "--budgets", "10%"], "--budgets must be of at least 16 tokens for quest, got 10% of 96"),
+        ([*NEEDLE, "--budgets", "97"], "--budgets must be at most the 96 tokens of a text, got 97"),
+        ([*NEEDLE, "--trials", "0"], "--trials must be at least 1, got 0"),
+        ([*NEEDLE, "--budgets", "50%", "--out", "needle.xyz"], "--out must end in one of .png, .*, got needle.xyz"),
+        ([*NEEDLE, "--budgets", "50%", "--out", "empty/needle.png"], "--out cannot be written, .*: empty/needle.png"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch, arguments, sentence):
@@ -191,3 +209,42 @@ def test_a_model_of_another_family_that_does(tmp_path):
     models.load("tiny").tokenizer.save_pretrained(tmp_path)
     arguments = ["generate", str(tmp_path), "--prompt", "a b c d", "--cache", "quest:16", "--max-new-tokens", "40"]
     assert runner.invoke(app, arguments).exit_code == 0
+
+
+def test_needle_prints_rows_and_draws(tmp_path):
+    figure = tmp_path / "new" / "needle.png"
+    options = ["--lengths", "96,128", "--budgets", "25%,64", "--cache", "quest,h2o", "--trials", "3", "--dtype", "bfloat16"]
+    result = runner.invoke(app, ["needle", "tiny", *options, "--out", str(figure)])
+    assert result.exit_code == 0, result.output
+    rows = re.findall(r"(?m)^(\d+) +(\w+) +(\d+) +(\d) of 3 +([\d.]+) - ([\d.]+) +([\d.]+)%$", result.stdout)
+    settings = [("quest", 24), ("quest", 64), ("h2o", 24), ("h2o", 64)]
+    longer = [("quest", 32), ("quest", 64), ("h2o", 32), ("h2o", 64)]
+    expected = [(96, "full", 96), *((96, *s) for s in settings), (128, "full", 128), *((128, *s) for s in longer)]
+    assert [(int(length), name, int(budget)) for length, name, budget, *_ in rows] == expected
+    for length, name, budget, found, low, high, read in rows:
+        assert (float(low), float(high)) == pytest.approx(interval(int(found), 3), abs=0.006)
+        if name != "quest":  # the newest token, too, and what was asked until the first wrong one
+            most, least = int(budget) + (name == "h2o"), int(length) + 4
+            assert 100 * most / least <= float(read) + 0.1
+            assert float(read) <= 100 * most / (int(length) - 8) + 0.1 if name == "h2o" else float(read) == 100.0
+    assert max(map(len, result.stdout.replace(str(tmp_path), "").splitlines())) <= 80
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_needle_is_the_same_with_the_same_seed_and_keeps_its_table(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    hidden = []
+    original = needles
+    monkeypatch.setattr("sparsity_edu.kv_cache.needle.needles", lambda *a, **k: hidden.append(original(*a, **k)) or hidden[-1])
+    for seed in ("4", "4", "5"):
+        options = ["--budgets", "48", "--cache", "window", "--trials", "2", "--seed", seed, "--out", str(tmp_path / "n.png")]
+        result = runner.invoke(app, [*NEEDLE, *options])
+        assert result.exit_code == 1
+        assert len(re.findall(r"(?m)^96 +(?:full|window) ", result.stdout)) == 2
+        assert result.stderr.splitlines()[-1].startswith("error: --out cannot be written, No space left on device: ")
+    first, second, other = ([one.context.tolist() for one in made] for made in hidden)
+    assert first == second
+    assert first != other
