@@ -7,6 +7,8 @@ A step attends first, to what was held and to its own tokens, and forgets afterw
 between steps, one more takes part in a step of decoding, and a prompt is read in full.
 """
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -91,9 +93,9 @@ class EvictingLayer(PolicyLayer):
         super().reset()
         self.newest = None  # key and value of a token that has no slot yet
 
+    @abstractmethod
     def worth(self) -> Tensor:
         """(batch, 1 or heads, held): tokens that are worth least go first; of the held, in the order of slots."""
-        raise NotImplementedError
 
     def learn(self, attention: Tensor) -> None:
         """What tokens got from the newest queries, float32 (batch, heads, held), the newest token last."""

@@ -156,6 +156,14 @@ class _TogetherLayer(PolicyLayer):
         self.given = None
         return out
 
+    @property
+    def kept(self) -> Tensor:
+        return self.layers[0].kept
+
+    @property
+    def bytes_read(self) -> int:
+        return self.layers[0].bytes_read
+
 
 def _together(caches: Sequence[PolicyCache]) -> PolicyCache:
     """A cache that fills empty ones with the same prompt."""

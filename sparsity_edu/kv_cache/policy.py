@@ -9,6 +9,7 @@ Masks are made for all tokens that were ever seen, so they say of every kept tok
 of a window of the model. What attends to all that was seen is the call that `transformers` makes itself, to the last bit.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ NOT_PLAIN = {"softcap": "Gemma 2", "s_aux": "GPT-OSS", "position_bias": "T5"}  #
 
 
 class PolicyLayer(CacheLayerMixin):
-    """What one layer of a model keeps. A policy says in `forget` what goes, or in `attend` what is looked at.
+    """What one layer of a model keeps. A policy says in `append` and `attend` what goes, and what is looked at.
 
     A column is the place of a token in the whole text with its padding, which masks go by.
     """
@@ -65,14 +66,14 @@ class PolicyLayer(CacheLayerMixin):
         self.keys, self.values = join(self.keys, k), join(self.values, v)
         return self.keys, self.values
 
+    @abstractmethod
     def attend(self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **kwargs) -> Tensor:
         """Attention of the newest tokens, (batch, q, heads, head_dim), over all that is held."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def kept(self) -> Tensor:
         """int64 (batch, 1 or heads, held): the columns of the tokens that are held, ascending."""
-        raise NotImplementedError
 
     @property
     def bytes_held(self) -> int:
@@ -81,9 +82,9 @@ class PolicyLayer(CacheLayerMixin):
         return sum(x.numel() * x.element_size() for x in kept if x is not None)
 
     @property
+    @abstractmethod
     def bytes_read(self) -> int:
         """What the newest token had to read of keys, values and bounds: once, but where query heads choose pages for each."""
-        raise NotImplementedError
 
     def get_seq_length(self) -> int:
         return self.seen  # not what is held: positions and masks follow from it
