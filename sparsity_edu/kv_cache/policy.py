@@ -111,7 +111,7 @@ class PolicyLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         kind = type(self).__name__
-        raise NotImplementedError(f"{kind} cannot take tokens back, as assisted generation wants: what it forgot is gone")
+        raise NotImplementedError(f"{kind} cannot take tokens back: what it forgot is gone")
 
 
 class PolicyCache(Cache):
@@ -125,6 +125,13 @@ class PolicyCache(Cache):
             needed = f'call model.set_attn_implementation("{ATTENTION}") first, and take a new cache'
             raise RuntimeError(f"the model does not let the cache attend: {needed}")
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def activate_past_recording(self) -> None:
+        """What assisted generation calls before it begins."""
+        if not self.layer_class_to_replicate().is_croppable:
+            kind, wants = type(self).__name__, "which reads guesses side by side and takes tokens back"
+            raise NotImplementedError(f"{kind} is not for assisted generation, {wants}")
+        super().activate_past_recording()
 
     @property
     def bytes_held(self) -> int:

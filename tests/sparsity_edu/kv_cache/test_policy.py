@@ -227,6 +227,20 @@ def test_tokens_can_be_taken_back_where_nothing_is_forgotten(models, make):
         torch.testing.assert_close(model(ids[:, 35:36], past_key_values=other).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("how", ["an assistant", "prompt lookup"])
+def test_assisted_generation_is_right_or_refused(models, how):
+    """Quest, too: it would read all that a guess of several tokens sees, and write what it writes for no token alone."""
+    model, given = models("llama"), {"input_ids": batch(False)["input_ids"][:1].repeat(1, 2)}
+    options = (
+        {"assistant_model": small_model("llama", "sdpa", seed=9)} if how == "an assistant" else {"prompt_lookup_num_tokens": 3}
+    )
+    plain, _ = written(small_model("llama", "sdpa"), given, DynamicCache())
+    assert torch.equal(written(model, given, FullCache(), **options)[0], plain)
+    for make in SMALL.values():
+        with pytest.raises(NotImplementedError, match="Cache is not for assisted generation"):
+            written(model, given, make(), **options)
+
+
 def test_what_was_forgotten_cannot_be_taken_back(models):
     cache = H2OCache(BUDGET)
     written(models("llama"), batch(), cache, count=2)
