@@ -2,6 +2,10 @@
 
     python benchmarks/kv_cache.py [steps] [model] [--device cuda] [--out benchmarks/results]
 
+On a CPU of two cores on which nothing else runs: both parts in both dtypes take about a quarter of an hour and 10 GB, with
+
+    OMP_NUM_THREADS=2 python benchmarks/kv_cache.py --device cpu
+
 A step is one token through one layer of the size of Llama-2-7B's: its key and value are taken in, pages are chosen, and it
 attends. Ways take turns; the fastest of several rounds counts. What reads all is the faster of torch's
 `scaled_dot_product_attention` and of two matrix products. Quest's paper has 7.03 times as fast for 32k tokens and the same
