@@ -2,7 +2,7 @@
 
     python benchmarks/kv_cache.py [steps] [model] [--device cuda] [--out benchmarks/results]
 
-On a CPU of two cores on which nothing else runs: both parts in both dtypes take about a quarter of an hour and 10 GB, with
+Times mean something only where nothing else runs. For results/kv_cache_cpu.txt, on two cores, both parts in both dtypes:
 
     OMP_NUM_THREADS=2 python benchmarks/kv_cache.py --device cpu
 
