@@ -75,8 +75,9 @@ def generate(
         table = Rows(f"{model}, {dtype}", cache=12, prompt_s=9, tokens_per_s=13, held=12, read_per_token=15)
         if cache != "full":
             full = kv_cache.FullCache()
-            options |= {"max_new_tokens": count, "min_new_tokens": count}
-            beside = _write(language_model, ids, full, seed, show=False, **options)
+            never = language_model.model.get_input_embeddings().num_embeddings  # or it might stop before the other did
+            options |= {"eos_token_id": never, "pad_token_id": 0}
+            beside = _write(language_model, ids, full, seed, show=False, max_new_tokens=count, **options)
             _add(table, "full", beside, full)
         _add(table, cache, wrote, held)
     if cache != "full":

@@ -92,6 +92,27 @@ def test_generate_with_an_ample_budget_says_that_full_writes_the_same():
     assert re.search(ROW.format("full"), one.stdout)[2] == ""  # a single token has no speed
 
 
+def test_generate_stops_where_the_model_does_and_compares_that_far(tmp_path):
+    """A model with settings of its own, for sampling too; a full cache is measured on as many tokens, whatever it writes."""
+    model, tokenizer = models.load("tiny")
+    ids = model.generate(**tokenizer(PROMPT, return_tensors="pt"), max_new_tokens=30, do_sample=False)[0]
+    new = ids[len(tokenizer(PROMPT)["input_ids"]) :].tolist()
+    last = next(i for i, token in enumerate(new) if i > 5 and token not in new[:i])
+    model.generation_config.update(eos_token_id=new[last], do_sample=True, temperature=0.6, top_k=20, top_p=0.9)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    arguments = ["generate", str(tmp_path), "--prompt", PROMPT, "--cache"]
+    ample = runner.invoke(app, [*arguments, "h2o:400"])
+    assert f"wrote       {last + 1} tokens" in ample.stdout
+    assert "full would have written the same." in ample.stdout
+    few = runner.invoke(app, [*arguments, "window:4", "--max-new-tokens", "40"])
+    held = re.search(ROW.format("full"), few.stdout)[4]
+    count = int(re.search(r"wrote +(\d+) tokens", few.stdout)[1])
+    full = kv_cache.FullCache()
+    written(full, count)
+    assert float(held) == pytest.approx(full.bytes_read / 1e6, abs=0.051)
+
+
 def test_generate_asks_with_the_chat_template_unless_raw(tmp_path):
     model, tokenizer = models.load("tiny")
     tokenizer.chat_template = "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}### answer:"
