@@ -14,7 +14,7 @@ import typer
 from sparsity_edu.cli.caches import Dtype, DtypeOption, cache_of, need_attention
 from sparsity_edu.cli.errors import Refused, at_least, named
 from sparsity_edu.cli.options import Model
-from sparsity_edu.cli.show import Rows, fact, line, megabytes, sentence, where_from
+from sparsity_edu.cli.show import Rows, fact, line, sentence, where_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,7 @@ def generate(
         fact("prompt", f"{ids.shape[1]} tokens{', with the chat template' if chat else ''}")
         fact("wrote", f"{count} tokens")
         where_from(model)
-        table = Rows(f"{model}, {dtype}", cache=12, prompt_s=9, tokens_per_s=13, held=12, read_per_token=15)
+        table = Rows(f"{model}, {dtype}", cache=12, prompt_s=9, tokens_per_s=13, bytes_held=16, bytes_read_per_token=21)
         if cache != "full":
             full = kv_cache.FullCache()
             never = language_model.model.get_input_embeddings().num_embeddings  # or it might stop before the other did
@@ -177,7 +177,7 @@ def _write(language_model: LanguageModel, ids: Tensor, cache: PolicyCache, seed:
 
 def _add(table: Rows, name: str, wrote: Written, cache: PolicyCache) -> None:
     speed = "" if wrote.step is None else f"{1 / wrote.step:.1f}"
-    table.add(name, f"{wrote.prompt:.2f}", speed, megabytes(cache.bytes_held), megabytes(cache.bytes_read))
+    table.add(name, f"{wrote.prompt:.2f}", speed, f"{cache.bytes_held:,}", f"{cache.bytes_read:,}")
 
 
 def _in_common(a: list[int], b: list[int]) -> int:
