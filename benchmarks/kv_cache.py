@@ -2,6 +2,10 @@
 
     python benchmarks/kv_cache.py [steps] [model] [--device cuda] [--out benchmarks/results]
 
+Times mean something only where nothing else runs. For results/kv_cache_cpu.txt, on two cores, both parts in both dtypes:
+
+    OMP_NUM_THREADS=2 python benchmarks/kv_cache.py --device cpu
+
 A step is one token through one layer of the size of Llama-2-7B's: its key and value are taken in, pages are chosen, and it
 attends. Ways take turns; the fastest of several rounds counts. What reads all is the faster of torch's
 `scaled_dot_product_attention` and of two matrix products. Quest's paper has 7.03 times as fast for 32k tokens and the same
@@ -23,7 +27,6 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from sparsity_edu.data import python_docs
-from sparsity_edu.kernels.sparse_attention import compiled
 from sparsity_edu.kv_cache import ATTENTION, FullCache, H2OCache, QuestCache, WindowCache
 from sparsity_edu.kv_cache.policy import PolicyLayer, dense_attention
 from sparsity_edu.models import load, tokens
@@ -67,7 +70,7 @@ def steps(dtype: torch.dtype, device: str) -> Table:
     few = [torch.randn(1, HEADS, BUDGET, DIM, dtype=dtype, device=device) for _ in range(3)]
     step(h2o, *few)
     kind = str(dtype).removeprefix("torch.")
-    how = "kernels" if device == "cuda" else "compiled loops" if compiled() else "torch"
+    how = "kernels" if device == "cuda" else "compiled loops"
     title = f"{HEADS} heads of {DIM}, budget {BUDGET}, {kind}, pages read by {how}: ms, and times as fast as the faster full"
     rows = table(title, "tokens", "sdpa", "products", "Quest", "", "bytes", "H2O", "")
     for length in tqdm(LENGTHS, desc=kind, leave=False):

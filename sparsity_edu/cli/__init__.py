@@ -1,4 +1,5 @@
-"""The command line `sparsity-edu`: fetch a model, measure its perplexity, prune it, compare ways to prune it, shrink it.
+"""The command line `sparsity-edu`: fetch a model, measure its perplexity, prune it, compare ways to prune it,
+shrink it; write with it, and find needles, with caches of few tokens.
 
 A file per command. Heavy imports wait until an option has been looked at: `--help`, and what is wrong, come at once.
 """
@@ -8,6 +9,8 @@ import typer
 from sparsity_edu.cli.compare import compare
 from sparsity_edu.cli.errors import one_sentence
 from sparsity_edu.cli.fetch import fetch
+from sparsity_edu.cli.generate import generate
+from sparsity_edu.cli.needle import needle
 from sparsity_edu.cli.perplexity import perplexity
 from sparsity_edu.cli.prune import prune
 from sparsity_edu.cli.shrink import shrink
@@ -18,5 +21,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fetch, perplexity, prune, compare, shrink):
+for command in (fetch, perplexity, prune, compare, shrink, generate, needle):
     app.command()(one_sentence(command))

@@ -7,16 +7,15 @@ by channel: from them, a sixteenth of the cache, it says which pages can matter 
     page_scores      what no token of a page can exceed
     sparse_decode    attention over the pages that are chosen, in splits that run side by side
 
-On a GPU, and in the interpreter, kernels do it (sparse_attention_kernels.py); on a CPU compiled loops where numba is installed
-(sparse_attention_cpu.py), otherwise torch.
+On a GPU, and in the interpreter, kernels do it (sparse_attention_kernels.py); on a CPU, in float32 and bfloat16, compiled loops
+(sparse_attention_cpu.py); torch does it in other dtypes, and on devices that neither knows.
 """
-
-import functools
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparsity_edu.kernels import sparse_attention_cpu as loops
 from sparsity_edu.kernels.devices import processors, runs_kernels
 
 
@@ -60,7 +59,7 @@ def page_scores(q: Tensor, low: Tensor, high: Tensor) -> Tensor:
         raise ValueError(f"high must be like low, {wanted}, got {got}")
     batch, kv_heads, pages, dim = low.shape
     if not runs_kernels(q):
-        if (loops := compiled()) and loops.can_run(q):
+        if loops.can_run(q):
             return loops.score_pages(queries, low, high).view(*q.shape[:2], pages)
         least, most, queries = low.float(), high.float(), queries.float()
         # a positive q_d takes the largest key, a negative one the smallest
@@ -128,8 +127,8 @@ def sparse_decode(
     scale = dim**-0.5 if scale is None else scale
     queries = q.view(batch, pages.shape[1], heads // pages.shape[1], dim)  # those of a list
     if not runs_kernels(q):
-        rows = torch.tensor([[0, 0, tokens]]).expand(batch, 3) if rows is None else rows
-        decode = loops.decode if (loops := compiled()) and loops.can_run(q) else _decode_on_cpu
+        rows = torch.tensor([[0, 0, tokens]], device=q.device).expand(batch, 3) if rows is None else rows
+        decode = loops.decode if loops.can_run(q) else _decode_in_torch
         return decode(queries, keys, values, pages, page, scale, rows).view_as(q)
     import triton.language as tl
 
@@ -156,26 +155,17 @@ def sparse_decode(
     return y
 
 
-@functools.cache
-def compiled():
-    """The module of compiled loops, or None without numba."""
-    try:
-        from sparsity_edu.kernels import sparse_attention_cpu
-    except ImportError:
-        return None
-    return sparse_attention_cpu
-
-
-def _decode_on_cpu(
+def _decode_in_torch(
     queries: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: int, scale: float, rows: Tensor
 ) -> Tensor:
-    """An embedding is the fastest way to copy rows that lie apart."""
+    """Copies the pages; an embedding is the fastest way to copy rows that lie apart."""
     batch, kv_heads, tokens, dim = keys.shape
     lists = pages.shape[1]
     begin, first, end = rows.reshape(batch, 3, 1, 1).unbind(dim=1)
-    token = begin + (pages.long()[..., None] * page + torch.arange(page)).flatten(2)  # (batch, lists, n * page)
+    inside = torch.arange(page, device=pages.device)
+    token = begin + (pages.long()[..., None] * page + inside).flatten(2)  # (batch, lists, n * page)
     there = (pages >= 0).repeat_interleave(page, dim=2) & (token >= first) & (token < end)
-    head = torch.arange(batch * lists).view(batch, lists, 1) // (lists // kv_heads)  # of keys
+    head = torch.arange(batch * lists, device=pages.device).view(batch, lists, 1) // (lists // kv_heads)  # of keys
     row = head * tokens + token.clamp(0, tokens - 1)
     k, v = (F.embedding(row, cache.reshape(-1, dim)) for cache in (keys, values))
     scores = (queries.float() @ k.float().mT * scale).masked_fill(~there[:, :, None], -torch.inf)

@@ -1,10 +1,12 @@
 """`sparse_attention` on a CPU, compiled by numba: bounds and chosen pages are read once, where they are.
 
 Torch would copy the pages, and turn numbers of 16 bits into copies of 32. A bfloat16 is the upper half of a float32: it comes
-in as uint16 and is shifted. Numba is optional; without it torch does the work (sparse_attention.py).
+in as uint16 and is shifted. Numba on a CPU has no float16.
 """
 
 import functools
+import os
+import threading
 from collections.abc import Callable
 
 import numba
@@ -15,6 +17,8 @@ from torch import Tensor
 PAGES = 64  # of a task
 ALONE = 2**18  # numbers that one thread reads in less than a tenth of a millisecond
 FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; infinities stay
+THREADS = threading.Lock()  # for one caller at a time: numba ends a process that calls its threads from two of its own
+os.register_at_fork(after_in_child=lambda: THREADS.acquire(blocking=False))  # and a forked one, which has no such threads
 
 
 def can_run(x: Tensor) -> bool:
@@ -25,7 +29,7 @@ def can_run(x: Tensor) -> bool:
 def score_pages(queries: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """`page_scores` of queries (batch, kv_heads, group, head_dim): float32, (batch, kv_heads, group, pages)."""
     scores = torch.empty(*queries.shape[:3], low.shape[2])
-    _fitting(_score, low.numel())(*(_flat(x) for x in (queries.float(), low, high, scores)))
+    _run(_score, low.numel(), *(_flat(x) for x in (queries.float(), low, high, scores)))
     return scores
 
 
@@ -33,17 +37,21 @@ def decode(queries: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: i
     """`sparse_decode` of queries (batch, lists, group, head_dim), with rows given."""
     y = torch.empty(queries.shape)
     given = (_flat(x) for x in (queries.float() * scale, keys, values, pages.long()))
-    _fitting(_attend, pages.numel() * page * keys.shape[3])(*given, rows.numpy(), keys.shape[1], page, _flat(y))
+    _run(_attend, pages.numel() * page * keys.shape[3], *given, rows.numpy(), keys.shape[1], page, _flat(y))
     return y.to(queries.dtype)
 
 
-def _fitting(loops: Callable, numbers: int) -> Callable:
+def _run(loops: Callable, numbers: int, *arguments) -> None:
     """On as many threads as torch uses, or on this one: for little work others take longer to come than it takes."""
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    if threads == 1 or numbers < ALONE:
-        return _alone(loops)
-    numba.set_num_threads(threads)
-    return loops
+    if threads == 1 or numbers < ALONE or not THREADS.acquire(blocking=False):
+        _alone(loops)(*arguments)
+        return
+    try:
+        numba.set_num_threads(threads)
+        loops(*arguments)
+    finally:
+        THREADS.release()
 
 
 @functools.cache

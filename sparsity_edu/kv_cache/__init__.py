@@ -12,6 +12,7 @@
     quest        everything held, few pages read
     mla          a latent instead of keys and values; low_rank makes one of an existing model's
     sizes        bytes per token of MHA, GQA, MQA and MLA
+    needle       how often a cache finds a line of a long text
 
 policy.py is the frame that they share, eviction.py that of those that forget.
 """

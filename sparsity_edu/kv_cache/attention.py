@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 2**24  # probabilities at a time
+AS_LLAMA = ("llama", "ministral", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")  # how keys are rotated
 
 
 def probabilities(
@@ -59,6 +60,22 @@ def rotate(x: Tensor, angle: Tensor, interleaved: bool = False) -> Tensor:
     a, b, cos, sin = a.float(), b.float(), angle.cos(), angle.sin()
     turned = a * cos - b * sin, b * cos + a * sin
     return (torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)).to(x.dtype)
+
+
+def check_rotation(config) -> None:
+    """Refuse a model whose queries and keys cannot be turned further with `rotate` and all of their channels.
+
+    Others turn some of the channels (Phi, GPT-NeoX), pairs of neighbours (GLM, Cohere), or not in every layer (SmolLM3).
+
+    Args:
+        config: of a `transformers` model.
+
+    Raises:
+        ValueError: its family is not known to do as Llama does.
+    """
+    kind = getattr(config, "model_type", None)
+    if kind not in (None, *AS_LLAMA) or config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError(f"model must rotate its keys as Llama does, one of {', '.join(AS_LLAMA)}, got {kind}")
 
 
 def rotary_frequencies(config, dim: int, device: torch.device | str = "cpu") -> tuple[Tensor, float]:

@@ -7,10 +7,12 @@ A step attends first, to what was held and to its own tokens, and forgets afterw
 between steps, one more takes part in a step of decoding, and a prompt is read in full.
 """
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
-from sparsity_edu.kv_cache.attention import probabilities, rotary_frequencies, rotate
+from sparsity_edu.kv_cache.attention import check_rotation, probabilities, rotary_frequencies, rotate
 from sparsity_edu.kv_cache.policy import POSITIONS, PolicyLayer, dense_attention, is_visible
 
 
@@ -91,9 +93,9 @@ class EvictingLayer(PolicyLayer):
         super().reset()
         self.newest = None  # key and value of a token that has no slot yet
 
+    @abstractmethod
     def worth(self) -> Tensor:
         """(batch, 1 or heads, held): tokens that are worth least go first; of the held, in the order of slots."""
-        raise NotImplementedError
 
     def learn(self, attention: Tensor) -> None:
         """What tokens got from the newest queries, float32 (batch, heads, held), the newest token last."""
@@ -200,6 +202,7 @@ class EvictingLayer(PolicyLayer):
     ) -> tuple[Tensor, Tensor]:
         """Angles from true positions to places among the held tokens, of keys and of queries. Turning adds up: a key that came
         rotated at position 70 and stands at place 5 is turned back by 65."""
+        check_rotation(module.config)
         q, heads = query.shape[2], query.shape[1]
         frequencies, _ = rotary_frequencies(module.config, query.shape[-1], query.device)
         padding = self.seen - 1 - position_ids[:, -1]  # (batch,) or (1,): columns before position 0

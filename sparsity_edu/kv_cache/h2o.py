@@ -122,7 +122,8 @@ class H2OCache(PolicyCache):
                 larger by the size of the group.
             normalize: divide scores by the number of queries that could see the token (kvpress); the authors do not.
             positions: "true", keys stay rotated at their positions in the text (the authors' `H2OLlamaAttention`), or "cache",
-                queries and keys are rotated by their place among the tokens that are held (`H2OLlamaAttention_streaming`).
+                queries and keys are rotated by their place among the tokens that are held (`H2OLlamaAttention_streaming`), for
+                models that rotate as Llama does.
 
         Raises:
             ValueError: an argument is not allowed.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from sparsity_edu.kv_cache.attention import rotary_frequencies, rotate
+from sparsity_edu.kv_cache.attention import check_rotation, rotary_frequencies, rotate
 from sparsity_edu.models.layers import decoder_blocks
 
 
@@ -116,12 +116,13 @@ def from_gqa(model: nn.Module, rank: int, calibration: Tensor | None = None, bal
         A copy. Its attention implementation may not be "eager", and it cannot be saved as a `transformers` model.
 
     Raises:
-        ValueError: the model has another layout, or there is no such rank.
+        ValueError: the model has another layout, or rotates keys otherwise, or there is no such rank.
     """
     model = copy.deepcopy(model)
     blocks = decoder_blocks(model)
     if blocks is None or not all(hasattr(block.self_attn, "k_proj") for block in blocks if hasattr(block, "self_attn")):
         raise ValueError(f"model must be a transformers decoder of the Llama layout, got {type(model).__name__}")
+    check_rotation(model.config)
     inputs = [None] * len(blocks) if calibration is None else _input_statistics(model, calibration)
     for block, known in zip(blocks, inputs, strict=True):
         k, v = block.self_attn.k_proj, block.self_attn.v_proj

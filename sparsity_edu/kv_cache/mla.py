@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from sparsity_edu.kv_cache.attention import rotary_frequencies, rotate
 from sparsity_edu.kv_cache.low_rank import from_gqa
 
-__all__ = ["FORMS", "MLA", "LatentCache", "Shape", "absorbed_attention", "cost", "from_gqa", "latent", "naive_attention"]
+__all__ = ["FORMS", "MLA", "LatentCache", "Shape", "cost", "from_gqa", "latent", "latent_attention"]
 FORMS = ("naive", "absorbed")
 
 
@@ -56,7 +56,7 @@ def latent(x: Tensor, W: Tensor, norm: Tensor, eps: float = 1e-6, bias: Tensor |
     return F.rms_norm(c, norm.shape, norm, eps), k_rope
 
 
-def naive_attention(
+def latent_attention(
     q_nope: Tensor,
     q_rope: Tensor,
     c: Tensor,
@@ -65,8 +65,10 @@ def naive_attention(
     W_uv: Tensor,
     scale: float | None = None,
     mask: Tensor | None = None,
+    *,
+    form: str,
 ) -> Tensor:
-    """Attention over keys and values that are unpacked from the latents.
+    """Attention over tokens of which latents are stored.
 
     Args:
         q_nope: (batch, q, heads, nope).
@@ -77,38 +79,33 @@ def naive_attention(
         W_uv: (heads, value, d_c).
         scale: of the scores. Default: 1 / sqrt(nope + rope).
         mask: boolean (batch, q, tokens), True = attend. Default: causal.
+        form: "naive", keys and values are unpacked, or "absorbed", W_UK goes into the query and W_UV behind the sum.
 
     Returns:
-        (batch, q, heads, value).
+        (batch, q, heads, value), the same of both forms.
 
-    Source: DeepSeek-AI 2024, eq. 10-18.
+    Raises:
+        ValueError: `form` is unknown.
+
+    Source: DeepSeek-AI 2024, eq. 10-18 and sec. 2.1.2; both are in their inference/model.py.
     """
-    k = torch.einsum("btr,hnr->bthn", c, W_uk)
-    v = torch.einsum("btr,hvr->bthv", c, W_uv)
-    scores = torch.einsum("bqhn,bthn->bhqt", q_nope, k) + torch.einsum("bqhd,btd->bhqt", q_rope, k_rope)
-    return torch.einsum("bhqt,bthv->bqhv", _softmax(scores, q_nope, q_rope, scale, mask), v)
-
-
-def absorbed_attention(
-    q_nope: Tensor,
-    q_rope: Tensor,
-    c: Tensor,
-    k_rope: Tensor,
-    W_uk: Tensor,
-    W_uv: Tensor,
-    scale: float | None = None,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """The same, on the latents themselves: W_UK goes into the query, W_UV behind the sum.
-
-    Args and result are those of `naive_attention`.
-
-    Source: DeepSeek-AI 2024, sec. 2.1.2, and their inference/model.py.
-    """
+    check_form(form)
+    scores = torch.einsum("bqhd,btd->bhqt", q_rope, k_rope)
+    if form == "naive":
+        k = torch.einsum("btr,hnr->bthn", c, W_uk)
+        v = torch.einsum("btr,hvr->bthv", c, W_uv)
+        scores = scores + torch.einsum("bqhn,bthn->bhqt", q_nope, k)
+        return torch.einsum("bhqt,bthv->bqhv", _softmax(scores, q_nope, q_rope, scale, mask), v)
     q = torch.einsum("bqhn,hnr->bqhr", q_nope, W_uk)
-    scores = torch.einsum("bqhr,btr->bhqt", q, c) + torch.einsum("bqhd,btd->bhqt", q_rope, k_rope)
+    scores = scores + torch.einsum("bqhr,btr->bhqt", q, c)
     looked_at = torch.einsum("bhqt,btr->bqhr", _softmax(scores, q_nope, q_rope, scale, mask), c)
     return torch.einsum("bqhr,hvr->bqhv", looked_at, W_uv)
+
+
+def check_form(form: str) -> None:
+    """Raise a ValueError that says what is wrong."""
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
 
 
 def _softmax(scores: Tensor, q_nope: Tensor, q_rope: Tensor, scale: float | None, mask: Tensor | None) -> Tensor:
@@ -210,8 +207,7 @@ class MLA(nn.Module):
         Raises:
             ValueError: `form` is unknown.
         """
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        check_form(form)
         cache = LatentCache() if cache is None else cache
         if positions is None:
             positions = torch.arange(cache.tokens, cache.tokens + x.shape[1], device=x.device)[None]
@@ -224,8 +220,7 @@ class MLA(nn.Module):
         c, k_rope = cache.update(c, rotate(k_rope, angle, self.interleaved) * self.rope_factor)
         up = self.kv_b_proj.weight.view(self.shape.heads, -1, self.shape.latent)  # (heads, nope + value, d_c)
         W_uk, W_uv = up.split([self.shape.nope, self.shape.value], dim=1)
-        attention = naive_attention if form == "naive" else absorbed_attention
-        return self.o_proj(attention(q_nope, q_rope, c, k_rope, W_uk, W_uv, self.scale, mask).flatten(2))
+        return self.o_proj(latent_attention(q_nope, q_rope, c, k_rope, W_uk, W_uv, self.scale, mask, form=form).flatten(2))
 
     @classmethod
     def from_deepseek(cls, attention: nn.Module) -> "MLA":
@@ -269,8 +264,7 @@ def cost(shape: Shape, queries: int, tokens: int, form: str) -> tuple[int, int]:
     Raises:
         ValueError: `form` is unknown.
     """
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    check_form(form)
     h, n, d, v, r = shape.heads, shape.nope, shape.rope, shape.value, shape.latent
     if form == "naive":  # unpack the new tokens; scores; values
         return 2 * queries * h * (r * (n + v) + tokens * (n + d + v)), tokens * h * (n + d + v)

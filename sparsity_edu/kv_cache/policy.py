@@ -9,6 +9,7 @@ Masks are made for all tokens that were ever seen, so they say of every kept tok
 of a window of the model. What attends to all that was seen is the call that `transformers` makes itself, to the last bit.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -22,10 +23,11 @@ from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "kv_cache"  # for `set_attn_implementation` and `from_pretrained(..., attn_implementation=)`
 POSITIONS = ("true", "cache")
+NOT_PLAIN = {"softcap": "Gemma 2", "s_aux": "GPT-OSS", "position_bias": "T5"}  # what else goes into a softmax, and whose
 
 
 class PolicyLayer(CacheLayerMixin):
-    """What one layer of a model keeps. A policy says in `forget` what goes, or in `attend` what is looked at.
+    """What one layer of a model keeps. A policy says in `append` and `attend` what goes, and what is looked at.
 
     A column is the place of a token in the whole text with its padding, which masks go by.
     """
@@ -64,14 +66,14 @@ class PolicyLayer(CacheLayerMixin):
         self.keys, self.values = join(self.keys, k), join(self.values, v)
         return self.keys, self.values
 
+    @abstractmethod
     def attend(self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **kwargs) -> Tensor:
         """Attention of the newest tokens, (batch, q, heads, head_dim), over all that is held."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def kept(self) -> Tensor:
         """int64 (batch, 1 or heads, held): the columns of the tokens that are held, ascending."""
-        raise NotImplementedError
 
     @property
     def bytes_held(self) -> int:
@@ -80,9 +82,9 @@ class PolicyLayer(CacheLayerMixin):
         return sum(x.numel() * x.element_size() for x in kept if x is not None)
 
     @property
+    @abstractmethod
     def bytes_read(self) -> int:
-        """What the newest token had to read of keys, values and bounds, each number once."""
-        raise NotImplementedError
+        """What the newest token had to read of keys, values and bounds: once, but where query heads choose pages for each."""
 
     def get_seq_length(self) -> int:
         return self.seen  # not what is held: positions and masks follow from it
@@ -109,7 +111,7 @@ class PolicyLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         kind = type(self).__name__
-        raise NotImplementedError(f"{kind} cannot take tokens back, as assisted generation wants: what it forgot is gone")
+        raise NotImplementedError(f"{kind} cannot take tokens back: what it forgot is gone")
 
 
 class PolicyCache(Cache):
@@ -123,6 +125,13 @@ class PolicyCache(Cache):
             needed = f'call model.set_attn_implementation("{ATTENTION}") first, and take a new cache'
             raise RuntimeError(f"the model does not let the cache attend: {needed}")
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def activate_past_recording(self) -> None:
+        """What assisted generation calls before it begins."""
+        if not self.layer_class_to_replicate().is_croppable:
+            kind, wants = type(self).__name__, "which reads guesses side by side and takes tokens back"
+            raise NotImplementedError(f"{kind} is not for assisted generation, {wants}")
+        super().activate_past_recording()
 
     @property
     def bytes_held(self) -> int:
@@ -150,7 +159,14 @@ def attend(
 
     Returns:
         (batch, q, heads, head_dim), and no probabilities.
+
+    Raises:
+        ValueError: the model's attention is no plain softmax of scaled products.
     """
+    for name, family in NOT_PLAIN.items():
+        if kwargs.get(name) is not None:
+            plain = "a plain softmax of scaled products"
+            raise ValueError(f"the attention of a model must be {plain}, got {type(module).__name__} with {name} (as {family})")
     layer = getattr(key, "policy", None)
     if layer is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

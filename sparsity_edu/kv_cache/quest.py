@@ -164,6 +164,7 @@ def check_selection(budget: int, page: int, convention: str) -> None:
 class QuestLayer(FullLayer):
     """One layer of `QuestCache`. Pages begin at the first token of each sequence, behind its padding."""
 
+    is_croppable = False  # tokens can be taken back, but several at once are read in full: assisted, it would write otherwise
     state = ("keys", "values", "low", "high", "padding", "rows", "pages")
 
     def __init__(self, budget: int, page: int, dense_layers: int, group: str, convention: str) -> None:

@@ -34,7 +34,8 @@ class WindowCache(PolicyCache):
             sinks: how many of the first tokens stay (StreamingLLM: 4); 0 for a plain window. Padding does not count.
             positions: "true", keys stay rotated at their positions in the text (the streaming form of H2O aside, every cache
                 that evicts in `transformers` and kvpress), or "cache", queries and keys are rotated by their place among the
-                tokens that are held, so that no distance is larger than the cache (StreamingLLM).
+                tokens that are held, so that no distance is larger than the cache (StreamingLLM); for models that rotate as
+                Llama does, others are refused in `generate`.
 
         Raises:
             ValueError: an argument is not allowed.

@@ -1,5 +1,7 @@
 """Pages are scored by a true bound, and attention over some of them is softmax over their tokens."""
 
+import os
+
 import pytest
 import torch
 from interpreter import shuffled
@@ -7,6 +9,7 @@ from matrices import ALL_DTYPES
 
 from autograder.inside.sanitizer import watch
 from sparsity_edu.kernels import sparse_attention
+from sparsity_edu.kernels import sparse_attention_cpu as loops
 from sparsity_edu.kernels.sparse_attention import page_bounds, page_scores, sparse_decode
 
 BATCH, HEADS, KV_HEADS, TOKENS, DIM = 2, 6, 2, 203, 40  # the last page is not full, the width no power of two
@@ -19,11 +22,15 @@ def either(request, monkeypatch):
     if request.param != "interpreter":
         monkeypatch.setattr(sparse_attention, "runs_kernels", lambda x: False)
     if request.param == "torch":
-        monkeypatch.setattr(sparse_attention, "compiled", lambda: None)
-    if request.param.startswith("numba"):
-        pytest.importorskip("numba")
+        monkeypatch.setattr(loops, "can_run", lambda x: False)
     if request.param == "numba, threads":
-        monkeypatch.setattr(sparse_attention.compiled(), "_fitting", lambda loops, numbers: loops)
+        with_threads(monkeypatch)
+
+
+def with_threads(monkeypatch):
+    """However little there is to do, and although tests run on one thread."""
+    monkeypatch.setattr(loops, "ALONE", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
 def cache(dtype=torch.float32, seed=0):
@@ -151,6 +158,20 @@ def test_the_order_of_programs_changes_no_bit():
     for seed in range(3):
         with shuffled(seed):
             assert torch.equal(sparse_decode(q, k, v, pages), first)
+
+
+def test_compiled_loops_survive_a_fork_and_a_second_caller(monkeypatch):
+    """Numba's threads end the process in both cases, with no error that could be caught."""
+    monkeypatch.setattr(sparse_attention, "runs_kernels", lambda x: False)
+    with_threads(monkeypatch)
+    (q, k, v), pages = cache(), some_pages(HEADS, 5)
+    first = sparse_decode(q, k, v, pages)
+    assert not loops.THREADS.locked()
+    if (child := os.fork()) == 0:
+        os._exit(0 if torch.allclose(sparse_decode(q, k, v, pages), first, atol=1e-6) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    with loops.THREADS:
+        assert torch.allclose(sparse_decode(q, k, v, pages), first, atol=1e-6)
 
 
 Q, K, V = cache()

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from small_models import FAMILIES, VOCABULARY, batch, small_model
-from transformers import DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, GlmConfig, PhiConfig, SmolLM3Config
 
+from sparsity_edu.kv_cache import WindowCache, attending
 from sparsity_edu.kv_cache.low_rank import low_rank
 from sparsity_edu.kv_cache.mla import from_gqa
 
@@ -23,6 +24,18 @@ def test_full_rank_is_the_model(family, calibration):
     options = dict(max_new_tokens=20, do_sample=False)
     cache = DynamicCache(config=model.config)
     assert torch.equal(same.generate(**given, past_key_values=cache, **options), model.generate(**given, **options))
+
+
+@pytest.mark.parametrize("config", [SmolLM3Config, PhiConfig, GlmConfig], ids=["in some layers", "in part", "interleaved"])
+def test_other_rotations_are_refused(config):
+    """Turned as Llama's, these keys would be wrong, and nobody would know."""
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 8}
+    model = AutoModelForCausalLM.from_config(config(**sizes, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0))
+    with pytest.raises(ValueError, match=f"model must rotate its keys as Llama does, .*, got {config.model_type}"):
+        from_gqa(model, 9)
+    by_place = WindowCache(4, positions="cache")
+    with attending(model), pytest.raises(ValueError, match="model must rotate its keys as Llama does"):
+        model.generate(TEXTS[:1, :6], past_key_values=by_place, max_new_tokens=3, do_sample=False)
 
 
 @torch.no_grad()

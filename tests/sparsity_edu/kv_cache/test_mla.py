@@ -7,7 +7,7 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Atten
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention, DeepseekV3RotaryEmbedding
 
 from sparsity_edu.kv_cache.attention import rotate
-from sparsity_edu.kv_cache.mla import FORMS, MLA, LatentCache, Shape, absorbed_attention, cost, latent, naive_attention
+from sparsity_edu.kv_cache.mla import FORMS, MLA, LatentCache, Shape, cost, latent, latent_attention
 
 WIDTHS = dict(
     hidden_size=42,
@@ -111,7 +111,7 @@ def test_forms_agree_on_their_own():
     g = torch.Generator().manual_seed(2)
     shapes = (2, 4, 3, 12), (2, 4, 3, 8), (2, 9, 14), (2, 9, 8), (3, 12, 14), (3, 10, 14)
     args = [torch.randn(*shape, generator=g, dtype=torch.float64) for shape in shapes]
-    naive, absorbed = naive_attention(*args), absorbed_attention(*args)
+    naive, absorbed = (latent_attention(*args, form=form) for form in FORMS)
     assert naive.shape == (2, 4, 3, 10)
     assert torch.allclose(naive, absorbed, atol=1e-6)
     for scale in (0.05, None):
@@ -120,7 +120,7 @@ def test_forms_agree_on_their_own():
         v = torch.einsum("btr,hvr->bhtv", args[2], args[5])
         mask = torch.ones(4, 9).tril(5).bool()
         exact = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-        assert torch.allclose(naive_attention(*args, scale), exact.transpose(1, 2), atol=1e-6)
+        assert torch.allclose(latent_attention(*args, scale, form="naive"), exact.transpose(1, 2), atol=1e-6)
 
 
 def test_rotations_of_both_layouts_are_rotations():

@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 from small_models import FAMILIES, LENGTH, allocated, batch, small_model, unpadded, written
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, Gemma2Config, GptOssConfig
 
 from sparsity_edu.kv_cache import ATTENTION, FullCache, H2OCache, QuestCache, WindowCache, attending
 from sparsity_edu.kv_cache.policy import PolicyCache
@@ -35,6 +35,7 @@ SMALL = {
     "quest, sum": lambda: QuestCache(BUDGET, 3, dense_layers=0, group="sum"),
     "quest, evaluation": lambda: QuestCache(BUDGET, 4, dense_layers=0, convention="evaluation"),
 }
+WIDTHS = {"vocab_size": 9, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 ALL_SMALL = pytest.mark.parametrize("policy", SMALL)
 
 
@@ -196,6 +197,18 @@ def test_another_attention_is_refused_and_can_be_lent():
     assert torch.equal(tokens, written(small_model(), given, H2OCache(BUDGET))[0])
 
 
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(GptOssConfig(num_local_experts=2, **WIDTHS), "s_aux"), (Gemma2Config(head_dim=8, **WIDTHS), "softcap")],
+    ids=["GPT-OSS", "Gemma 2"],
+)
+def test_another_softmax_is_refused(config, name):
+    """Gemma's cap on scores, GPT-OSS's sink without a key: left out, they would change every word, and nobody would know."""
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with attending(model), pytest.raises(ValueError, match=f"attention of a model must be a plain softmax .* with {name}"):
+        model(torch.tensor([[1, 2, 3]]), past_key_values=FullCache())
+
+
 @pytest.mark.parametrize("make", [FullCache, lambda: QuestCache(BUDGET, 4, dense_layers=0)], ids=["full", "quest"])
 def test_tokens_can_be_taken_back_where_nothing_is_forgotten(models, make):
     model, ids = models("llama"), batch(False, 40)["input_ids"]
@@ -212,6 +225,20 @@ def test_tokens_can_be_taken_back_where_nothing_is_forgotten(models, make):
             expected = model(ids[:, i : i + 1], past_key_values=cache).logits
         other.crop(-1)
         torch.testing.assert_close(model(ids[:, 35:36], past_key_values=other).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["an assistant", "prompt lookup"])
+def test_assisted_generation_is_right_or_refused(models, how):
+    """Quest, too: it would read all that a guess of several tokens sees, and write what it writes for no token alone."""
+    model, given = models("llama"), {"input_ids": batch(False)["input_ids"][:1].repeat(1, 2)}
+    options = (
+        {"assistant_model": small_model("llama", "sdpa", seed=9)} if how == "an assistant" else {"prompt_lookup_num_tokens": 3}
+    )
+    plain, _ = written(small_model("llama", "sdpa"), given, DynamicCache())
+    assert torch.equal(written(model, given, FullCache(), **options)[0], plain)
+    for make in SMALL.values():
+        with pytest.raises(NotImplementedError, match="Cache is not for assisted generation"):
+            written(model, given, make(), **options)
 
 
 def test_what_was_forgotten_cannot_be_taken_back(models):
