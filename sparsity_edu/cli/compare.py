@@ -74,7 +74,7 @@ def compare(
     runs = []
     options = {"true_sequential": true_sequential, "few_tokens": few_tokens.value, "min_tokens": min_tokens}
     found = runs_of(language_model, chosen, settings, read, validation, **options)
-    with named("MODEL", "model"):
+    with named("MODEL", "model"), named("--few-tokens", "few_tokens"):
         for run in tqdm(found, total=len(chosen) * len(settings), desc="compare", unit="run", leave=False):
             setting = run.setting if isinstance(run.setting, str) else f"{run.setting:.4g}"
             measured = f"{run.sparsity:.2%}", run.coverage.share, f"{run.perplexity:.2f}", f"{run.seconds:.1f}"

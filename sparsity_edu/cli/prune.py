@@ -72,7 +72,7 @@ def prune(
     need_columns("--pattern", [] if pattern is None else [pattern], language_model)
     dense = perplexity(language_model, validation.flatten(), window)
     options = {"true_sequential": true_sequential, "few_tokens": few_tokens.value, "min_tokens": min_tokens}
-    with named("MODEL", "model"):
+    with named("MODEL", "model"), named("--few-tokens", "few_tokens"):
         run = measure(language_model, method.value, setting, read, validation, **options)
     kinds = by_kind(run.pruned).values()
     widest = max(22, *(len(kind.name) for kind in kinds))
@@ -99,10 +99,12 @@ def prune(
 
 def _what_was_saved(model: nn.Module, pruned: set[str], out: Path) -> None:
     """Why the checkpoint is no smaller and no faster, and what would make it so."""
+    from sparsity_edu.models.experts_layout import Projection
     from sparsity_edu.models.layers import prunable_matrices, weight_matrix
     from sparsity_edu.storage import packed_bytes
 
-    layers = [layer for name, layer in prunable_matrices(model).items() if name in pruned]
+    matrices = prunable_matrices(model)
+    layers = [layer for name, layer in matrices.items() if name in pruned]
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     dense = sum(layer.weight.nbytes for layer in layers)
     dtype = str(layers[0].weight.dtype).removeprefix("torch.")
@@ -115,6 +117,10 @@ def _what_was_saved(model: nn.Module, pruned: set[str], out: Path) -> None:
     table.add("as saved", f"{dense / 1e6:,.1f}", "100.0%")
     for name, size in packed_bytes(map(weight_matrix, layers)).items():
         table.add(name, f"{size / 1e6:,.1f}", f"{size / dense:.1%}")
+    if any(isinstance(layer, Projection) for layer in matrices.values()):
+        line("To use it: encode with sparsity_edu.storage. For speed there are the kernels of")
+        line("units 15 and 16, which know linear layers and no experts.")
+        return
     line("To use it: encode with sparsity_edu.storage. For speed: 2:4 on a GPU with")
     line("sparsity_edu.kernels.two_four.sparsify_linear_ (unit 15), skipped inputs")
     line("(unit 16), or `sparsity-edu shrink`: a smaller dense model needs no kernel.")

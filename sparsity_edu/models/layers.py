@@ -37,15 +37,14 @@ def prunable_matrices(model: nn.Module) -> dict[str, Layer]:
     Raises:
         ValueError: the blocks of a language model hold experts in a layout that is not known.
     """
-    for module in (decoder_blocks(model) or nn.ModuleList()).modules():
-        if isinstance(module, _ConvNd) or _is_linear_map(module) or is_experts(module):
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            is_stack = parameter.ndim >= 3 and min(parameter.shape[0], *parameter.shape[-2:]) > 1
-            if is_stack or ("expert" in type(module).__name__.lower() and parameter.ndim == 2 and "bias" not in name):
+    blocks = decoder_blocks(model)
+    if blocks is not None:
+        width = getattr(model.get_input_embeddings(), "embedding_dim", None)
+        for module in blocks.modules():
+            for name, weight in _unknown_experts(module, width).items():
                 raise ValueError(
                     "model must hold the matrices of its blocks in linear layers, or in experts as transformers lays them out, "
-                    f"got {type(module).__name__} with {name} of shape {tuple(parameter.shape)}"
+                    f"got {type(module).__name__} with {name} of shape {tuple(weight.shape)}"
                 )
     return _layers(model)
 
@@ -145,6 +144,21 @@ def _layers(model: nn.Module) -> dict[str, Layer]:
             layers |= found
             seen |= held
     return layers
+
+
+def _unknown_experts(module: nn.Module, width: int | None) -> dict[str, nn.Parameter]:
+    """What in a module looks like experts: matrices in a stack (Llama 4), matrices under each other in a class of that name
+    (DBRX), or a table as wide as the hidden states, in which experts of one neuron each are looked up (Doge)."""
+    if isinstance(module, _ConvNd) or _is_linear_map(module) or is_experts(module):
+        return {}
+    is_named_so = "expert" in type(module).__name__.lower()
+    stacks = {
+        name: weight
+        for name, weight in module.named_parameters(recurse=False)
+        if (weight.ndim >= 3 and min(weight.shape[-2:]) > 1) or (is_named_so and weight.ndim == 2 and "bias" not in name)
+    }
+    tables = {name: child for name, child in module.named_children() if isinstance(child, nn.Embedding)}
+    return stacks | {f"{name}.weight": table.weight for name, table in tables.items() if table.embedding_dim == width}
 
 
 def _routers(blocks: nn.ModuleList) -> set[int]:

@@ -49,7 +49,7 @@ class Run:
 
     @property
     def pruned(self) -> list[LayerResult]:
-        """All but the experts that were left dense."""
+        """All but what was left dense."""
         return pruned(self.layers)
 
     @property
@@ -161,7 +161,7 @@ def measure(
 
 
 def pruned(layers: Iterable[LayerResult]) -> list[LayerResult]:
-    """The results of what was pruned: all but those of experts that were left dense."""
+    """The results of what was pruned: all but those that saw too few tokens and were left dense."""
     return [layer for layer in layers if layer.few != "dense"]
 
 
@@ -182,13 +182,13 @@ def coverage(model: nn.Module, layers: list[LayerResult]) -> Coverage:
             left[kind_of(name).removesuffix(".weight")] += weight.numel()
     for layer in layers:
         if layer.few == "dense":
-            left["experts with too few tokens"] += layer.size
+            left[f"{kind_of(layer.name)} with few tokens"] += layer.size
     covered = sum(layer.size for layer in pruned(layers))
     return Coverage(covered, sum(weight.numel() for weight in weights.values()), dict(left))
 
 
 def few_tokens(layers: Iterable[LayerResult]) -> list[str]:
-    """The experts that saw too few tokens, by name.
+    """The experts that saw too few tokens, by name; and layers that no token reached.
 
     Args:
         layers: of any runs.
@@ -200,8 +200,8 @@ def few_tokens(layers: Iterable[LayerResult]) -> list[str]:
     found: dict[str, dict[str, list[int]]] = {}
     for layer in layers:
         if layer.few:
-            experts, expert, _ = layer.name.rsplit(".", 2)
-            found.setdefault(experts, {}).setdefault(expert, []).append(layer.tokens)
+            expert = re.fullmatch(r"(.*\.\d+\..*)\.(\d+)\.\w+", layer.name) or re.fullmatch(r"(.*)\.(\w+)", layer.name)
+            found.setdefault(expert[1], {}).setdefault(expert[2], []).append(layer.tokens)
     return [f"{experts}: {', '.join(f'{e} ({_range(n)})' for e, n in found[experts].items())}" for experts in found]
 
 

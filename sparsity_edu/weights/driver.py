@@ -129,7 +129,7 @@ def prune_(
             a run of the block for each.
         few_tokens: what becomes of an expert to which fewer than `min_tokens` calibration tokens are routed, if the method
             looks at inputs: "all", it is pruned by what it would read were all tokens routed to it, or "dense", it is not
-            pruned. The results say which experts these are.
+            pruned, nor is any layer that reads nothing. The results say which ones these are.
         min_tokens: see `few_tokens`; at least 1.
         progress: show a progress bar over the layers with their errors.
         **options: of the method: `wanda.prune` (per, variant), `sparsegpt.prune` (damping, block_size, count).
@@ -195,10 +195,13 @@ def prune_(
             while layers:
                 groups = read_by(layers, run, hidden, statistic, first_only=true_sequential)
                 few: dict[Layer, int] = {}
-                if not groups and statistic:
-                    raise ValueError(f"the calibration text reaches none of {', '.join(names[layer] for layer in layers)}")
-                if not groups:
+                if not groups and not statistic:
                     groups = [Group([layer]) for layer in layers]
+                elif not groups:
+                    if few_tokens == "all":
+                        unread = ", ".join(names[layer] for layer in layers)
+                        raise ValueError(f'few_tokens must be "dense" where no token reaches a layer, got "all": {unread}')
+                    few = dict.fromkeys(layers, 0)
                 elif statistic:
                     few = _too_few(layers, groups, min_tokens)
                     groups = [group for group in groups if group.layers[0] not in few]

@@ -4,14 +4,17 @@ import copy
 
 import pytest
 import torch
+import transformers as hf
 from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.models.dbrx.configuration_dbrx import DbrxFFNConfig
+from transformers.models.dbrx.modeling_dbrx import DbrxExperts
 
 from sparsity_edu.models import load
 from sparsity_edu.models.experts_layout import is_experts
-from sparsity_edu.models.layers import decoder_blocks, prunable_matrices
+from sparsity_edu.models.layers import block_weights, decoder_blocks, prunable_matrices
 from sparsity_edu.weights import comparison, driver, magnitude, sparsegpt, wanda
-from tests.sparsity_edu.mixtures import CALIBRATION, FAMILIES, HIDDEN, WrittenOut, make, written_out
+from tests.sparsity_edu.mixtures import CALIBRATION, FAMILIES, HIDDEN, INNER, WrittenOut, make, written_out
 
 families = pytest.mark.parametrize("family", FAMILIES)
 WINDOWS = [window for batch in CALIBRATION for window in batch.split(1)]
@@ -158,7 +161,7 @@ def test_however_experts_are_computed(implementation):
 
 
 def planted(dead: int) -> nn.Module:
-    """A Mixtral of one block in which expert 1 gets the tokens below 20, and expert 0 the others; attention does nothing, and in
+    """A Mixtral of one block in which expert 1 gets the tokens below 20 and expert 0 the others; attention does nothing, and in
     what expert 1 reads the hidden channels below `dead` are zero, in what expert 0 reads none is."""
     config = FAMILIES["mixtral"].config()
     config.num_hidden_layers, config.num_local_experts, config.num_experts_per_tok = 1, 2, 1
@@ -238,9 +241,10 @@ def test_or_left_dense_and_not_counted(method, true_sequential):
         assert torch.equal(getattr(after, name)[1], getattr(before, name)[1])
         assert (getattr(after, name)[0] == 0).float().mean() == 0.5
     assert {result.name for result in results} == set(prunable_matrices(model))
-    size = before.gate_up_proj[1].numel() + before.down_proj[1].numel()
+    size = before.down_proj[1].numel()
     covered, total, left = comparison.coverage(pruned, results)
-    assert left == {"mlp.gate": 2 * HIDDEN, "experts with too few tokens": size}
+    few = {f"mlp.experts.{name}_proj with few tokens": size for name in ("gate", "up", "down")}
+    assert left == {"mlp.gate": 2 * HIDDEN} | few
     assert covered + sum(left.values()) == total
     assert comparison.few_tokens(results) == ["model.layers.0.mlp.experts: 1 (3)"]
     run = comparison.Run(method, "2:4", 1.0, 1.0, results)
@@ -273,6 +277,96 @@ def test_experts_are_named_once_with_their_tokens_in_all_runs():
         "model.layers.0.mlp.experts: 3 (0), 11 (2 to 9)",
         "model.layers.4.mlp.experts: 3 (7)",
     ]
+
+
+# ---- other families
+
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "pad_token_id": 0,
+}
+LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+EVERY_OTHER = {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}
+OTHERS = {
+    "qwen3_next": lambda: hf.Qwen3NextConfig(
+        **SMALL, **LINEAR, num_experts=6, head_dim=8, layer_types=["linear_attention", "full_attention"]
+    ),
+    "hunyuan": lambda: hf.HunYuanMoEV1Config(**SMALL, num_experts=6, head_dim=8, bos_token_id=0, eos_token_id=0),
+    "ernie": lambda: hf.Ernie4_5_MoeConfig(**SMALL, moe_num_experts=6, moe_k=2, moe_intermediate_size=40),
+    "glm4": lambda: hf.Glm4MoeConfig(**SMALL, n_routed_experts=6, moe_intermediate_size=40, head_dim=8),
+    "jamba": lambda: hf.JambaConfig(**SMALL, **EVERY_OTHER, num_experts=6, mamba_d_state=8, mamba_dt_rank=4),
+    "no gate": lambda: hf.NemotronHConfig(
+        **SMALL, n_routed_experts=6, moe_intermediate_size=40, layers_block_type=["moe", "attention"], head_dim=8
+    ),
+}
+
+
+@pytest.mark.parametrize("true_sequential", [False, True])
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families_are_pruned_with_their_routers_left_alone(family, true_sequential):
+    """Convolutions and state matrices of linear attention are no linear layers, and Jamba's dt_proj is not called as one."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(OTHERS[family]()).eval()
+    options = {"pattern": "1:4", "min_tokens": 1, "true_sequential": true_sequential}
+    if family == "jamba":
+        with pytest.raises(ValueError, match=r'few_tokens must be "dense" .*, got "all": model.layers.0.mamba.dt_proj$'):
+            prune(model, "wanda", **options)
+    pruned, results = prune(model, "wanda", few_tokens="dense" if family == "jamba" else "all", **options)
+    assert any(map(is_experts, pruned.modules()))
+    _, total, left = comparison.coverage(pruned, results)
+    allowed = ("router", "gate", "gate.wg", "shared_expert_gate", "conv1d", "A_log", "dt_proj with few tokens")
+    assert left
+    assert all(kind.split(".", 1)[1] in allowed for kind in left)
+    before = dict(model.named_parameters())
+    zeros = sum(int(((p == 0) & (before[name] != 0)).sum()) for name, p in block_weights(pruned).items())
+    assert zeros == 3 * (total - sum(left.values())) // 4
+    changed = {name for name, p in pruned.named_parameters() if not torch.equal(p, before[name])}
+    assert not [name for name in changed if "router" in name or "gate.w" in name or "shared_expert_gate" in name]
+    assert pruned(CALIBRATION[0]).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+def test_experts_in_another_layout_are_refused_by_name(method):
+    shape = {**SMALL, "num_local_experts": 4, "intermediate_size_mlp": 56, "head_dim": 8}
+    llama4 = AutoModelForCausalLM.from_config(hf.Llama4TextConfig(**shape))
+    dbrx = make("mixtral")
+    dbrx.model.layers[1].mlp = DbrxExperts(DbrxFFNConfig(hidden_size=HIDDEN, ffn_hidden_size=INNER, moe_num_experts=4))
+    doge = AutoModelForCausalLM.from_config(hf.DogeConfig(**SMALL, is_moe=True, num_experts=16))
+    for model, name in [(llama4, "Llama4TextExperts"), (dbrx, "DbrxExpertGLU"), (doge, "DogeCDMoE")]:
+        with pytest.raises(ValueError, match=rf"^model must hold the matrices .* transformers lays them out, got {name} with "):
+            prune(model, method, sparsity=0.5)
+        with pytest.raises(ValueError, match=f"got {name} with "):
+            magnitude.prune_(model, 0.5)
+
+
+def test_blocks_that_read_more_of_the_text_than_hidden_states_are_refused():
+    config = hf.Gemma4TextConfig(**SMALL, hidden_size_per_layer_input=8, vocab_size_per_layer_input=97)
+    model = AutoModelForCausalLM.from_config(config)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(
+        ValueError, match=r"^model must have blocks that can be run one by one, .*, got Gemma4TextDecoderLayer$"
+    ):
+        prune(model, "wanda", sparsity=0.5)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"few_tokens": "drop"}, 'few_tokens must be "all" or "dense", got \'drop\''),
+        ({"min_tokens": 0}, "min_tokens must be at least 1, got 0"),
+    ],
+)
+def test_refuses(options, says):
+    with pytest.raises(ValueError, match=says):
+        prune(planted(HIDDEN // 2), "wanda", TEXT, sparsity=0.5, **options)
 
 
 # ---- magnitude of a whole model, and the shipped mixture
