@@ -205,7 +205,7 @@ def prune_(
                 elif statistic:
                     few = _too_few(layers, groups, min_tokens)
                     groups = [group for group in groups if group.layers[0] not in few]
-                    if few_tokens == "all":
+                    if few and few_tokens == "all":
                         groups += read_by(list(few), run, hidden, statistic, first_only=False, everything=True)
                 for group in groups:
                     prune_group(group, few)

@@ -133,6 +133,14 @@ def test_true_sequential_lets_a_layer_see_the_pruned_ones_of_its_block():
     assert torch.equal(target.weight, wanda.prune(model.model.layers[0].mlp.down_proj.weight, inputs.norm, 0.5))
 
 
+def test_a_block_is_run_twice():
+    """To collect, and to go on; and twice by the whole model, for its calls and to compare them."""
+    model, runs = make("llama"), []
+    model.model.layers[1].register_forward_hook(lambda *_: runs.append(1))
+    driver.prune_(model, "wanda", 0.5, calibration=CALIBRATION[0], progress=False)
+    assert len(runs) == 2 * 3 + 2
+
+
 def test_layers_that_read_the_same_share_one_statistic():
     made = []
 
