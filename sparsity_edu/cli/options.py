@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -21,6 +22,19 @@ Calibration = Annotated[str, typer.Option(help='"python_docs", "wikitext2", "c4"
 Windows = Annotated[int, typer.Option(help="Calibration windows; as many are read to measure.")]
 Window = Annotated[int, typer.Option(help="Tokens per window; no more than the model has positions.")]
 Sequential = Annotated[bool, typer.Option("--true-sequential", help="Within a block too, each layer sees pruned ones.")]
+
+
+class Few(StrEnum):
+    """What becomes of an expert that saw too few tokens."""
+
+    all = "all"
+    dense = "dense"
+
+
+FewTokens = Annotated[
+    Few, typer.Option(help="An expert that too few tokens are routed to: pruned by all tokens of its block, or left dense.")
+]
+MinTokens = Annotated[int, typer.Option(help="Tokens routed to an expert below which they are too few.")]
 
 
 class Prepared(NamedTuple):
@@ -134,13 +148,15 @@ def list_of(option: str, text: str, of: Callable, such_as: str) -> list:
 
 
 def need_columns(option: str, patterns: list[str], model) -> None:
-    """Refuse a pattern whose m does not divide the columns of every layer."""
-    from sparsity_edu.models.layers import prunable_layers, weight_matrix
+    """Refuse a model with weights in an unknown layout, and a pattern whose m does not divide the columns of every layer."""
+    from sparsity_edu.models.layers import prunable_matrices, weight_matrix
     from sparsity_edu.patterns import parse_n_m
 
+    with named("MODEL", "model"):
+        matrices = prunable_matrices(model)
     for pattern in patterns:
         m = parse_n_m(pattern)[1]
-        for name, layer in prunable_layers(model).items():
+        for name, layer in matrices.items():
             if (cols := weight_matrix(layer).shape[1]) % m:
                 raise Refused(
                     f"{option} must have an m that divides the columns of every layer, {cols} in {name}, got {pattern}"

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsity_edu.cli.errors import Refused, need_folder, writing
+from sparsity_edu.cli.errors import Refused, at_least, named, need_folder, writing
 from sparsity_edu.cli.options import (
     Calibration,
+    Few,
+    FewTokens,
+    MinTokens,
     Model,
     Sequential,
     Window,
@@ -23,7 +26,7 @@ from sparsity_edu.cli.options import (
     prepare,
     sparsity_of,
 )
-from sparsity_edu.cli.show import Rows, fact, line, megabytes, sentence, what_was_read, where_from
+from sparsity_edu.cli.show import Rows, fact, line, megabytes, sentence, what_was_covered, what_was_read, where_from
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,12 +50,18 @@ def prune(
     windows: Windows = 16,
     window: Window = 512,
     true_sequential: Sequential = False,
+    few_tokens: FewTokens = Few.all,
+    min_tokens: MinTokens = 16,
 ) -> None:
-    """Prune a language model, measure it, and save it as a checkpoint that transformers loads."""
+    """Prune a language model, measure it, and save it as a checkpoint that transformers loads.
+
+    In a mixture of experts each expert is pruned by the tokens that are routed to it; routers are left alone.
+    """
     if (sparsity is None) == (pattern is None):
         raise Refused(f"give either --sparsity or --pattern, got {'neither' if sparsity is None else 'both'}")
     setting = sparsity_of("--sparsity", sparsity) if pattern is None else pattern_of("--pattern", pattern)
     need_windows(windows, window)
+    at_least(1, min_tokens=min_tokens)
     need_calibration(calibration)
     need_folder(out)
     from sparsity_edu.models import perplexity
@@ -60,19 +69,23 @@ def prune(
     from sparsity_edu.weights.comparison import by_kind, explain, measure
 
     (language_model, tokenizer), read, validation = prepare(model, calibration, windows, window)
-    if pattern is not None:
-        need_columns("--pattern", [pattern], language_model)
+    need_columns("--pattern", [] if pattern is None else [pattern], language_model)
     dense = perplexity(language_model, validation.flatten(), window)
-    run = measure(language_model, method.value, setting, read, validation, true_sequential=true_sequential)
-    table = Rows(f"{model}, {method}, {setting}", layers=22, weights=15, sparsity=10, error=8)
-    for kind in by_kind(run.layers).values():
+    options = {"true_sequential": true_sequential, "few_tokens": few_tokens.value, "min_tokens": min_tokens}
+    with named("MODEL", "model"), named("--few-tokens", "few_tokens"):
+        run = measure(language_model, method.value, setting, read, validation, **options)
+    kinds = by_kind(run.pruned).values()
+    widest = max(22, *(len(kind.name) for kind in kinds))
+    table = Rows(f"{model}, {method}, {setting}", layers=widest, weights=15, sparsity=10, error=8)
+    for kind in kinds:
         table.add(kind.name, f"{kind.size:,}", f"{kind.sparsity:.2%}", "" if kind.error is None else f"{kind.error:.1%}")
     table.rule()
-    table.add("all", f"{sum(layer.size for layer in run.layers):,}", f"{run.sparsity:.2%}", "")
+    table.add("all", f"{sum(layer.size for layer in run.pruned):,}", f"{run.sparsity:.2%}", "")
     for remark in explain([run]):
         sentence(remark)
     line("error: mean share of a layer's output that pruning changes")
     line()
+    what_was_covered([run], min_tokens)
     fact("left alone", f"{sum(parameter.numel() for parameter in left_alone(language_model).values()):,} other parameters")
     fact("perplexity", f"dense {dense:.2f}, pruned {run.perplexity:.2f}")
     what_was_read(calibration_title(calibration), windows, window)
@@ -81,15 +94,17 @@ def prune(
     with writing(out):
         language_model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-    _what_was_saved(language_model, out)
+    _what_was_saved(language_model, {layer.name for layer in run.pruned}, out)
 
 
-def _what_was_saved(model: nn.Module, out: Path) -> None:
+def _what_was_saved(model: nn.Module, pruned: set[str], out: Path) -> None:
     """Why the checkpoint is no smaller and no faster, and what would make it so."""
-    from sparsity_edu.models.layers import prunable_layers, weight_matrix
+    from sparsity_edu.models.experts_layout import Projection
+    from sparsity_edu.models.layers import prunable_matrices, weight_matrix
     from sparsity_edu.storage import packed_bytes
 
-    layers = list(prunable_layers(model).values())
+    matrices = prunable_matrices(model)
+    layers = [layer for name, layer in matrices.items() if name in pruned]
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     dense = sum(layer.weight.nbytes for layer in layers)
     dtype = str(layers[0].weight.dtype).removeprefix("torch.")
@@ -102,6 +117,10 @@ def _what_was_saved(model: nn.Module, out: Path) -> None:
     table.add("as saved", f"{dense / 1e6:,.1f}", "100.0%")
     for name, size in packed_bytes(map(weight_matrix, layers)).items():
         table.add(name, f"{size / 1e6:,.1f}", f"{size / dense:.1%}")
+    if any(isinstance(layer, Projection) for layer in matrices.values()):
+        line("To use it: encode with sparsity_edu.storage. For speed there are the kernels of")
+        line("units 15 and 16, which know linear layers and no experts.")
+        return
     line("To use it: encode with sparsity_edu.storage. For speed: 2:4 on a GPU with")
     line("sparsity_edu.kernels.two_four.sparsify_linear_ (unit 15), skipped inputs")
     line("(unit 16), or `sparsity-edu shrink`: a smaller dense model needs no kernel.")

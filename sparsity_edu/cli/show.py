@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sparsity_edu.weights.comparison import Run
 
 
 class Rows:
@@ -44,6 +48,24 @@ def fact(name: str, text: str) -> None:
     line(f"{name:<11} {first}")
     for other in others:
         line(f"{'':<11} {other}")
+
+
+def what_was_covered(runs: list[Run], least: int) -> None:
+    """How much of the blocks was pruned, what was not, and which experts saw too few tokens; of several runs the least."""
+    from sparsity_edu.weights.comparison import few_tokens
+
+    covered, total, left = coverage = min((run.coverage for run in runs), key=lambda coverage: coverage.covered)
+    fact("covered", f"{coverage.share} of the weights in the blocks: {covered:,} of {total:,}")
+    if left:
+        fact("left dense", _wrapped(", ".join(f"{kind} {size:,}" for kind, size in left.items())))
+    if few := few_tokens(layer for run in runs for layer in run.layers):
+        done = {layer.few for run in runs for layer in run.layers} - {None}
+        became = "left dense" if done == {"dense"} else "pruned by all tokens of their block"
+        fact("few tokens", "\n".join(map(_wrapped, [f"experts (and tokens routed to them, below {least}), {became}:", *few])))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 68, break_long_words=False, break_on_hyphens=False)
 
 
 def what_was_read(calibration: str | None, windows: int, window: int) -> None:

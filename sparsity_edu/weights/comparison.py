@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
 from sparsity_edu import plots
+from sparsity_edu.models.layers import block_weights, left_alone
 from sparsity_edu.models.perplexity import perplexity
 from sparsity_edu.patterns import parse_n_m
 from sparsity_edu.weights.driver import LayerResult, prune_
@@ -19,6 +21,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = {"magnitude": plots.GREY, "wanda": plots.VERMILLION, "sparsegpt": plots.BLUE}
+
+
+class Coverage(NamedTuple):
+    """How much of a model's blocks was pruned, counted in weights: all parameters there but norms and biases."""
+
+    covered: int
+    total: int
+    left: dict[str, int]  # what was left dense, by kind: routers, convolutions, experts that saw too few tokens
+
+    @property
+    def share(self) -> str:
+        """In percent; 100% only if nothing was left."""
+        return "100%" if self.covered == self.total else f"{min(self.covered / self.total, 0.9999):.2%}"
 
 
 @dataclass(frozen=True)
@@ -30,11 +45,17 @@ class Run:
     perplexity: float
     seconds: float  # to prune, without measuring
     layers: list[LayerResult] = field(repr=False)
+    coverage: Coverage | None = field(default=None, repr=False)
+
+    @property
+    def pruned(self) -> list[LayerResult]:
+        """All but what was left dense."""
+        return pruned(self.layers)
 
     @property
     def sparsity(self) -> float:
         """Of all pruned layers together, measured."""
-        return sum(layer.sparsity * layer.size for layer in self.layers) / sum(layer.size for layer in self.layers)
+        return sum(layer.sparsity * layer.size for layer in self.pruned) / sum(layer.size for layer in self.pruned)
 
     @property
     def asked(self) -> float:
@@ -134,11 +155,76 @@ def measure(
     began = time.perf_counter()
     layers = prune_(model, method, calibration=calibration, progress=progress, **target, **options)
     seconds = time.perf_counter() - began
+    covered = coverage(model, layers)
     value = perplexity(model, validation.flatten(), validation.shape[1], progress=progress)
-    return Run(method, setting, value, seconds, layers)
+    return Run(method, setting, value, seconds, layers, covered)
 
 
-def by_kind(layers: list[LayerResult]) -> dict[str, LayerResult]:
+def pruned(layers: Iterable[LayerResult]) -> list[LayerResult]:
+    """The results of what was pruned: all but those that saw too few tokens and were left dense."""
+    return [layer for layer in layers if layer.few != "dense"]
+
+
+def coverage(model: nn.Module, layers: list[LayerResult]) -> Coverage:
+    """How much of a model's blocks was pruned.
+
+    Args:
+        model: the model.
+        layers: what `driver.prune_` returned for it.
+
+    Returns:
+        Counts of weights: covered and left make up the total.
+    """
+    weights, alone = block_weights(model), left_alone(model)
+    left: Counter[str] = Counter()
+    for name, weight in weights.items():
+        if name in alone:
+            left[kind_of(name).removesuffix(".weight")] += weight.numel()
+    for layer in layers:
+        if layer.few == "dense":
+            left[f"{kind_of(layer.name)} with few tokens"] += layer.size
+    covered = sum(layer.size for layer in pruned(layers))
+    return Coverage(covered, sum(weight.numel() for weight in weights.values()), dict(left))
+
+
+def few_tokens(layers: Iterable[LayerResult]) -> list[str]:
+    """The experts that saw too few tokens, by name; and layers that no token reached.
+
+    Args:
+        layers: of any runs.
+
+    Returns:
+        A line for the experts of each block, with the tokens that each one saw, such as
+        "model.layers.0.mlp.experts: 3 (0), 5 (2 to 9)".
+    """
+    found: dict[str, dict[str, list[int]]] = {}
+    for layer in layers:
+        if layer.few:
+            expert = re.fullmatch(r"(.*\.\d+\..*)\.(\d+)\.\w+", layer.name) or re.fullmatch(r"(.*)\.(\w+)", layer.name)
+            found.setdefault(expert[1], {}).setdefault(expert[2], []).append(layer.tokens)
+    return [f"{experts}: {', '.join(f'{e} ({_range(n)})' for e, n in found[experts].items())}" for experts in found]
+
+
+def _range(counts: list[int]) -> str:
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
+
+
+def kind_of(name: str) -> str:
+    """A layer's name without the numbers of its block and expert: "model.layers.3.mlp.experts.5.up_proj" is of the kind
+    "mlp.experts.up_proj"."""
+    return re.sub(r"(?<=\.)\d+\.", "", re.sub(r"^.*?\.\d+\.", "", name))
+
+
+class Kind(NamedTuple):
+    """All layers of a kind together."""
+
+    name: str
+    size: int  # weights
+    sparsity: float  # of all
+    error: float | None  # mean
+
+
+def by_kind(layers: list[LayerResult]) -> dict[str, Kind]:
     """Results of all layers of a kind together, such as all `self_attn.q_proj`.
 
     Args:
@@ -149,15 +235,15 @@ def by_kind(layers: list[LayerResult]) -> dict[str, LayerResult]:
     """
     kinds: dict[str, list[LayerResult]] = {}
     for layer in layers:
-        kinds.setdefault(re.sub(r"^.*\.\d+\.", "", layer.name), []).append(layer)
+        kinds.setdefault(kind_of(layer.name), []).append(layer)
     return {kind: _together(kind, members) for kind, members in kinds.items()}
 
 
-def _together(kind: str, layers: list[LayerResult]) -> LayerResult:
+def _together(kind: str, layers: list[LayerResult]) -> Kind:
     size = sum(layer.size for layer in layers)
     zeros = sum(layer.sparsity * layer.size for layer in layers)
     errors = [layer.error for layer in layers if layer.error is not None]
-    return LayerResult(kind, size, zeros / size, sum(errors) / len(errors) if errors else None)
+    return Kind(kind, size, zeros / size, sum(errors) / len(errors) if errors else None)
 
 
 def draw(runs: list[Run], dense: float, title: str = "") -> Figure:

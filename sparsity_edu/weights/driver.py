@@ -2,37 +2,53 @@
 
     hidden states of the calibration text that reach block 0
     for each block:
-        run it, and collect what its linear layers read          (statistics: Wanda's norms, SparseGPT's Hessians)
+        run it, and collect what its layers and experts read     (statistics: Wanda's norms, SparseGPT's Hessians)
         prune its layers
         run it again: the next block sees what the pruned one makes of the text
 
 Only the hidden states and one block's statistics are kept at a time. It is the walk of the authors' code of SparseGPT and
-Wanda, for every Hugging Face decoder whose blocks are in a list: Llama, Mistral, Qwen, OPT, GPT-2 and their like.
+Wanda, for every Hugging Face decoder whose blocks are in a list: Llama, Mistral, Qwen, OPT, GPT-2 and their like; and for
+mixtures of experts, in which an expert is pruned by the tokens that are routed to it, and routers are left alone.
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sparsity_edu.models.layers import decoder_blocks, from_matrix, prunable_layers, weight_matrix
+from sparsity_edu.models.experts_layout import Projection
+from sparsity_edu.models.layers import Layer, decoder_blocks, from_matrix, prunable_matrices, weight_matrix
 from sparsity_edu.models.positions import check_length
 from sparsity_edu.patterns import sparsity_of
 from sparsity_edu.weights import magnitude, sparsegpt, wanda
+from sparsity_edu.weights.walk import (
+    Group,
+    Statistic,
+    block_inputs,
+    evaluating,
+    module_of,
+    read_by,
+    run_block,
+    single_windows,
+    step_of,
+)
+
+MIN_TOKENS = 16  # the square of an input's norm, estimated from n tokens, is off by about sqrt(2 / n): a third
 
 
 class LayerResult(NamedTuple):
-    """What pruning did to one layer."""
+    """What pruning did to one layer, or to one projection of one expert."""
 
     name: str
     size: int  # weights
     sparsity: float  # measured
     error: float | None  # |X (W' - W)^T|^2 / |X W^T|^2 on the last calibration batch; None without calibration
+    tokens: int | None = None  # calibration tokens that read it: of an expert, those routed to it; None if none were counted
+    few: str | None = None  # what was done since these are too few: "all", pruned by all tokens, or "dense", not pruned
 
 
 class Pruned(NamedTuple):
@@ -40,13 +56,6 @@ class Pruned(NamedTuple):
 
     model: nn.Module
     layers: list[LayerResult]
-
-
-class Statistic(Protocol):
-    """What a method wants to know of a layer's inputs."""
-
-    def add(self, X: Tensor) -> None:
-        """Add inputs (sequences, tokens, cols)."""
 
 
 class Method(NamedTuple):
@@ -102,13 +111,15 @@ def prune_(
     calibration: Tensor | list[Tensor] | None = None,
     *,
     true_sequential: bool = False,
+    few_tokens: str = "all",
+    min_tokens: int = MIN_TOKENS,
     progress: bool = True,
     **options,
 ) -> list[LayerResult]:
-    """Prune the linear layers in a language model's blocks, in place.
+    """Prune the linear layers and the experts in a language model's blocks, in place.
 
     Args:
-        model: a Hugging Face causal language model; embeddings, norms, biases and output head are left alone.
+        model: a Hugging Face causal language model; embeddings, norms, biases, routers and output head are left alone.
         method: "magnitude" (of each layer), "wanda" or "sparsegpt"; or a `Method`.
         sparsity: fraction to remove from each layer, in [0, 1); left out for a pattern.
         pattern: "n:m" such as "2:4", n of every m neighbours in a row stay; left out for a sparsity.
@@ -116,63 +127,103 @@ def prune_(
             positions. Magnitude does without; if given, errors are measured.
         true_sequential: collect what a layer reads after the layers before it in the same block are pruned too, at the cost of
             a run of the block for each.
+        few_tokens: what becomes of an expert to which fewer than `min_tokens` calibration tokens are routed, if the method
+            looks at inputs: "all", it is pruned by what it would read were all tokens routed to it, or "dense", it is not
+            pruned, nor is any layer that reads nothing. The results say which ones these are.
+        min_tokens: see `few_tokens`; at least 1.
         progress: show a progress bar over the layers with their errors.
         **options: of the method: `wanda.prune` (per, variant), `sparsegpt.prune` (damping, block_size, count).
 
     Returns:
-        A result for each layer, in the order in which they were pruned.
+        A result for each layer, in the order in which they were pruned; `comparison.coverage` says what share of the blocks'
+        weights that is.
 
     Raises:
-        ValueError: an argument is not allowed, the model is no decoder, or a layer cannot be pruned so (it is named).
+        ValueError: an argument is not allowed, the model is no decoder, it holds experts in a layout that is not known, its
+            blocks cannot be run one by one, or a layer cannot be pruned so (it is named).
 
     Source: the authors' code of SparseGPT and Wanda, including what counts as a layer; `true_sequential` is SparseGPT's option
         for Llama.
     """
     blocks = decoder_blocks(model)
-    if blocks is None or not prunable_layers(model):
+    names = {} if blocks is None else {layer: name for name, layer in prunable_matrices(model).items()}
+    if not names:
         raise ValueError(f"model must be a transformers model with decoder blocks, got {type(model).__name__}")
     if not isinstance(method, Method) and method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if (sparsity is None) == (pattern is None):
         raise ValueError(f"give either sparsity or pattern, got sparsity {sparsity} and pattern {pattern}")
-    windows = [] if calibration is None else _batches(calibration)
+    if few_tokens not in ("all", "dense"):
+        raise ValueError(f'few_tokens must be "all" or "dense", got {few_tokens!r}')
+    if min_tokens < 1:
+        raise ValueError(f"min_tokens must be at least 1, got {min_tokens}")
+    windows = [] if calibration is None else single_windows(calibration)
     check_length(model, max((window.shape[1] for window in windows), default=0))
-    names = {layer: name for name, layer in prunable_layers(model).items()}
     statistic, prune_matrices = method if isinstance(method, Method) else METHODS[method]
     results: list[LayerResult] = []
 
-    def prune_group(layers: list[nn.Linear], inputs: Statistic | None, X: Tensor | None) -> None:
-        Ws = [weight_matrix(layer).clone() for layer in layers]
+    def report(layer: Layer, error: float | None, tokens: int | None = None, few: str | None = None) -> None:
+        results.append(LayerResult(names[layer], layer.weight.numel(), sparsity_of(layer.weight), error, tokens, few))
+        bar.set_postfix_str(f"{names[layer]}" + ("" if error is None else f" error {error:.1%}"), refresh=False)
+        bar.update()
+
+    def prune_group(group: Group, few: dict[Layer, int]) -> None:
+        Ws = [weight_matrix(layer).clone() for layer in group.layers]
         try:
-            pruned = prune_matrices(Ws, inputs, sparsity, pattern, **options)
+            pruned = prune_matrices(Ws, group.statistic, sparsity, pattern, **options)
         except ValueError as error:
-            raise ValueError(f"{', '.join(names[layer] for layer in layers)}: {error}") from error
-        for layer, W, W_pruned in zip(layers, Ws, pruned, strict=True):
+            raise ValueError(f"{', '.join(names[layer] for layer in group.layers)}: {error}") from error
+        for layer, W, W_pruned in zip(group.layers, Ws, pruned, strict=True):
             layer.weight.copy_(from_matrix(layer, W_pruned))
-            error = None if X is None else output_error(X, W, weight_matrix(layer))
-            results.append(LayerResult(names[layer], W.numel(), sparsity_of(layer.weight), error))
-            bar.set_postfix_str(f"{names[layer]}" + ("" if error is None else f" error {error:.1%}"), refresh=False)
-            bar.update()
+            error = None if group.latest is None else output_error(group.latest, W, weight_matrix(layer))
+            tokens = few.get(layer, group.tokens) if windows else None
+            report(layer, error, tokens, "all" if layer in few else None)
 
     label = method if isinstance(method, str) else "prune"
-    with tqdm(total=len(names), desc=label, unit="layer", leave=None, disable=not progress) as bar, _evaluating(model):
+    with tqdm(total=len(names), desc=label, unit="layer", leave=None, disable=not progress) as bar, evaluating(model):
         if calibration is None:
             if statistic:
                 raise ValueError(f"calibration must be given for method {method!r}")
             for layer in names:
-                prune_group([layer], None, None)
+                prune_group(Group([layer]), {})
             return results
-        hidden, calls = _block_inputs(model, blocks, windows)
+        hidden, calls = block_inputs(model, blocks, windows)
         for index, block in enumerate(blocks):
-            run = partial(_run, block, calls=calls[index])
-            layers = [layer for layer in block.modules() if layer in names]
+            run = partial(run_block, block, calls=calls[index])
+            inside = set(block.modules())
+            layers = [layer for layer in names if module_of(layer) in inside]
             while layers:
-                groups = _read_by(layers, run, hidden, statistic, first_only=true_sequential)
+                groups = read_by(layers, run, hidden, statistic, first_only=true_sequential)
+                few: dict[Layer, int] = {}
+                if not groups and not statistic:
+                    groups = [Group([layer]) for layer in layers]
+                elif not groups:
+                    if few_tokens == "all":
+                        unread = ", ".join(names[layer] for layer in layers)
+                        raise ValueError(f'few_tokens must be "dense" where no token reaches a layer, got "all": {unread}')
+                    few = dict.fromkeys(layers, 0)
+                elif statistic:
+                    few = _too_few(layers, groups, min_tokens)
+                    groups = [group for group in groups if group.layers[0] not in few]
+                    if few and few_tokens == "all":
+                        groups += read_by(list(few), run, hidden, statistic, first_only=False, everything=True)
                 for group in groups:
-                    prune_group(*group)
-                    layers = [layer for layer in layers if layer not in group[0]]
+                    prune_group(group, few)
+                for layer, tokens in few.items():
+                    if few_tokens == "dense":
+                        report(layer, None, tokens, "dense")
+                done = {layer for group in groups for layer in group.layers} | few.keys()
+                layers = [layer for layer in layers if layer not in done]
             hidden = [run(h) for h in hidden]
     return results
+
+
+def _too_few(layers: list[Layer], groups: list[Group], least: int) -> dict[Layer, int]:
+    """The projections of experts that read too few tokens, or none, and how many they read."""
+    tokens = {layer: group.tokens for group in groups for layer in group.layers}
+    steps = {step_of(layer) for layer in tokens}
+    experts = [layer for layer in layers if isinstance(layer, Projection) and step_of(layer) in steps]
+    return {layer: tokens.get(layer, 0) for layer in experts if tokens.get(layer, 0) < least}
 
 
 def output_error(X: Tensor, W: Tensor, W_pruned: Tensor) -> float:
@@ -189,124 +240,3 @@ def output_error(X: Tensor, W: Tensor, W_pruned: Tensor) -> float:
     x = X.flatten(0, -2).float()
     lost = (x @ (W_pruned.float() - W.float()).T).square().sum()
     return float(lost / (x @ W.float().T).square().sum())
-
-
-class _Enough(Exception):
-    """Ends a forward pass that has shown what was wanted."""
-
-
-class _Call(NamedTuple):
-    """What a block is called with beside the hidden states."""
-
-    args: tuple
-    kwargs: dict
-
-
-def _batches(calibration: Tensor | list[Tensor]) -> list[Tensor]:
-    """One window at a time, as in the authors' code."""
-    batches = [calibration] if isinstance(calibration, Tensor) else list(calibration)
-    if not batches or any(batch.ndim != 2 or batch.is_floating_point() or not batch.numel() for batch in batches):
-        raise ValueError("calibration must be token ids, (windows, tokens) or a list of such")
-    return [window for batch in batches for window in batch.split(1)]
-
-
-def _block_inputs(
-    model: nn.Module, blocks: nn.ModuleList, batches: list[Tensor]
-) -> tuple[list[Tensor], list[dict[torch.Size, _Call]]]:
-    """The hidden states that reach the first block; and for each block, by their shape, what else it is called with.
-
-    Position embeddings and masks are made outside the blocks, and not for all blocks alike (sliding windows), but they depend
-    on nothing but the shape. So a whole forward pass is made for the first batch of each shape only.
-    """
-    hidden: list[Tensor] = []
-    calls: list[dict[torch.Size, _Call]] = [{} for _ in blocks]
-
-    def note(_, args: tuple, kwargs: dict, index: int) -> None:
-        states = args[0] if args else kwargs["hidden_states"]
-        is_new = states.shape not in calls[index]
-        calls[index][states.shape] = _Call(args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"})
-        if index == 0:
-            hidden.append(states)
-            if not is_new:
-                raise _Enough
-
-    handles = [block.register_forward_pre_hook(partial(note, index=i), with_kwargs=True) for i, block in enumerate(blocks)]
-    device = next(model.parameters()).device
-    try:
-        for ids in batches:
-            try:
-                model(input_ids=ids.to(device), use_cache=False)
-            except _Enough:
-                continue
-    finally:
-        for handle in handles:
-            handle.remove()
-    return hidden, calls
-
-
-def _run(block: nn.Module, states: Tensor, calls: dict[torch.Size, _Call]) -> Tensor:
-    args, kwargs = calls[states.shape]
-    out = block(states, *args, **kwargs)
-    return out[0] if isinstance(out, tuple) else out
-
-
-def _read_by(
-    layers: list[nn.Module],
-    run: Callable[[Tensor], Tensor],
-    hidden: list[Tensor],
-    statistic: Callable[[int, torch.device], Statistic] | None,
-    first_only: bool,
-) -> list[tuple[list[nn.Module], Statistic | None, Tensor]]:
-    """What layers read while a block runs.
-
-    Args:
-        layers: the layers.
-        run: runs the block on hidden states.
-        hidden: all hidden states that reach the block.
-        statistic: makes a statistic; None if there is none to collect.
-        first_only: whether only the layers that read first are wanted.
-
-    Returns:
-        For each group of layers that read the same tensor (queries, keys and values do), in the order of their reading: the
-        layers, the one statistic of all, and the inputs in the last batch.
-    """
-    leader: dict[nn.Module, nn.Module] = {}  # a layer -> the first of those that read the same
-    statistics: dict[nn.Module, Statistic | None] = {}
-    latest: dict[nn.Module, Tensor] = {}
-
-    def note(layer: nn.Module, args: tuple) -> None:
-        X = args[0]
-        if layer not in leader:
-            same = next((other for other, read in latest.items() if read is X), layer)
-            if first_only and same is layer and statistics:
-                return
-            leader[layer] = same
-        if leader[layer] is not layer:
-            return
-        if layer not in statistics:
-            statistics[layer] = statistic(X.shape[-1], X.device) if statistic else None
-        latest[layer] = X
-        if statistic:
-            statistics[layer].add(X)
-
-    handles = [layer.register_forward_pre_hook(note) for layer in layers]
-    try:
-        for states in hidden:
-            run(states)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not statistics:
-        raise ValueError("the calibration text reaches none of the block's layers")
-    return [([l for l, first in leader.items() if first is head], statistics[head], latest[head]) for head in statistics]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval mode: dropout would make calibration random."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

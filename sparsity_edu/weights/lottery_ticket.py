@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
-from sparsity_edu.models.layers import prunable_layers
+from sparsity_edu.models.layers import prunable_matrices
 from sparsity_edu.weights.magnitude import apply_, hold_
 
 Masks = dict[str, Tensor]  # by layer name, boolean in the shape of its weight, True = kept
@@ -143,7 +143,7 @@ def find_tickets(
         raise ValueError(f"rewind must be in [0, steps), got rewind {rewind} and steps {steps}")
     if levels < 0:
         raise ValueError(f"levels must not be negative, got {levels}")
-    layers = prunable_layers(training.model)
+    layers = prunable_matrices(training.model)
     masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}
     training.run_(rewind)
     start, found = training.state(), []

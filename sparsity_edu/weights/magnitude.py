@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from tqdm.auto import tqdm
 
-from sparsity_edu.models.layers import from_matrix, left_alone, prunable_layers, weight_matrix
+from sparsity_edu.models.layers import from_matrix, left_alone, prunable_matrices, weight_matrix
 from sparsity_edu.patterns import select, sparsity_of, unstructured_model
 
 
@@ -56,10 +56,10 @@ def prune(W: Tensor, sparsity: float | None = None, pattern: str = "layer") -> T
 
 
 def model_masks(model: nn.Module, sparsity: float | None = None, pattern: str = "layer") -> dict[str, Tensor]:
-    """Magnitude masks for every prunable layer of a model.
+    """Magnitude masks for every prunable layer of a model, and every projection of its experts.
 
     Args:
-        model: any module; see `prunable_layers` for what is touched and what is left alone.
+        model: any module; see `prunable_matrices` for what is touched and what is left alone.
         sparsity: fraction to remove, in [0, 1); left out for an n:m pattern.
         pattern: "model" lets all layers compete under one threshold; anything else is applied layer by layer, see
             `sparsity_edu.patterns.select`.
@@ -68,9 +68,10 @@ def model_masks(model: nn.Module, sparsity: float | None = None, pattern: str = 
         Boolean mask in the shape of the layer's weight, True = kept, by layer name.
 
     Raises:
-        ValueError: the model has no layer to prune, sparsity, pattern or a shape is not allowed, or a weight is NaN.
+        ValueError: the model has no layer to prune, sparsity, pattern or a shape is not allowed, a weight is NaN, or as in
+            `prunable_matrices`.
     """
-    layers = prunable_layers(model)
+    layers = prunable_matrices(model)
     if not layers:
         raise ValueError(f"model must hold a linear or convolution layer, got {type(model).__name__} without one")
     if pattern == "model" and sparsity is None:
@@ -96,15 +97,17 @@ def apply_(model: nn.Module, masks: dict[str, Tensor]) -> None:
         model: the model.
         masks: boolean mask in the shape of the layer's weight, True = kept, by layer name.
     """
+    layers = prunable_matrices(model)
     for name, mask in masks.items():
-        model.get_submodule(name).weight.masked_fill_(~mask, 0)  # not `*= mask`: inf * 0 is NaN
+        layer = layers[name] if name in layers else model.get_submodule(name)
+        layer.weight.masked_fill_(~mask, 0)  # not `*= mask`: inf * 0 is NaN
 
 
 def prune_(model: nn.Module, sparsity: float | None = None, pattern: str = "layer") -> dict[str, Tensor]:
     """One-shot magnitude pruning of a model, in place.
 
     Args:
-        model: any module; see `prunable_layers` for what is touched and what is left alone.
+        model: any module; see `prunable_matrices` for what is touched and what is left alone.
         sparsity: fraction to remove, in [0, 1); left out for an n:m pattern.
         pattern: as in `model_masks`.
 
@@ -211,7 +214,7 @@ def summary(model: nn.Module) -> str:
     Returns:
         A line per prunable layer with its sparsity, their total, and the parameters that are left alone.
     """
-    layers, alone = prunable_layers(model), left_alone(model)
+    layers, alone = prunable_matrices(model), left_alone(model)
     pruned = sum(layer.weight.numel() for layer in layers.values())
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers.values())
     lines = [f"{name:<44} {sparsity_of(layer.weight):>8.2%} of {layer.weight.numel():>12,}" for name, layer in layers.items()]

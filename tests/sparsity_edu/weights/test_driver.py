@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, OPTConfig, Qwen2Config, Qwen3Config
 
-from sparsity_edu.models.layers import prunable_layers, weight_matrix
-from sparsity_edu.weights import driver, magnitude, wanda
+from sparsity_edu.models.layers import decoder_blocks, prunable_layers, weight_matrix
+from sparsity_edu.weights import driver, magnitude, walk, wanda
 
 SMALL = {
     "vocab_size": 97,
@@ -71,12 +71,12 @@ def test_every_family_is_pruned_to_the_pattern(family, method, true_sequential):
 def test_running_block_by_block_is_running_the_model(family):
     """What the walk feeds to the last block, dense, is what the model feeds to it."""
     model = make(family)
-    blocks = driver.decoder_blocks(model)
-    batches = driver._batches(CALIBRATION)
+    blocks = decoder_blocks(model)
+    batches = walk.single_windows(CALIBRATION)
     with torch.no_grad():
-        hidden, calls = driver._block_inputs(model, blocks, batches)
+        hidden, calls = walk.block_inputs(model, blocks, batches)
         for block, call in zip(blocks, calls, strict=True):
-            hidden = [driver._run(block, states, call) for states in hidden]
+            hidden = [walk.run_block(block, states, call) for states in hidden]
         seen = []
         handle = blocks[-1].register_forward_hook(lambda _, args, out: seen.append(out[0] if isinstance(out, tuple) else out))
         for ids in batches:
@@ -113,7 +113,7 @@ def test_a_block_sees_what_the_pruned_ones_before_it_make_of_the_text():
     target = pruned.model.layers[2].self_attn.q_proj
     handle = target.register_forward_pre_hook(lambda _, args: inputs.add(args[0]))
     with torch.no_grad():
-        for ids in driver._batches(CALIBRATION):
+        for ids in walk.single_windows(CALIBRATION):
             pruned(input_ids=ids)
     handle.remove()
     dense = model.model.layers[2].self_attn.q_proj.weight
@@ -127,10 +127,18 @@ def test_true_sequential_lets_a_layer_see_the_pruned_ones_of_its_block():
     target = pruned.model.layers[0].mlp.down_proj
     handle = target.register_forward_pre_hook(lambda _, args: inputs.add(args[0]))
     with torch.no_grad():
-        for ids in driver._batches(CALIBRATION):
+        for ids in walk.single_windows(CALIBRATION):
             pruned(input_ids=ids)
     handle.remove()
     assert torch.equal(target.weight, wanda.prune(model.model.layers[0].mlp.down_proj.weight, inputs.norm, 0.5))
+
+
+def test_a_block_is_run_twice():
+    """To collect, and to go on; and twice by the whole model, for its calls and to compare them."""
+    model, runs = make("llama"), []
+    model.model.layers[1].register_forward_hook(lambda *_: runs.append(1))
+    driver.prune_(model, "wanda", 0.5, calibration=CALIBRATION[0], progress=False)
+    assert len(runs) == 2 * 3 + 2
 
 
 def test_layers_that_read_the_same_share_one_statistic():
