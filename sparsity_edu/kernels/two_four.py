@@ -28,7 +28,7 @@ from sparsity_edu.kernels.packed24 import (
     to_semi_structured,
     unpack,
 )
-from sparsity_edu.models.layers import prunable_layers
+from sparsity_edu.models.layers import prunable_matrices
 
 FEW_TOKENS = 8  # the width of a tensor core's tile: as many tokens for the price of one
 
@@ -267,10 +267,10 @@ def sparsify_linear_(model: nn.Module, pattern: str = "2:4") -> dict[str, str]:
     if pattern != "2:4":
         raise ValueError(f'pattern must be "2:4", got {pattern!r}')
     dense = {}
-    for name, layer in prunable_layers(model).items():
+    for name, layer in prunable_matrices(model).items():
         try:
             if not isinstance(layer, nn.Linear):
-                raise ValueError(f"it is a {type(layer).__name__}")
+                raise ValueError(f"it is a {type(layer).__name__}" if isinstance(layer, nn.Module) else "it is an expert's")
             model.set_submodule(name, TwoFourLinear.of(layer))
         except ValueError as error:
             dense[name] = str(error)

@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from autograder.inside.sanitizer import watch
 from sparsity_edu.kernels import two_four
+from sparsity_edu.models import load
 from sparsity_edu.weights.driver import prune_
 
 
@@ -195,3 +196,9 @@ def test_layers_that_are_not_two_four_stay_dense_and_are_named():
     assert isinstance(model[2], two_four.TwoFourLinear)
     with pytest.raises(ValueError, match="pattern must be \"2:4\", got '4:8'"):
         two_four.sparsify_linear_(model, "4:8")
+
+
+def test_projections_of_experts_stay_dense_and_are_named():
+    model = load("tiny-moe").half()
+    experts = 3 * model.config.num_local_experts * model.config.num_hidden_layers
+    assert list(two_four.sparsify_linear_(model).values()).count("it is an expert's") == experts
