@@ -199,6 +199,6 @@ def test_layers_that_are_not_two_four_stay_dense_and_are_named():
 
 
 def test_projections_of_experts_stay_dense_and_are_named():
-    model = load("tiny-moe").half()
+    model = load("tiny-moe").model.half()
     experts = 3 * model.config.num_local_experts * model.config.num_hidden_layers
     assert list(two_four.sparsify_linear_(model).values()).count("it is an expert's") == experts
