@@ -1,0 +1,32 @@
+"""Logits, choices and layers that the exercises of unit 08 work on."""
+
+import torch
+from torch import Tensor
+
+
+def logits(g: torch.Generator, *shape: int, spread: float = 1.0, gap: float = 0.02) -> Tensor:
+    """(..., E) router logits of which no two of a token are closer than `gap`: no rounding decides who is chosen.
+
+    Some experts are liked by most tokens, as in a router that nobody has balanced, and each token has a constant of its own.
+    """
+    E = shape[-1]
+    z = spread * (torch.randn(shape, generator=g) + 0.5 * torch.randn(E, generator=g))
+    ascending, order = z.sort(dim=-1)
+    apart = torch.empty_like(z).scatter_(-1, order, ascending + gap * torch.arange(E))
+    return apart + torch.randn(*shape[:-1], 1, generator=g)
+
+
+def choices(g: torch.Generator, *shape: int, n_experts: int, favour: float = 0.7) -> Tensor:
+    """(..., tokens, k) different experts for each token, the best first; unevenly liked, and the last one by nobody."""
+    liked = favour * torch.randn(n_experts, generator=g)
+    liked[-1] = -torch.inf
+    z = liked + torch.randn(*shape[:-1], n_experts, generator=g)
+    return z.topk(shape[-1], dim=-1).indices
+
+
+def dropped(g: torch.Generator, *shape: int, share: float = 0.3) -> Tensor:
+    """(tokens, k) which choices found room; the last token lost all, and another one."""
+    kept = torch.rand(shape, generator=g) > share
+    kept[-1] = False
+    kept[int(torch.randint(len(kept), (), generator=g))] = False
+    return kept
