@@ -1,5 +1,7 @@
 """Unit 08: mixture of experts."""
 
+from autograder.exercises.mixture_of_experts.capacity import capacity
+from autograder.exercises.mixture_of_experts.keep import keep
 from autograder.exercises.mixture_of_experts.route import route
 
-EXERCISES = (route,)
+EXERCISES = (route, capacity, keep)
