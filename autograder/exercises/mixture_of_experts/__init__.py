@@ -1,7 +1,9 @@
 """Unit 08: mixture of experts."""
 
 from autograder.exercises.mixture_of_experts.capacity import capacity
+from autograder.exercises.mixture_of_experts.combine import combine
+from autograder.exercises.mixture_of_experts.dispatch import dispatch
 from autograder.exercises.mixture_of_experts.keep import keep
 from autograder.exercises.mixture_of_experts.route import route
 
-EXERCISES = (route, capacity, keep)
+EXERCISES = (route, capacity, keep, dispatch, combine)
