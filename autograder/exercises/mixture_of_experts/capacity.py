@@ -184,9 +184,7 @@ mistaken(
     "You round a half up. flaxformer uses Python's round: 2.5 becomes 2 and 3.5 becomes 4, the even neighbour.",
     half=half_up,
 )
-mistaken(
-    "mesh rounded up", "You round up for mesh too. mesh cuts off: `int(tokens * factor / n_experts)`.", floor=math.ceil
-)
+mistaken("mesh rounded up", "You round up for mesh too. mesh cuts off: `int(tokens * factor / n_experts)`.", floor=math.ceil)
 mistaken(
     "mesh rounded to the nearest",
     "You round to the nearest for mesh. mesh cuts off: `int(tokens * factor / n_experts)`.",

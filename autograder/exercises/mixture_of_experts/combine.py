@@ -218,7 +218,10 @@ def _(outputs, entries, weights):
     return right(outputs, entries, weights)[(entries // weights.shape[1]).unique()]
 
 
-@mistaken("in the order of the experts", "Your rows are still in the order of the experts, one for each choice. Add them up for each token.")
+@mistaken(
+    "in the order of the experts",
+    "Your rows are still in the order of the experts, one for each choice. Add them up for each token.",
+)
 def _(outputs, entries, weights):
     return outputs * weights.flatten()[entries][:, None]
 

@@ -207,13 +207,18 @@ def _(experts, n_experts, kept=None):
     return entries, experts.flatten()[entries].unique(return_counts=True)[1]
 
 
-@mistaken("counts end early", "Your counts end with the last expert that was chosen. There are n_experts of them: `minlength=n_experts`.")
+@mistaken(
+    "counts end early",
+    "Your counts end with the last expert that was chosen. There are n_experts of them: `minlength=n_experts`.",
+)
 def _(experts, n_experts, kept=None):
     entries, _ = reference(experts, n_experts, kept)
     return entries, experts.flatten()[entries].bincount()
 
 
-@mistaken("where each expert begins", "You return where the experts' parts begin or end (a cumulative sum). Return how long they are.")
+@mistaken(
+    "where each expert begins", "You return where the experts' parts begin or end (a cumulative sum). Return how long they are."
+)
 def _(experts, n_experts, kept=None):
     entries, counts = reference(experts, n_experts, kept)
     return entries, counts.cumsum(0)

@@ -30,3 +30,33 @@ def dropped(g: torch.Generator, *shape: int, share: float = 0.3) -> Tensor:
     kept[-1] = False
     kept[int(torch.randint(len(kept), (), generator=g))] = False
     return kept
+
+
+def layer(
+    g: torch.Generator, sequences: int, tokens: int, d: int, f: int, E: int, *, k: int = 2, relu: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x (sequences, tokens, d), router (E, d), up (E, 2f or f, d) and down (E, d, f): no token is in doubt whom to choose.
+
+    Experts are liked unevenly, and the last one by nobody.
+    """
+    router = torch.randn(E, d, generator=g) / d**0.5
+    router[:, 0] += 0.5 * torch.randn(E, generator=g)
+    router[-1, 0] = -20.0
+
+    def some(count: int) -> Tensor:
+        x = torch.randn(count, d, generator=g)
+        x[:, 0] = 1 + 0.2 * torch.rand(count, generator=g)
+        return x
+
+    x = some(sequences * tokens)
+    while (doubtful := in_doubt(x, router, k)).any():
+        x[doubtful] = some(int(doubtful.sum()))
+    up = torch.randn(E, (2 - relu) * f, d, generator=g) / d**0.5
+    down = torch.randn(E, d, f, generator=g) / f**0.5
+    return x.view(sequences, tokens, d), router, up, down
+
+
+def in_doubt(x: Tensor, router: Tensor, k: int) -> Tensor:
+    """(tokens,) whether two of the k + 1 best experts are so close that rounding could decide."""
+    best = (x.double() @ router.double().T).topk(min(k + 1, len(router)), dim=-1).values
+    return (best[:, :-1] - best[:, 1:]).amin(dim=-1) < 1e-3

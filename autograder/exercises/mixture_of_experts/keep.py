@@ -12,7 +12,7 @@ from autograder.inside.case import Case, call
 
 def reference(experts: Tensor, n_experts: int, capacity: int) -> Tensor:
     """With a list of free places, one choice at a time."""
-    *groups, tokens, k = experts.shape
+    tokens, k = experts.shape[-2:]
     kept = torch.zeros_like(experts, dtype=torch.bool)
     for group, mine in zip(experts.reshape(-1, tokens, k), kept.view(-1, tokens, k), strict=True):
         free = [capacity] * n_experts
@@ -111,7 +111,7 @@ def _(g):
 
 @keep.accepts("flaxformer and mesh: one-hot, all first choices in front, cumulative sum")
 def _(experts, n_experts, capacity):
-    *groups, tokens, k = experts.shape
+    tokens, k = experts.shape[-2:]
     preferred = experts.reshape(-1, tokens, k).swapaxes(1, 2).reshape(-1, k * tokens)
     expert_mask = F.one_hot(preferred, n_experts).to(torch.int32)
     token_priority = torch.cumsum(expert_mask, dim=1) * expert_mask - 1.0
@@ -121,7 +121,7 @@ def _(experts, n_experts, capacity):
 
 @keep.accepts("sort and segment")
 def _(experts, n_experts, capacity):
-    *groups, tokens, k = experts.shape
+    tokens, k = experts.shape[-2:]
     rows = []
     for group in experts.reshape(-1, tokens, k):
         line = group.T.flatten()
@@ -130,7 +130,8 @@ def _(experts, n_experts, capacity):
         place = torch.arange(len(line)) - (length.cumsum(0) - length)[line[order]]
         position = torch.empty_like(place)
         position[order] = place
-        rows.append(position.view(k, tokens).T < capacity)
+        kept = position.view(k, tokens) < capacity
+        rows.append(kept.T)
     return torch.stack(rows).reshape(experts.shape)
 
 

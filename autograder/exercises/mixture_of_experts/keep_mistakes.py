@@ -38,7 +38,10 @@ def _(experts, n_experts, capacity):
     return positions(experts.mT, n_experts).mT < capacity
 
 
-@mistakes("second choices first", "You fill the room with the last choices first. The order is: all first choices, then all second ones.")
+@mistakes(
+    "second choices first",
+    "You fill the room with the last choices first. The order is: all first choices, then all second ones.",
+)
 def _(experts, n_experts, capacity):
     return by_choice(experts.flip(-1), n_experts).flip(-1) < capacity
 

@@ -140,7 +140,10 @@ def _(z, k, renormalise):
     return experts, weights / weights.sum(dim=-1, keepdim=True) if renormalise else weights
 
 
-@mistaken("never renormalised", "You never renormalise. With renormalise=True divide the k weights by their sum, so that they sum to 1.")
+@mistaken(
+    "never renormalised",
+    "You never renormalise. With renormalise=True divide the k weights by their sum, so that they sum to 1.",
+)
 def _(z, k, renormalise):
     return chosen(z.float().softmax(dim=-1), k, False)
 
@@ -182,7 +185,9 @@ def _(z, k, renormalise):
     return chosen(z.float(), k, renormalise)
 
 
-@mistaken("sigmoid", "You took the sigmoid of each logit. That is the gate of DeepSeek-V3; here it is a softmax over the experts.")
+@mistaken(
+    "sigmoid", "You took the sigmoid of each logit. That is the gate of DeepSeek-V3; here it is a softmax over the experts."
+)
 def _(z, k, renormalise):
     return chosen(z.float().sigmoid(), k, renormalise)
 
@@ -244,7 +249,9 @@ def _(z, k, renormalise):
     return experts, weights.float()
 
 
-@mistaken("weights of another type", "Your weights have the data type of the logits. They are float32, whatever the model runs in.")
+@mistaken(
+    "weights of another type", "Your weights have the data type of the logits. They are float32, whatever the model runs in."
+)
 def _(z, k, renormalise):
     experts, weights = chosen(z.float().softmax(dim=-1), k, renormalise)
     return experts, weights.to(z.dtype)
