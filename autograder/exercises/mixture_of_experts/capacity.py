@@ -261,8 +261,8 @@ mistaken(
     lambda t, e, k, f, rounding: expert_capacity(t, e, k, f, rounding if rounding in NAMES else "mesh"),
 )
 mistaken(
-    "a float",
-    "You return a text or a number with a fraction. A capacity is a whole number.",
+    "no number",
+    "You return a text. A capacity is a whole number, an int.",
     lambda *args: str(expert_capacity(*args)),
 )
 

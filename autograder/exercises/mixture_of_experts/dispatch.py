@@ -58,6 +58,8 @@ def _(g):
     for tokens, k, E in ((8, 1, 4), (9, 2, 5), (7, 3, 6), (16, 2, 5)):
         yield call(choices(g, tokens, k, n_experts=E), E, dropped(g, tokens, k))
     yield call(choices(g, 10, 2, n_experts=6), 6, kept=dropped(g, 10, 2, share=0.6))
+    one = torch.arange(60).view(30, 2) != torch.randint(60, (), generator=g)  # all but one found room
+    yield call(choices(g, 30, 2, n_experts=5), 5, one)
 
 
 @dispatch.stage(

@@ -120,8 +120,8 @@ varied(
 
 @mistakes(
     "dropped tokens pass",
-    "You give back x for dropped tokens. The layer gives 0; x passes by the residual connection outside of it. (A published library had this for "
-    "months.)",
+    "You give back x for dropped tokens. The layer gives 0; x passes by the residual connection outside of it. (A published library once did "
+    "so.)",
 )
 def _(x, router, up, down, k, renormalise=True, capacity=None):
     y = mixture(x, router, up, down, k, renormalise, capacity)
