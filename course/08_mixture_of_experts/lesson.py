@@ -203,7 +203,7 @@ plt.show()
 # - **Speed.** The paper says that its mixtures learned faster than networks trained by backpropagation. Against the network with sigmoids that is so here too. With tanh, which
 #   came into use later, the single network is as fast. A fair comparison today would end in a draw.
 #
-# Only one of the four experts has to be run for a vowel, if the gate is so sure. That is what became of the idea twenty-five years later.
+# Only one of the four experts has to be run for a vowel, if the gate is so sure. That is what became of the idea a quarter of a century later.
 #
 # ## Experiment 2: two levels, and no step size
 #
@@ -745,12 +745,12 @@ axes[0].legend(loc="upper right")
 plt.show()
 
 # %% [markdown]
-# For equal tokens the mixture ends a tenth of a nat below both dense models. Against the one of equal *active* size that is the promise: the same FLOPs for a token, and a better model. That it beats the one of equal *total*
+# For equal tokens the mixture ends about a tenth of a nat below both dense models. Against the one of equal *active* size that is the promise: the same FLOPs for a token, and a better model. That it beats the one of equal *total*
 # size too is no general law. Three passes through a small text are not enough for 3.8 million parameters that are all used all the time; look at the two dense curves, which end almost together. It is one seed for
 # each model, too.
 #
-# The clock says something else. On this processor a step of the mixture takes 1.9 times as long as one of the small dense model, though the FLOPs are the same: eight small products are slower than one
-# large one, the optimiser has 2.8 times as many parameters to move, and sorting costs time too. In the right panel the small dense model is ahead at every minute that it ran. FLOPs are not seconds.
+# The clock says something else. On this processor a step of the mixture takes nearly twice as long as one of the small dense model, though the FLOPs are the same. Eight small products are not as fast as one
+# large one, tokens have to be sorted, and the optimiser has 2.8 times as many parameters to move. In the right panel the small dense model is ahead at every minute that it ran. FLOPs are not seconds.
 #
 # The live steps are only the beginning, in which all three are alike. They show that this is the code that ran.
 #
