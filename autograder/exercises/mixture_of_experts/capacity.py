@@ -12,7 +12,7 @@ from autograder.inside.case import Case, call
 NAMES = ("mesh", "flaxformer", "deepspeed", "megatron")
 
 
-def expert_capacity(tokens: int, n_experts: int, k: int, factor: float, rounding: str, pick=None, **parts) -> int:
+def expert_capacity(tokens: int, n_experts: int, k: int, factor: float, rounding: str, **parts) -> int:
     """With exchangeable parts, for mistakes in one part."""
     if rounding not in NAMES:
         raise ValueError(rounding)
@@ -24,7 +24,7 @@ def expert_capacity(tokens: int, n_experts: int, k: int, factor: float, rounding
         "flaxformer": lambda: half(share),
         "deepspeed": lambda: ceil(tokens / n_experts * (factor * k)),
         "megatron": lambda: ceil(tokens * k / n_experts * factor),
-    }[pick or rounding]()
+    }[rounding]()
     return max(least[rounding], size)
 
 

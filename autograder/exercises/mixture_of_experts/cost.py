@@ -37,7 +37,7 @@ cost = Exercise(
         "`2 * tokens * (always + k * expert)`, and `always + expert * n_experts * (1 - (1 - k / n_experts) ** tokens)`.",
     ),
     reference=mixture_cost,
-    rules=Rules(tolerance=1e-6),
+    rules=Rules(tolerance=1e-9),
 )
 
 
@@ -75,6 +75,8 @@ def _(g):
     yield sizes(g, some(g, 6, 12), 2, 5000)
     yield sizes(g, some(g, 200, 300), 1, some(g, 50, 90))
     yield sizes(g, 5, 5, some(g, 2, 9))
+    yield sizes(g, 2000, 1, some(g, 900, 1200))
+    yield call(some(g, 3, 9), some(g, 10, 20), 11, 3, some(g, 3, 6))
 
 
 @cost.stage(

@@ -33,19 +33,30 @@ def dropped(g: torch.Generator, *shape: int, share: float = 0.3) -> Tensor:
 
 
 def layer(
-    g: torch.Generator, sequences: int, tokens: int, d: int, f: int, E: int, *, k: int = 2, relu: bool = False
+    g: torch.Generator,
+    sequences: int,
+    tokens: int,
+    d: int,
+    f: int,
+    E: int,
+    *,
+    k: int = 2,
+    relu: bool = False,
+    blind: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x (sequences, tokens, d), router (E, d), up (E, 2f or f, d) and down (E, d, f): no token is in doubt whom to choose.
 
-    Experts are liked unevenly, and the last one by nobody.
+    Experts are liked unevenly, and the last one by nobody. With `blind`, the router does not see feature 1, which is 0 in x.
     """
     router = torch.randn(E, d, generator=g) / d**0.5
     router[:, 0] += 0.5 * torch.randn(E, generator=g)
     router[-1, 0] = -20.0
+    router[:, 1] *= not blind
 
     def some(count: int) -> Tensor:
         x = torch.randn(count, d, generator=g)
         x[:, 0] = 1 + 0.2 * torch.rand(count, generator=g)
+        x[:, 1] *= not blind
         return x
 
     x = some(sequences * tokens)

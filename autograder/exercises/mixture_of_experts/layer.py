@@ -60,6 +60,7 @@ layer = Exercise(
 )
 
 ALL = (0, 1, 2, 3)  # x, router, up and down
+TOO_LARGE = 1e25  # its square is infinite in float32
 
 
 def case(g: torch.Generator, *sizes: int, k: int, relu: bool = False, gradients=(), poison: bool = False, **options) -> Case:
@@ -115,22 +116,25 @@ def _(g):
 @layer.stage(
     "runs only what is routed",
     points=2,
-    exposes="An expert computes for its own tokens alone, and an expert without tokens not at all. Here an expert that nobody chose is NaN, or infinite "
-    "for tokens of others, and 0 times NaN is NaN: multiplying by 0 is no way to leave something out. x and the weights stay as they are.",
+    exposes="An expert computes for its own tokens alone, and an expert without tokens not at all. Here one that nobody chose is NaN, and others are "
+    "infinite for tokens that are not theirs, or were dropped. 0 times NaN is NaN: multiplying by 0 is no way to leave something out. x and the weights "
+    "stay as they are.",
     pure=True,
 )
 def _(g):
     yield case(g, 2, 6, 5, 4, 5, k=2, poison=True)
     yield case(g, 2, 8, 4, 6, 5, k=1, renormalise=False, capacity=2, relu=True, poison=True)
     yield case(g, 2, 5, 3, 4, 6, k=2, capacity=0, poison=True)
-    x, router, up, down = fixtures.layer(g, 1, 9, 6, 5, 4, k=2)
-    router[:, 1], x[0, :, 1], up[:, :, 1] = 0.0, 0.0, 0.0  # a feature that the router does not see, and one token has
-    while fixtures.in_doubt(x[0], router, 2).any():
-        doubtful = fixtures.in_doubt(x[0], router, 2)
-        x[0, doubtful, 2:] = torch.randn(int(doubtful.sum()), 4, generator=g)
+    x, router, up, down = fixtures.layer(g, 1, 9, 6, 5, 4, k=2, blind=True)
     others = (x[0, 4] @ router.T).argsort()[:-2]
-    x[0, 4, 1], up[others, :, 1] = 1e25, 1e25
+    x[0, 4, 1], up[:, :, 1], up[others, :, 1] = TOO_LARGE, 0.0, TOO_LARGE  # infinite in experts that the token did not choose
     yield call(x, router, up, down, 2)
+    for k, relu in ((1, True), (2, False)):
+        x, router, up, down = fixtures.layer(g, 2, 9, 6, 5, 4, k=k, relu=relu, blind=True)
+        kept = find_room((x @ router.T).topk(k).indices, 4, 2)
+        x[..., 1].masked_fill_(~kept.any(dim=-1), TOO_LARGE)  # infinite in all experts, but dropped by all that it chose
+        up[:, :, 1] = TOO_LARGE
+        yield call(x, router, up, down, k, renormalise=False, capacity=2)
     yield case(g, 2, 150, 8, 6, 7, k=2, poison=True)
     yield case(g, 1, 10, 5, 4, 70, k=4)
     yield case(g, 4, 3, 5, 2, 6, k=2)

@@ -72,6 +72,22 @@ def _(*args, **options):
     return torch.where(share[..., None] > 0, share[..., None] * answers, 0.0).sum(dim=2)
 
 
+@mistakes(
+    "dropped by weight",
+    "You run an expert on dropped tokens too, and multiply by 0. What found no room is not computed at all: take it out of the lists.",
+)
+def _(x, router, up, down, k, renormalise=True, capacity=None):
+    experts, weights = chosen(x @ router.T, k, renormalise)
+    if capacity is not None:
+        weights = weights * find_room(experts, len(router), capacity)
+    y = torch.zeros_like(x)
+    for e in range(len(router)):
+        b, t, j = (experts == e).nonzero(as_tuple=True)
+        if len(b):
+            y = y.index_put((b, t), weights[b, t, j, None] * run(x[b, t], up[e], down[e]), accumulate=True)
+    return y
+
+
 varied(
     "never renormalised",
     "You never renormalise. renormalise=True is the default: the k weights of a token sum to 1, as in Mixtral.",
