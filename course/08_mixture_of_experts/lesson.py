@@ -178,9 +178,9 @@ for ax, (name, title) in zip(axes, PANELS.items()):
         aspect="auto",
     )
     for label, vowel in enumerate(NAMES):
-        chosen = data.test_labels == label
+        mine = data.test_labels == label
         ax.scatter(
-            *(1000 * data.test_inputs[chosen]).T,
+            *(1000 * data.test_inputs[mine]).T,
             s=14,
             marker=MARKS[label],
             color="0.15",
@@ -483,8 +483,8 @@ def dispatch(
 
 # %%
 choices, counts = dispatch(example, 3, keep(example, 3, 2))
-for expert, mine in enumerate(choices.split(counts.tolist())):
-    print(f"expert {expert} reads tokens {(mine // 2).tolist()} (choices {mine.tolist()})")
+for number, mine in enumerate(choices.split(counts.tolist())):
+    print(f"expert {number} reads tokens {(mine // 2).tolist()} (choices {mine.tolist()})")
 
 # %% [markdown]
 # ## Combine
@@ -582,7 +582,9 @@ def mixture(
 # Is it the real thing? `tiny-moe` is a language model of the Mixtral layout that the course trained and ships: 6 blocks, $E = 8$, $k = 2$. Put your layer
 # in the place of each of its own, and nothing may change.
 
-# %% tags=["experiment"]
+# %%
+import copy
+
 from sparsity_edu.data import python_docs
 from sparsity_edu.models import load, tokens
 
@@ -590,34 +592,28 @@ tiny_moe, tokenizer = load("tiny-moe")
 WINDOW = 512
 text = tokens(tokenizer, python_docs("validation"), (2 if FAST else 16) * WINDOW)
 
+# %% tags=["experiment"]
+
 
 class Mine(nn.Module):
     """Your layer, with the weights of one of transformers' own."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.block, self.capacity = block, None
+        self.router, self.experts, self.capacity = block.gate.weight, block.experts, None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        experts = self.block.experts
-        return mixture(
-            x.contiguous(),
-            self.block.gate.weight,
-            experts.gate_up_proj,
-            experts.down_proj,
-            2,
-            capacity=self.capacity,
-        )
+        up, down = self.experts.gate_up_proj, self.experts.down_proj
+        return mixture(x.contiguous(), self.router, up, down, 2, capacity=self.capacity)
 
 
+yours = copy.deepcopy(tiny_moe)
+for layer in yours.model.layers:
+    layer.mlp = Mine(layer.mlp)
 with torch.no_grad():
-    theirs = tiny_moe(text[None, :WINDOW]).logits
-    for layer in tiny_moe.model.layers:
-        layer.mlp = Mine(layer.mlp)
-    yours = tiny_moe(text[None, :WINDOW]).logits
-print(
-    f"largest difference: {(yours - theirs).abs().max():.1e}; logits are up to {theirs.abs().max():.1f}"
-)
+    expected, got = (model(text[None, :WINDOW]).logits for model in (tiny_moe, yours))
+print(f"largest difference: {(got - expected).abs().max():.1e}")
+print(f"logits are up to {expected.abs().max():.1f}")
 
 # %% [markdown]
 # ## What it costs
@@ -767,18 +763,16 @@ E, K = 8, 2
 
 @torch.no_grad()
 def choices_of(ids):
-    """The experts of every token in every layer, (layers, tokens, k), and what the model would lose, nothing being dropped."""
-    seen = [[] for _ in tiny_moe.model.layers]
+    """The experts of every token in every layer, (layers, tokens, k)."""
+    seen = [[] for _ in yours.model.layers]
     hooks = [
         layer.mlp.register_forward_pre_hook(
-            lambda mlp, args, mine=mine: mine.append(
-                route(args[0] @ mlp.block.gate.weight.T, K, True)[0][0]
-            )
+            lambda mlp, args, mine=mine: mine.append(route(args[0] @ mlp.router.T, K, True)[0][0])
         )
-        for layer, mine in zip(tiny_moe.model.layers, seen)
+        for layer, mine in zip(yours.model.layers, seen)
     ]
     for window in ids.split(WINDOW):
-        tiny_moe(window[None])
+        yours(window[None])
     for hook in hooks:
         hook.remove()
     return torch.stack([torch.cat(mine) for mine in seen])
@@ -865,15 +859,15 @@ some_text = text[: (1 if FAST else 8) * WINDOW]
 groups = chosen[:, : len(some_text)].unflatten(1, (-1, WINDOW))  # (layers, windows, tokens, k)
 lot = torch.rand(8, WINDOW, E, generator=torch.Generator().manual_seed(0)).topk(K).indices
 rows = []
-whole = mean_loss(tiny_moe, some_text, WINDOW, progress=False)
+whole = mean_loss(yours, some_text, WINDOW, progress=False)
 print(f"loss without a limit {whole:.4f}; {len(some_text) // WINDOW} windows of {WINDOW} tokens")
 print("factor   capacity   dropped: choices   tokens that lost both   choices of a lot   loss")
 for factor in FACTORS:
     room = expert_capacity(WINDOW, E, K, factor, "megatron")
     kept, by_lot = keep(groups, E, room), keep(lot, E, room)
-    for layer in tiny_moe.model.layers:
+    for layer in yours.model.layers:
         layer.mlp.capacity = room
-    loss = mean_loss(tiny_moe, some_text, WINDOW, progress=False)
+    loss = mean_loss(yours, some_text, WINDOW, progress=False)
     rows.append(
         (
             1 - kept.float().mean().item(),
@@ -885,7 +879,7 @@ for factor in FACTORS:
     print(
         f"{factor:6}   {room:8}   {rows[-1][0]:16.1%}   {rows[-1][1]:21.1%}   {rows[-1][2]:16.1%}   {loss:.4f}"
     )
-for layer in tiny_moe.model.layers:
+for layer in yours.model.layers:
     layer.mlp.capacity = None
 
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.5))
