@@ -908,6 +908,8 @@ plt.show()
 # - **The loss is forgiving.** With 9 % dropped it rises by 0.01, with half of them by 0.46. A token that lost its second choice still has its first, which was filled first and counts more; at a factor of 0.5 only 16 % lost both. And
 #   even those go on: the residual connection carries them past the layer.
 #
+# (The fast setting tries three factors on a single window.)
+#
 # ## Experiment 6: when to use it
 #
 # Decoding is bound by memory: each step reads the weights, and computes little with them. One user alone reads $k$ experts, as much as the small dense model. Many users
@@ -1067,11 +1069,11 @@ plt.show()
 # %% [markdown]
 # The clock follows the count. (The fast setting has a layer so small that it lies in the cache, and shows nothing of this.)
 #
-# - **One token** reads $k$ experts and no more, however many there are. Here the mixture takes 1.6 times as long as the small dense layer, which is the price of routing and of eight small matrices in place of one, and 0.4
+# - **One token** reads $k$ experts and no more, however many there are. Here the mixture takes about 1.5 times as long as the small dense layer, which is the price of routing and of eight small matrices in place of one, and 0.4
 #   times as long as the large one.
-# - **A few tokens** are its worst case. Mixtral reads 2.7 times as much for 4 tokens as for one, and practically everything from 16 on. DeepSeek-V3 with its 256 experts holds out longer: 6.5 times at 8 tokens, all from
+# - **A few tokens** are its worst case. Mixtral reads 2.7 times as much for 4 tokens as for one, and practically everything from 16 on. DeepSeek-V3 with its 256 experts holds out longer: 6.5 times at 8 tokens, nearly all from
 #   about 128. Measured, at 8 and 16 tokens the mixture takes three times as long as the small layer, and 0.8 times as long as the large one: all experts are read, each for a handful of tokens.
-# - **Very many tokens** are cheap again. Each expert now has enough of them that computing takes longer than reading, and the mixture computes little: at 512 tokens 1.3 times the small layer, 0.3 times the large one.
+# - **Very many tokens** are cheap again. Each expert now has enough of them that computing takes longer than reading, and the mixture computes little: at 512 tokens it takes less than 1.2 times as long as the small layer, and about a quarter of the large one's time.
 # - **Real text** is close to the formula. Tokens from far apart choose nearly as many experts as it says; tokens in a row choose somewhat fewer.
 #
 # So a mixture pays for a single user with enough memory, and for very large batches: training, reading a prompt, a busy server. In between it reads like a large model and computes like a small one. And memory holds
