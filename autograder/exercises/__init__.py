@@ -18,6 +18,7 @@ UNITS = (
     "05_wanda",
     "06_lottery_tickets",
     "07_minitron",
+    "09_training_the_router",
     "15_two_four",
     "16_sparse_gemv",
 )
