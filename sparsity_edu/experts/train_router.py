@@ -31,11 +31,11 @@ from sparsity_edu.experts.routing import Routing, group_limited, top_k
 from sparsity_edu.experts.sparsemixer import V1, V2, sparsemixer
 
 RECORD = Path(__file__).with_suffix(".json")
-BYTES, CONTEXT, BATCH = 256, 64, 16  # vocabulary; bytes of a window; windows of a step
+BYTES, CONTEXT, BATCH = 256, 64, 8  # vocabulary; bytes of a window; windows of a step
 BLOCKS, D, HEADS, EXPERTS, WIDTH = 2, 64, 4, 8, 64
-STEPS, EVERY, SEEDS = 500, 50, 4
+STEPS, EVERY, SEEDS = 300, 50, 4
 LEARNING_RATE, WARM_UP = 3e-3, 50
-HELD_OUT = 128  # windows
+HELD_OUT = 64  # windows
 
 
 @dataclass(frozen=True)
