@@ -62,6 +62,17 @@ def draw_case(
     return call(z, None if silent else noise, eps, *more, **options)
 
 
+def faint_case(g: torch.Generator, tokens: int, E: int, eps: float) -> Case:
+    """Logits of a size of 1e-8: which are out does not depend on the size of all."""
+
+    def several(n):
+        z = torch.randn(n, E, generator=g)
+        return [z, torch.empty(n, E).exponential_(generator=g).clamp(min=1e-6)]
+
+    z, noise = rows(tokens, several, lambda z, noise: decided(z, noise, eps) & decided(z, noise, eps, size=1e-8))
+    return call(1e-8 * z, noise, eps)
+
+
 @draw.stage(
     "adds Gumbel noise and takes the largest",
     points=1,
@@ -87,6 +98,8 @@ def _(g):
     yield draw_case(g, 25, 7, 0.45, shift=1.0)
     yield draw_case(g, 25, 7, 0.3, shift=-1.0)
     yield draw_case(g, 9, 5, 0.01, shift=5.0)
+    yield draw_case(g, 40, 6, 0.7, shift=-0.3)  # the limit is above 1: a negative logit may be near enough to a positive one
+    yield faint_case(g, 30, 5, 0.3)
     noise = torch.empty(3, 4).exponential_(generator=g)
     yield call(torch.zeros(3, 4), noise.clamp(min=1e-6), 0.1)  # 0 / 0
 
@@ -114,6 +127,7 @@ def _(g):
     yield draw_case(g, 40, 6, 0.2, shift=2.0, second=True)
     yield draw_case(g, 40, 6, 0.25, shift=-2.0, second=True)
     yield draw_case(g, 8, 2, 0.1, second=True)
+    yield draw_case(g, 9, 4, 0.1, shift=-3e4, spread=900.0, second=True)
 
 
 @draw.stage(

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.inside.case import Case, call
 from sparsity_edu.experts import losses
@@ -29,6 +30,7 @@ jitter = Exercise(
         "to multiply with.",
     ),
     reference=reference,
+    rules=Rules(exact_zeros=True),
     shares=True,
 )
 
@@ -65,8 +67,9 @@ def _(g):
     yield jitter_case(g, 11, eps=(0.05,))
     yield jitter_case(g, 2, 3, 2, 4, eps=(0.6,))
     yield jitter_case(g, 4, 3, eps=(0,))
-    dead = torch.randn(5, 6, generator=g) * torch.tensor([1.0, 0, 1e-20, 1, 0, 1e20])
-    yield call(dead, torch.rand(5, 6, generator=g), eps=0.2)
+    for size in (1.0, 1e-20, 1e20):
+        dead = size * torch.randn(5, 6, generator=g) * torch.tensor([1.0, 0, 1, 1, 0, 1])
+        yield call(dead, torch.rand(5, 6, generator=g), eps=0.2)
 
 
 @jitter.stage(

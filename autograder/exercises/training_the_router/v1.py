@@ -64,6 +64,7 @@ def _(g):
     yield v1_case(g, 30, 5, 0.3)
     yield v1_case(g, 30, 6, 0.2, shift=3.0)
     yield v1_case(g, 30, 4, 0.25, shift=-2.0)
+    yield v1_case(g, 40, 7, 0.7, shift=-0.3)
 
 
 @v1.stage(

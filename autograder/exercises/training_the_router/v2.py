@@ -66,7 +66,7 @@ def _(g):
     yield v2_case(g, 40, 5, 0.3)
     yield v2_case(g, 40, 6, 0.2, shift=3.0)
     yield v2_case(g, 40, 4, 0.25, shift=-2.0)
-    yield v2_case(g, 40, 7, 0.4, shift=-0.5)
+    yield v2_case(g, 40, 7, 0.7, shift=-0.3)
 
 
 @v2.stage(

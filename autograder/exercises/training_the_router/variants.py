@@ -82,14 +82,14 @@ def mix(
 # Cases
 
 
-def decided(z: Tensor, noise: Tensor, eps: float, taken: Tensor | None = None) -> Tensor:
-    """(tokens,): whether no rounding decides who is a candidate, who is drawn, and who is likeliest."""
+def decided(z: Tensor, noise: Tensor, eps: float, taken: Tensor | None = None, size: float = 1.0) -> Tensor:
+    """(tokens,): whether no rounding decides who is a candidate, who is drawn (of logits so much larger), and who is likeliest."""
     left = without(z, taken)
     best = left.amax(dim=-1, keepdim=True)
     ratio = (best - z) / z.abs().maximum(best)
     masked = left.masked_fill(too_small(z, left, eps), -math.inf)
     near = ((ratio - 2 * eps).abs() < CLEAR).any(dim=-1)
-    return clear_best(masked) & clear_best(masked - noise.log()) & ~near
+    return clear_best(masked) & clear_best(size * masked - noise.log()) & ~near
 
 
 def drawn(

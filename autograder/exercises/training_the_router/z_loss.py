@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise, Mistakes
 from autograder.exercises.training_the_router.fixtures import some_mask, uneven
 from autograder.inside.case import Case, call
@@ -30,6 +31,9 @@ z_loss = Exercise(
         "With `logits = logits[mask]` where there is a mask, the loss is `logits.logsumexp(dim=-1)`, squared, mean.",
     ),
     reference=reference,
+    rules=Rules(
+        tolerance=1e-4
+    ),  # where logits are near 200, float32 has steps of 1.5e-5, and so has the softmax in the gradient
     misconceptions=mistakes,
 )
 
