@@ -52,7 +52,7 @@ plots.style()
 # How fast does it happen? The course has a script that trains small mixtures: language models of bytes on the Python docs, two blocks with eight experts each, of which one reads
 # a byte. One model takes a quarter of a minute. Here are the first 100 steps without any remedy.
 
-# %%
+# %% tags=["experiment"]
 from sparsity_edu.experts.train_router import EXPERTS, REMEDIES, train
 
 STEPS = 20 if FAST else 100
@@ -237,6 +237,18 @@ def z_loss(logits: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tens
     return logits.logsumexp(dim=-1).square().mean()
     ### END SOLUTION
 
+
+# %% [markdown]
+# What large logits do to a router in bfloat16, and what your loss says of them:
+
+# %%
+g = torch.Generator().manual_seed(0)
+shape = torch.randn(2000, 8, generator=g)
+print("spread of the logits    z-loss   in bfloat16 a logit is off by up to   and its share by a factor of up to")
+for spread in (1, 10, 100):
+    z = spread * shape
+    off = (z.bfloat16().float() - z).abs().max()
+    print(f"{spread:>20}   {z_loss(z):7.1f}   {off:35.3f}   {off.exp():35.2f}")
 
 # %% [markdown]
 # ## A bias that balances
@@ -562,7 +574,8 @@ MEASURES = {
     "bits per byte": lambda p: p["bits"],
     "busiest share": busiest,
     "idle experts": idle,
-    "largest logit": lambda p: max(p["largest"]),
+    "largest logit": lambda p: max(high for _, high in p["logits"]),
+    "least logit": lambda p: min(low for low, _ in p["logits"]),
 }
 print(f"after {runs['none'][0]['curve'][-1]['step']} steps; mean ± standard deviation over {len(runs['none'])} seeds")
 print(f"{'':<24}" + "".join(f"{measure:>17}" for measure in MEASURES) + "   below none, bits")
@@ -574,16 +587,17 @@ for name in runs:
 
 LABELS = [name for name in runs if "SparseMixer" not in name]
 fig, axes = plt.subplots(1, 3, figsize=(10.5, 3.2), sharey=True)
-for ax, measure in zip(axes, ("bits per byte", "busiest share", "largest logit")):
-    values = [last[name][measure] for name in LABELS]
-    means, spreads = ([v[i][-1] for v in values] for i in (1, 2))
-    ax.errorbar(means, range(len(LABELS)), xerr=spreads, fmt="o", color=plots.BLUE, capsize=3)
-    ax.set(xlabel=measure)
+for ax, measures in zip(axes, (["bits per byte"], ["busiest share"], ["largest logit", "least logit"])):
+    for measure, color in zip(measures, (plots.BLUE, plots.VERMILLION)):
+        values = [last[name][measure] for name in LABELS]
+        means, spreads = ([v[i][-1] for v in values] for i in (1, 2))
+        ax.errorbar(means, range(len(LABELS)), xerr=spreads, fmt="o", color=color, capsize=3, label=measure)
+    ax.set(xlabel=" and ".join(measures))
 axes[0].set_yticks(range(len(LABELS)), LABELS)
 axes[0].invert_yaxis()
 axes[1].axvline(1 / EXPERTS, color="0.4", lw=1, ls=":")
 axes[1].set_xlim(0, None)
-axes[2].set_xlim(0, None)
+axes[2].axvline(0, color="0.4", lw=1, ls=":")
 plt.show()
 
 # %% [markdown]
@@ -706,7 +720,8 @@ ESTIMATORS = {  # and the coins, each with its chance
 
 
 def enumerated(name, scale, loss):
-    """Bias and standard deviation of an estimator, as shares of the exact gradient's length: (PROBLEMS,) each."""
+    """Bias and standard deviation of an estimator, as shares of the exact gradient's length, and the cosine of its mean with
+    that gradient: (PROBLEMS,) each."""
     estimate, coins = ESTIMATORS[name]
     z = (scale * base_logits).requires_grad_()
     p, true = z.detach().softmax(dim=-1), exact(z, loss)
@@ -718,20 +733,30 @@ def enumerated(name, scale, loss):
     mean = sum(chance[:, None] * gradient for chance, gradient in outcomes)
     variance = sum(chance * (gradient - mean).square().sum(dim=-1) for chance, gradient in outcomes)
     length = true.norm(dim=-1)
-    return (mean - true).norm(dim=-1) / length, variance.clamp(min=0).sqrt() / length
+    return (
+        (mean - true).norm(dim=-1) / length,
+        variance.clamp(min=0).sqrt() / length,
+        F.cosine_similarity(mean, true, dim=-1),
+    )
 
 
-print("bias, and in brackets the standard deviation, as shares of the gradient's length; medians over problems")
-print(f"{'':<22}" + "".join(f"{name:>22}" for name in LOSSES))
+print("medians over problems: bias, and in brackets the standard deviation, as shares of the gradient's length;")
+print("for the cross-entropy also the cosine of the mean and the gradient")
+print(f"{'':<22}" + "".join(f"{name:>20}" for name in LOSSES) + "   cosine")
 for name in ESTIMATORS:
     row = [[x.median().item() for x in enumerated(name, 1.0, loss)] for loss in LOSSES.values()]
-    print(f"{name:<22}" + "".join(f"{bias:>13.1e} ({deviation:.2f})" for bias, deviation in row))
+    print(
+        f"{name:<22}"
+        + "".join(f"{bias:>13.1e} ({deviation:.2f})" for bias, deviation, _ in row)
+        + f"   {row[-1][-1]:.4f}"
+    )
 
 SCALES = (0.3, 3.0) if FAST else (0.1, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0)
 STYLES = dict(zip(list(ESTIMATORS)[:7], (plots.GREY, plots.ORANGE, plots.GREEN, plots.PURPLE, plots.SKY, plots.VERMILLION, plots.BLUE)))
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 4))
 for name, color in STYLES.items():
-    found = torch.stack([torch.stack(enumerated(name, scale, LOSSES["cross-entropy"])) for scale in SCALES])  # (scales, 2, PROBLEMS)
+    # (scales, bias or deviation, PROBLEMS)
+    found = torch.stack([torch.stack(enumerated(name, scale, LOSSES["cross-entropy"])[:2]) for scale in SCALES])
     for ax, values in zip(axes, found.unbind(dim=1)):
         low, middle, high = values.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype), dim=1)
         if middle.max() > 1e-9:
@@ -739,8 +764,8 @@ for name, color in STYLES.items():
             ax.fill_between(SCALES, low, high, color=color, alpha=0.12, lw=0)
 for ax, title in zip(axes, ("bias", "standard deviation")):
     ax.set(title=f"{title} / length of the gradient", xlabel="spread of the logits", yscale="log")
-axes[0].legend(fontsize=8, loc="lower right")
-axes[1].legend(fontsize=8, loc="lower right")
+handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
+fig.legend(handles.values(), handles, loc="outside right upper", fontsize=8)
 plt.show()
 
 # %% [markdown]
