@@ -9,8 +9,8 @@
 # - check an estimator by enumeration: its mean, its variance, and what it is exact for,
 # - read the table of remedies of your own run: balance, loss and largest logit, with error bars.
 #
-# About 90 minutes of exercises, then four experiments that use *your* functions. They take about a minute on two cores; longer trainings
-# are drawn from a record.
+# About 90 minutes of exercises, then four experiments that use *your* functions. They take about half a minute on two cores; longer trainings are
+# drawn from a record.
 
 # %% [markdown]
 # ## The question
@@ -46,6 +46,7 @@ from sparsity_edu import plots
 
 # small experiments, for an automatic test and while nbgrader runs this notebook
 FAST = bool(os.environ.get("SPARSITY_EDU_FAST") or os.environ.get("NBGRADER_EXECUTION"))
+torch.set_num_threads(1)  # for models as small as these a second thread costs time
 plots.style()
 
 # %% [markdown]
@@ -71,7 +72,10 @@ axes[0].set_ylabel("share of the bytes")
 plt.show()
 
 # %% [markdown]
-# TEXT_FIRST
+# At the start all experts are chosen, by chance. After 20 steps layer 2 sends nearly every byte to a single expert, and layer 1 is down to three; after 100 steps two experts of layer 1 do 94 % of the work. Each
+# layer has a history of its own, but it begins the same way: what was chosen a little more often gets better, and is chosen more often still.
+#
+# Some of the others come back later (layer 2, after 80 steps): once all bytes are in one place, what that expert does badly is an opening for the next. But nobody would pay for eight experts to use two.
 #
 # ## Jitter
 #
@@ -517,12 +521,12 @@ def sparsemixer_v2(
 #
 # The cells from here on are not graded; they use your functions, so they need your exercises done.
 #
-# A training says little by itself: another seed, another story. `python -m sparsity_edu.experts.train_router` trains every remedy with four seeds, and writes a record, from which the pictures below are drawn. The same function
+# A training says little by itself: another seed, another story. `python -m sparsity_edu.experts.train_router` trains every remedy with three seeds, and writes a record, from which the pictures below are drawn. The same function
 # with *your* losses in place of the library's runs beside it, for a shorter time and one seed.
 #
 # - Model: bytes to bytes, width 64, two blocks of attention and 8 SwiGLU experts of width 64; one expert reads a byte.
-# - Text: the Python docs, 16 windows of 64 bytes in a step, AdamW at 3e-3. Within a seed all remedies see the same windows in the same order and begin with the same weights.
-# - Measured on 128 windows of held-out text, without noise. *Busiest*: the largest share of an expert, 1/8 if balanced. *Idle*: experts with less than 1 % of the bytes.
+# - Text: the Python docs, 8 windows of 64 bytes in a step, AdamW at 3e-3. Within a seed all remedies see the same windows in the same order and begin with the same weights.
+# - Measured on 64 windows of held-out text, without noise. *Busiest*: the largest share of an expert, 1/8 if balanced. *Idle*: experts with less than 1 % of the bytes.
 
 # %% tags=["experiment"]
 import json
@@ -604,9 +608,24 @@ axes[0].axhline(1 / EXPERTS, color="0.4", lw=1, ls=":")
 axes[0].set_title(f"mean and standard deviation of {len(runs['none'])} seeds")
 axes[1].legend(loc="upper right")
 plt.show()
+print("mean over seeds: share of the busiest expert, and idle experts")
+for name in SHOWN:
+    (steps, shares, _), (_, idlers, _) = (over_seeds(name, measure) for measure in (busiest, idle))
+    when = [1, len(steps) // 2, -1]
+    print(
+        f"{name:<9}"
+        + "".join(f"   step {steps[i]:>3}: {shares[i]:.2f}, {idlers[i]:.1f}" for i in when)
+    )
 
 # %% [markdown]
-# TEXT_E1
+# Your losses give what the library's give, to the last digit shown.
+#
+# **Collapse is no matter of luck**: with every seed most experts are idle after the first 80 steps, 4.7 of 8 on average, and the busiest has 69 % of the bytes. Then the routers recover by themselves, but only in part: two experts are idle
+# in the end, and one does half of the work.
+#
+# - **Jitter** of 0.01 changes nothing that three seeds could show. The router is sure of itself within a few steps, and one per cent of noise on its inputs does not turn a choice.
+# - **The load-balancing loss** works from the first step: the peak is not there at all.
+# - **The bias** lets the first collapse happen, since 80 steps of 0.001 add up to 0.08, and the probabilities differ by more. Then it catches up, and in the end it has the most even load of all.
 #
 # ## Experiment 2: what does each remedy do?
 #
@@ -655,10 +674,21 @@ axes[0].invert_yaxis()
 axes[1].axvline(1 / EXPERTS, color="0.4", lw=1, ls=":")
 axes[1].set_xlim(0, None)
 axes[2].axvline(0, color="0.4", lw=1, ls=":")
+axes[2].set_xlabel("logit")
+axes[2].legend(fontsize=8, loc="lower center")
+axes[0].set_title(f"mean and standard deviation of {len(runs['none'])} seeds")
 plt.show()
 
 # %% [markdown]
-# TEXT_E2
+# Look at the first column before you praise any of them. **Nothing here beats no remedy in bits.** The means lie between 3.015 and 3.075, the standard deviation over seeds is 0.04 to 0.07, and seed by seed the balancing loss
+# is better once and worse twice. That is what can be said after 800 steps of a small model: balance costs little and gains nothing yet. The reason to want it is in the next column. An expert that is idle is memory
+# that nobody reads, and where every expert sits on a device of its own, the busiest one is what all others wait for.
+#
+# - **The z-loss alone makes balance worse** (0.79 against 0.53, with every seed). It has no opinion on balance. It pulls log-sum-exp towards 0, so that the *largest* logit goes down, from 4.1 to 1.7, and the others with it: the least goes from -3.4
+#   to -4.9. It holds the sum down, not the spread. Our logits are small anyway, and there was nothing to cure; in models where they grow to hundreds it is what kept trainings stable (Zoph et al. 2022).
+# - **The balancing loss and the bias** bring the largest logit down too, a little: a router that has to spread its choices cannot be so sure.
+#
+# Four experts of eight idle or not, the loss is nearly the same. So ask of every balancing method what it does to the loss, on your model, and do not take even bars for quality.
 #
 # ## Experiment 3: the estimators, by enumeration
 #
@@ -863,7 +893,7 @@ plt.show()
 # - **REINFORCE** is right for every loss, to the last digit. Its standard deviation is seven times the gradient's length, for the cross-entropy. A baseline brings that down to about one, but this one, the mean loss over
 #   all experts, is known to the enumeration only.
 # - **Straight-through** has a bias of 3 % for the cross-entropy, and little noise. It runs *all* experts. That is the cost which a mixture is there to avoid.
-# - **SparseMixer v1 without its exception** is exact for the quadratic loss, as promised, and off by 0.2 % for the cross-entropy, running one expert. Its noise is a little above REINFORCE's with a perfect baseline.
+# - **SparseMixer v1 without its exception** is exact for the quadratic loss, as promised, and off by 0.2 % for the cross-entropy, running one expert. Its noise is a little above that of REINFORCE with the baseline.
 # - **The exception costs bias**: with it, as published, 24 % and 10 %. The likeliest expert is the one that is drawn most, and for it the rule is the plain slope at the end (Euler's). What it buys is not in this table: the
 #   router in training computes what it will compute in evaluation.
 # - **SparseMixer v2** is off by a half, like the plain gradient, and for the mirrored reason: it estimates the choice and leaves out the weight. That is the error in the derivation. v2* has both.
@@ -910,7 +940,9 @@ axes[0].legend(fontsize=8)
 axes[0].set_title(f"mean and standard deviation of {len(runs['none'])} seeds")
 plt.show()
 for step in (steps[len(steps) // 2], steps[-1]):
-    print(f"bits per byte after {step} steps, each seed less top-1 with the same loss and seed:")
+    print(
+        f"bits per byte after {step} steps, less those of top-1 with the balancing loss, seed by seed:"
+    )
     for name in CURVES:
         pairs = [
             next(p["bits"] for p in a["curve"] if p["step"] == step)
@@ -920,8 +952,24 @@ for step in (steps[len(steps) // 2], steps[-1]):
         print(f"   {name:<24}" + " ".join(f"{d:+.3f}" for d in pairs))
 
 # %% [markdown]
-# TEXT_E4
+# **SparseMixer loses here.** After 400 steps version 1 is where top-1 is, with one seed ahead and one behind; after 800 steps it is 0.05 bits behind on average, ahead with one seed of three. Version 2 is behind with every seed, by 0.07 to 0.24.
+#
+# That is no surprise. Experiment 3 has the reason: the gradient that is left out points nearly where the plain one points, so there is little bias to remove, and what is drawn adds noise. On top of it the drawn expert is run at a half or
+# a third of its weight, and the *experts* learn under that noise, too. In the paper's own figure (Liu et al. 2024) GShard's top-k is ahead for the first 500 billion tokens, and SparseMixer-v2 behind them. We have seen 400,000 bytes.
+#
+# **Drawing does not balance.** Without the loss, version 1 ends with one expert at 62 %. Experts that are far below the best are no candidates, so a router that is sure does not explore. (Version 2 has a low share here since its
+# probabilities stay flat: its logits, in the table of experiment 2, are the smallest of all.)
 #
 # ## What to remember
 #
-# TEXT_END
+# - A router learns from what it chose. What it did not choose can only come back through balance, noise, or an estimate.
+# - The load-balancing loss multiplies a count, which has no gradient, with a mean probability, which has. State what f counts for k > 1, whether layers and sequences are taken by themselves, and leave padding out.
+# - The z-loss holds the largest logits down. It does not balance; here it did the opposite.
+# - A bias in the choice balances without a gradient. It must not reach the weights.
+# - The plain gradient of a mixture is about half of the true one, and its direction is right where one layer changes the loss nearly linearly. SparseMixer adds the other half for the price of noise.
+# - An estimator can be *checked*: enumerate what it may draw, and compare its mean with the gradient. A test of the forward pass sees nothing.
+#
+# **Papers.** Shazeer et al. 2017 (noisy top-k gating); Fedus et al. 2022, Switch (load balancing, jitter); Zoph et al. 2022, ST-MoE (z-loss); Wang et al. 2024, and DeepSeek-V3 (balance by a bias); Liu et al. 2023 (SparseMixer);
+# Liu et al. 2024, GRIN (version 2, and v2* in appendix A).
+#
+# **Next:** unit 10 turns from weights to memory: which entries of the KV cache are worth keeping?
