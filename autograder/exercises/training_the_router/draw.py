@@ -100,6 +100,8 @@ def _(g):
     yield draw_case(g, 9, 5, 0.01, shift=5.0)
     yield draw_case(g, 40, 6, 0.7, shift=-0.3)  # the limit is above 1: a negative logit may be near enough to a positive one
     yield faint_case(g, 30, 5, 0.3)
+    z = torch.randn(6, 5, generator=g)
+    yield call(z, torch.empty(6, 5).exponential_(generator=g).clamp(min=1e-6), 0.0)  # nobody is near enough but the best
     noise = torch.empty(3, 4).exponential_(generator=g)
     yield call(torch.zeros(3, 4), noise.clamp(min=1e-6), 0.1)  # 0 / 0
 

@@ -91,6 +91,15 @@ def _(logits, noise, eps, taken=None):
 
 
 @mistakes(
+    "out at the limit",
+    "You left out experts whose distance is 2 eps or more. With eps 0 that is everyone, the best included: out is what is *above* 2 eps.",
+)
+def _(logits, noise, eps, taken=None):
+    far = farther(lambda z, best, top, eps: (best - z) / z.abs().maximum(best) >= 2 * eps)
+    return variants.draw(logits, noise, eps, taken, far=far)
+
+
+@mistakes(
     "taken is ignored",
     "You ignore `taken`. The expert that a token has chosen before cannot be chosen again.",
 )

@@ -80,6 +80,11 @@ mistaken(
     whole=lambda coin, above, likeliest: likeliest | (coin < above),
 )
 mistaken(
+    "whole at the limit",
+    "You took the whole p where the coin is exactly 0.5. It is whole *above* 0.5.",
+    whole=lambda coin, above, likeliest: likeliest | (coin >= above),
+)
+mistaken(
     "coin above 0.75",
     "You compared the coin with 0.75. That is version 2; here a half and a whole are equally likely: 0.5.",
     above=0.75,

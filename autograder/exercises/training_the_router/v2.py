@@ -40,7 +40,7 @@ v2 = Exercise(
 def v2_case(
     g: torch.Generator, tokens: int, E: int, eps: float, *, shift: float = 0.0, spread: float = 1.0, silent=False, **options
 ) -> Case:
-    z, noise, coin = drawn(g, tokens, E, eps, k=2, shift=shift, spread=spread)
+    z, noise, coin = drawn(g, tokens, E, eps, k=2, shift=shift, spread=spread, limit=0.75)
     return call(z, None if silent else noise, None if silent else coin, eps, **options)
 
 

@@ -56,6 +56,11 @@ mistaken(
 )
 mistaken("coin above 0.5", "You compared the coins with 0.5. That is version 1; here it is 0.75.", above=0.5)
 mistaken(
+    "whole at the limit",
+    "You took the whole p where the coin is exactly 0.75. It is whole *above* 0.75.",
+    whole=lambda coin, above, likeliest: likeliest | (coin >= above),
+)
+mistaken(
     "coin above 3/8",
     "You compared the coins with 0.375, the chance of version 2*. That of version 2 is coin > 0.75.",
     above=0.375,

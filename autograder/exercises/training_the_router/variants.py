@@ -93,7 +93,7 @@ def decided(z: Tensor, noise: Tensor, eps: float, taken: Tensor | None = None, s
 
 
 def drawn(
-    g: torch.Generator, tokens: int, E: int, eps: float, k: int = 1, shift: float = 0.0, spread: float = 1.0
+    g: torch.Generator, tokens: int, E: int, eps: float, k: int = 1, shift: float = 0.0, spread: float = 1.0, limit: float = 0.5
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (tokens, E) around `shift`, noise (k, tokens, E) and coin (k, tokens), where nothing is close."""
 
@@ -111,6 +111,7 @@ def drawn(
         return good
 
     z, noise, coin = rows(tokens, several, accept)
+    coin[1::4] = limit  # where it is exactly at the limit, it is not above
     return z, noise.transpose(0, 1).contiguous(), coin.T.contiguous()
 
 
