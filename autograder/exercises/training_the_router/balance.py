@@ -82,6 +82,9 @@ def _(g):
     yield balance_case(g, 40, 7, 3, sampled=True)
     probs, _ = batch(g, 6, 7, 1)
     yield call(probs, torch.full((6, 1), int(torch.randint(3, (), generator=g))))  # the others are never chosen
+    probs = probs * torch.tensor([1.0, 0, 1, 1, 1e-6, 1, 0])[torch.randperm(7, generator=g)]  # some are out, one nearly
+    experts = torch.stack([torch.randperm(7, generator=g)[:2] for _ in range(6)])
+    yield call(probs / probs.sum(dim=-1, keepdim=True), experts)
 
 
 @balance.stage(
