@@ -79,7 +79,7 @@ def _(g):
     yield bias_case(g, 6, 8, 2, 0.01, kind="softmax", spread=0.1)
     wanted = torch.tensor([-0.3, 1.5, 0.1, 1.2, -0.2])  # chosen whatever the score: 0, or faint
     scores = scored(g, 8, wanted) * torch.tensor([1.0, 0, 1, 1e-12, 1])
-    yield call(scores, wanted, 2, 0.1)
+    yield call(scores, wanted, 3, 0.1)
 
 
 @bias.stage(
