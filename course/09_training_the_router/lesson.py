@@ -621,7 +621,7 @@ for name in SHOWN:
 # %% [markdown]
 # Your losses give what the library's give, to the last digit shown.
 #
-# **Collapse is no matter of luck**: with every seed most experts are idle after the first 80 steps, 4.7 of 8 on average, and the busiest has 68 % of the bytes. Then the routers recover by themselves, but only in part: two experts are idle
+# **Collapse is no matter of luck**: with every seed half of the experts or more are idle after the first 80 steps, 4.7 of 8 on average, and the busiest has 68 % of the bytes. Then the routers recover by themselves, but only in part: two experts are idle
 # in the end, and one does half of the work.
 #
 # - **Jitter** of 0.01 changes nothing that three seeds could show. The router is sure of itself within a few steps, and one per cent of noise on its inputs does not turn a choice.
