@@ -899,7 +899,7 @@ plt.show()
 #   router in training computes what it will compute in evaluation.
 # - **SparseMixer v2** is off by a half, like the plain gradient, and for the mirrored reason: it estimates the choice and leaves out the weight. That is the error in the derivation. v2* has both.
 #
-# In the picture: the surer the router (to the right), the less noise in most of them, and the more of the work is done by the likeliest expert, where v1 makes its exception: its bias grows.
+# In the picture (cross-entropy; lines are medians, bands hold the middle half of the problems): the surer the router (to the right), the less noise in most of them, and the more of the work is done by the likeliest expert, where v1 makes its exception: its bias grows.
 #
 # So the estimators that are cheap and have a right mean pay in noise. Is that a good bargain?
 #
