@@ -19,6 +19,7 @@ UNITS = (
     "06_lottery_tickets",
     "07_minitron",
     "08_mixture_of_experts",
+    "09_training_the_router",
     "15_two_four",
     "16_sparse_gemv",
 )
