@@ -112,9 +112,9 @@ def _(g):
     exposes="If noise is None the largest logit wins. The probabilities are as ever.",
 )
 def _(g):
-    yield draw_case(g, 9, 5, 0.3, silent=True)
-    yield draw_case(g, 12, 4, 0.2, shift=-2.0, silent=True)
-    yield draw_case(g, 10, 6, 0.4, second=True, silent=True)
+    yield draw_case(g, 40, 5, 0.3, silent=True)
+    yield draw_case(g, 40, 4, 0.2, shift=-2.0, silent=True)
+    yield draw_case(g, 60, 6, 0.4, second=True, silent=True)
 
 
 @draw.stage(
@@ -139,8 +139,8 @@ def _(g):
 )
 def _(g):
     yield draw_case(g, 6, 5, 70.0, gradients=(0,))
-    yield draw_case(g, 12, 6, 0.4, gradients=(0,))
-    yield draw_case(g, 9, 4, 0.3, second=True, gradients=(0,))
+    yield draw_case(g, 40, 6, 0.4, gradients=(0,))
+    yield draw_case(g, 40, 4, 0.3, second=True, gradients=(0,))
 
 
 @draw.accepts("the lines of Phi-3.5-MoE in transformers")

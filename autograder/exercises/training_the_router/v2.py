@@ -92,7 +92,7 @@ def _(g):
     yield v2_case(g, 9, 5, 0.3, silent=True)
     yield v2_case(g, 12, 4, 0.2, shift=-2.0, silent=True, gradients=(0,))
     yield v2_case(g, 7, 6, 50.0, silent=True, gradients=(0,))
-    yield v2_case(g, 10, 5, 0.35)
+    yield v2_case(g, 120, 5, 0.35)
 
 
 class _Multiplier(torch.autograd.Function):
