@@ -87,10 +87,6 @@ def probe_difference(exercise: Exercise, case: Case, got: Outcome, want: Outcome
         return Difference(
             which, "changed by a later call", "left as it was (return a copy: .clone())", vague="changed by a later call"
         )
-    if case.calls and equal(*wanted["asked"]) and not equal(*_pair(found.get("asked"))):
-        where, says = f"{callee(exercise, case.calls[-1][0])}()", "gives a tensor that the object goes on using"
-        sentence = f"{where} {says}: who changes it changes the object. Return a copy: .clone()."
-        return Difference(where, "", "", vague=f"{says} (return a copy: .clone())", sentence=sentence)
     for key, before in wanted["arguments"].items() if not exercise.shares else ():
         shares = not equal(found.get("overwritten", {}).get(key), found.get("arguments", {}).get(key))
         if shares and equal(wanted["overwritten"][key], before):

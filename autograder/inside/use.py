@@ -40,12 +40,12 @@ class Use:
     def __iter__(self) -> Iterator[None]:
         """Make its calls, one at a time."""
         if self.steps:
-            self.thing = self.answer(*self.args, **self.kwargs)
+            thing = self.answer(*self.args, **self.kwargs)
             for name, given in self.steps:
                 if name == HELD:
-                    self._keep(_held(self.thing, *given))
+                    self._keep(_held(thing, *given))
                 else:
-                    self._keep((self.args[name] if isinstance(name, int) else getattr(self.thing, name))(*given))
+                    self._keep((self.args[name] if isinstance(name, int) else getattr(thing, name))(*given))
                 yield
         else:
             for _ in range(self.case.times):
@@ -73,16 +73,6 @@ class Use:
         """The arguments as they are now."""
         return {key: observe(argument) for key, argument in self.arguments.items()}
 
-    def asked_again(self):
-        """What an object says when the last call is made once more, and how that fails if it does."""
-        name, *given = self.case.calls[-1] if self.steps else (HELD,)
-        if name == HELD or isinstance(name, int):
-            return None
-        try:
-            return observe(getattr(self.thing, name)(*_build(Case(tuple(given), probe=self.case.probe))[0]))
-        except Exception as error:
-            return type(error).__name__
-
     def settings(self) -> dict:
         """What state and values do not say of modules among the arguments, and in what was returned."""
         of_arguments = {key: [_settings(model, was) for model, was in models] for key, models in self._models.items() if models}
@@ -100,20 +90,17 @@ def probed(first: Use, second: Use) -> dict:
     """Two uses in turns: what one does may not reach the other, nor the first results, and results are not the arguments.
 
     `again` holds what the `second` gave, the first results `kept` until the end, the second's `arguments` before and after all
-    that it returned is `overwritten`, what the second object says when it is `asked` again before and after that, and of both
-    the `settings` of modules as they were `found` and left.
+    that it returned is `overwritten`, and of both the `settings` of modules as they were `found` and left.
     """
     found = first.settings(), second.settings()
     with contextlib.nullcontext() if first.case.watched is None else _watch():
         for _ in zip_longest(first, second):
             pass
     seen = {"value": first.value, "after": first.after()}
-    again = {"second": second.value, "found": list(found), "settings": [first.settings(), second.settings()]}
-    asked = second.asked_again()
-    again["arguments"] = second.after()
+    again = {"second": second.value, "arguments": second.after()}
+    again |= {"found": list(found), "settings": [first.settings(), second.settings()]}
     _overwrite(second.results)
-    again["overwritten"] = second.after()
-    return seen | {"again": again | {"kept": first.kept, "asked": [asked, second.asked_again()]}}
+    return seen | {"again": again | {"kept": first.kept, "overwritten": second.after()}}
 
 
 def watched(use: Use) -> dict:

@@ -381,14 +381,18 @@ def expert_capacity(tokens: int, n_experts: int, k: int, factor: float, rounding
     """
     ### BEGIN SOLUTION
     if rounding == "mesh":
-        return max(min(tokens, int(tokens * factor / n_experts)), 4)
-    if rounding == "flaxformer":
-        return max(round(factor * tokens / n_experts), 4)
-    if rounding == "deepspeed":
-        return max(math.ceil(tokens / n_experts * factor * k), 4)
-    if rounding == "megatron":
-        return math.ceil(tokens * k / n_experts * factor)
-    raise ValueError(f"rounding must be mesh, flaxformer, deepspeed or megatron, got {rounding!r}")
+        capacity = max(min(tokens, int(tokens * factor / n_experts)), 4)
+    elif rounding == "flaxformer":
+        capacity = max(round(factor * tokens / n_experts), 4)
+    elif rounding == "deepspeed":
+        capacity = max(math.ceil(tokens / n_experts * factor * k), 4)
+    elif rounding == "megatron":
+        capacity = math.ceil(tokens * k / n_experts * factor)
+    else:
+        raise ValueError(
+            f"rounding must be mesh, flaxformer, deepspeed or megatron, got {rounding!r}"
+        )
+    return capacity
     ### END SOLUTION
 
 

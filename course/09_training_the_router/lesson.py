@@ -452,12 +452,12 @@ def sparsemixer_v1(
     """
     ### BEGIN SOLUTION
     expert, probs = draw(logits, noise, eps)
-    p = probs.gather(-1, expert[:, None])[:, 0]
-    if noise is None:
-        return expert, p
-    whole = (expert == probs.argmax(dim=-1)) | (coin > 0.5)
-    m = torch.where(whole, 1.0, 0.5)
-    return expert, (p * m).detach() + 2 * (p - p.detach())
+    weight = p = probs.gather(-1, expert[:, None])[:, 0]
+    if noise is not None:
+        whole = (expert == probs.argmax(dim=-1)) | (coin > 0.5)
+        m = torch.where(whole, 1.0, 0.5)
+        weight = (p * m).detach() + 2 * (p - p.detach())
+    return expert, weight
     ### END SOLUTION
 
 

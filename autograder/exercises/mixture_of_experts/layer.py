@@ -220,18 +220,6 @@ def one_token_after_another(x, router, up, down, k, renormalise=True, capacity=N
     return torch.stack(rows)
 
 
-@layer.accepts("the library's layer")
-def _(x, router, up, down, k, renormalise=True, capacity=None):
-    from sparsity_edu.experts import layer, routing
-
-    routed = routing.top_k(routing.router_logits(x, router), k, renormalise=renormalise)
-    kept = None if capacity is None else routing.positions(routed.experts, len(router)) < capacity
-    to = routing.dispatch(routed.experts, len(router), kept)
-    kind = "swiglu" if up.shape[1] == 2 * down.shape[2] else "relu"
-    answers = layer.run_experts(x.reshape(-1, x.shape[-1])[to.tokens], to.counts.tolist(), up, down, kind)
-    return routing.combine(answers, to, routed.weights).view(x.shape)
-
-
 @layer.accepts("weights of every chosen expert gathered: one small product for each choice")
 def _(x, router, up, down, k, renormalise=True, capacity=None):
     probs = torch.softmax(x @ router.mT, dim=-1)

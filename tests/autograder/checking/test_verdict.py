@@ -10,7 +10,6 @@ from autograder.checking.exercise import Exercise
 from autograder.checking.known import known_outcome, worked_out
 from autograder.checking.naming import describe
 from autograder.checking.score import score, score_declared, score_object
-from autograder.exercises import find
 from autograder.inside.case import Case, call, script
 from autograder.inside.outcome import Outcome, Raised
 from autograder.inside.recipes import MLP, Add, Optimizer
@@ -446,24 +445,3 @@ def test_a_call_that_goes_wrong_later_is_told():
     wrong = score_object(exercise, lambda W: W + 1).first_failure.problem.difference
     assert wrong.startswith("result of call 2[0]: expected ")
     assert "right in the first call, wrong in call 2" in wrong
-
-
-def test_a_result_that_is_the_objects_own_is_told():
-    score = find("minitron.aggregate")
-
-    class Own(score.reference):
-        def __init__(self, *args):
-            super().__init__(*args)
-            self.kept = None
-
-        def add(self, *args):
-            super().add(*args)
-            self.kept = None
-
-        def score(self):
-            self.kept = super().score() if self.kept is None else self.kept
-            return self.kept
-
-    wrong = score_object(score, Own)
-    assert "score() gives a tensor that the object goes on using" in wrong.first_failure.problem.difference
-    assert [stage.name for stage in wrong.stages if not stage.passed] == [score.careful.name]

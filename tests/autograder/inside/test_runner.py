@@ -157,26 +157,6 @@ def test_two_objects_are_used_in_turns_in_a_probe(probe):
     assert [value.item() for value in run(case, Shared).value] == [1, 12]
 
 
-def test_a_result_that_is_the_objects_own_state_shows_in_a_probe():
-    class Live:
-        def __init__(self):
-            self.total = torch.zeros(2)
-
-        def add(self, n):
-            self.total += n
-
-        def sum(self):
-            return self.total
-
-    class Copy(Live):
-        def sum(self):
-            return self.total.clone()
-
-    case = replace(script(calls=[("add", 3), ("sum",)]), probe=AGAIN)
-    asked = {answer: [value.tolist() for value in run(case, answer).again["asked"]] for answer in (Live, Copy)}
-    assert asked == {Live: [[3, 3], [0, 0]], Copy: [[3, 3], [3, 3]]}
-
-
 def test_a_kernel_is_probed_under_the_watch():
     case = replace(call(torch.ones(4), watched=()), probe=AGAIN)
     assert run(case, lambda x: torch.empty(3)).value.isnan().all()

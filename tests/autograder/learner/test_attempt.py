@@ -70,14 +70,14 @@ def test_a_wrong_file_gets_its_sentence_and_exit_code_2(try_):
     code, out, err = try_(SIGNED)
     assert (code, err) == (2, "")
     assert "You ranked W, not |W|" in out
-    assert "0 of 4 points" in out
+    assert "1 of 4 points" in out
 
 
 def test_json_holds_stages_and_misconception(try_):
     code, out, _ = try_(SIGNED, "--json")
     data = json.loads(out)
     assert code == 2
-    assert (data["id"], data["points"], data["max_points"], data["passed"]) == ("magnitude.prune", 0, 4, False)
+    assert (data["id"], data["points"], data["max_points"], data["passed"]) == ("magnitude.prune", 1, 4, False)
     assert data["misconception"] == "signed"
     signed = next(mistake.wrong for mistake in find("magnitude.prune").misconceptions if mistake.name == "signed")
     assert data == json.loads(json.dumps(score_object(find("magnitude.prune"), signed).to_dict()))
