@@ -5,6 +5,7 @@ Sources: github.com/FasterDecoding/TEAL (utils/utils.py, teal/greedyopt.py; MIT)
 """
 
 import torch
+import torch.nn.functional as F
 
 
 class TealDistribution:
@@ -73,3 +74,49 @@ def teal_greedy(output, dense, distributions, weights, base_step_size, target_sp
         effective = sum(sparsities[p] * weights[p] for p in projs) / total
         rows.append((effective, float(best_error), dict(sparsities)))
     return rows
+
+
+def dejavu_head_labels(attn_output, num_heads, k):
+    """The heads of each token by the norm of their output: attn_output (tokens, heads * head_dim)."""
+    labels = torch.zeros(len(attn_output), num_heads)
+    for t, row in enumerate(attn_output):
+        norms = [part.norm().item() for part in row.chunk(num_heads)]
+        for head in sorted(range(num_heads), key=lambda h: -norms[h])[: int(num_heads * k)]:
+            labels[t, head] = 1
+    return labels
+
+
+def dejavu_train(model, batches, valid, lr, extra, epochs):
+    """`trainer_mlp.py` (extra 0.005) and `trainer_att.py` (0): every epoch on the same batches, in their order."""
+
+    def evaluate():
+        x, y = valid
+        y = y.float()
+        probs = model(x).sigmoid()
+        preds = probs >= 0.5
+        dif = y.int() - preds.int()
+        miss = dif > 0.0  # classifier didn't activate a target neuron
+        weight = (y.sum() / y.numel()) + extra
+        loss_weight = y * (1 - weight) + weight
+        return {
+            "Loss": F.binary_cross_entropy(probs, y, weight=loss_weight).item(),
+            "Recall": ((y.sum(dim=1) - miss.sum(dim=1)).mean() / y.sum(dim=1).mean()).item(),
+            "Classifier Sparsity": preds.sum(dim=1).float().mean().item(),
+            "True Sparsity": y.sum(dim=1).mean().item(),
+        }
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
+    with torch.no_grad():
+        results = [evaluate()]
+    for _ in range(epochs):
+        for x, y in batches:
+            optimizer.zero_grad()
+            y = y.float()
+            probs = model(x).sigmoid()
+            weight = (y.sum() / y.numel()) + extra
+            loss_weight = y * (1 - weight) + weight
+            F.binary_cross_entropy(probs, y, weight=loss_weight).backward()
+            optimizer.step()
+        with torch.no_grad():
+            results.append(evaluate())
+    return results
