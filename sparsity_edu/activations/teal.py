@@ -196,6 +196,39 @@ def remove_(model: nn.Module) -> None:
     unthreshold_linear_(model)
 
 
+@torch.no_grad()
+def skipped(model: nn.Module, tokens: Tensor) -> dict[str, float]:
+    """The share of inputs that a model with thresholds skips: more or less than was asked for, on another text.
+
+    Args:
+        model: one that `apply_` was called on.
+        tokens: ids (windows, tokens), all of whose inputs are compared with the thresholds.
+
+    Returns:
+        Share by layer name.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+
+    def count(name: str, layer: ThresholdLinear, args: tuple[Tensor]) -> None:
+        small = args[0].abs().float() <= layer.threshold
+        below, all_of_them = counts.get(name, (0, 0))
+        counts[name] = (below + int(small.sum()), all_of_them + small.numel())
+
+    handles = [
+        layer.register_forward_pre_hook(partial(count, name))
+        for name, layer in model.named_modules()
+        if isinstance(layer, ThresholdLinear)
+    ]
+    try:
+        with evaluating(model):
+            for window in tokens.split(1):
+                model(input_ids=window, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: below / all_of_them for name, (below, all_of_them) in counts.items()}
+
+
 @contextmanager
 def applied(model: nn.Module, *args, **kwargs) -> Iterator[dict[str, float]]:
     """`apply_` for a while; the layers are the model's own again afterwards."""
