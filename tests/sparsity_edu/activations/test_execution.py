@@ -96,15 +96,18 @@ def test_masked_blocks_are_slow_blocks(family, lookahead, act):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gathered_writes_what_masked_does(family):
+def test_gathered_writes_what_masked_does(family, monkeypatch):
     """Some heads of keys wait for more than 16 tokens, others for a few."""
     act, lookahead = {"llama": ("relu", "training"), "qwen2": ("relu", "latency")}.get(family, ("silu", "accuracy"))
     model, ids, choose = small_model(family, act=act), text(1, 9, seed=4), selectors(heads=1)
     with masked(model, choose, lookahead, prompt=False) as expected_use:
         expected = model.generate(ids, past_key_values=DynamicCache(), max_new_tokens=24, **OPTIONS)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    read, real = [], execution.sparse_mlp
+    monkeypatch.setattr(execution, "sparse_mlp", lambda x, idx, *args: read.append(len(idx)) or real(x, idx, *args))
     with gathered(model, choose, lookahead) as use:
         got = model.generate(ids, past_key_values=deferred.DeferredCache(), max_new_tokens=24, **OPTIONS)
+    assert read == [20] * 23 * (2 if lookahead == "latency" else 3)  # the first token comes with the prompt
     assert torch.equal(got.sequences, expected.sequences)
     for a, b in zip(got.logits, expected.logits, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3)
