@@ -10,6 +10,7 @@ TEAL, for any model: small inputs count as zeros.
     histogram    the threshold for a share of inputs
     allocation   which layers can bear more: a greedy search, block by block; trials runs a block again and again for it
     plan         thresholds in a JSON file
+    decoding     what they cost in decoding
 
 Deja Vu, for models with ReLU, or to see what it costs others: a token uses few heads and few neurons.
 

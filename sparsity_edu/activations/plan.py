@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sparsity_edu.kernels.sparse_gemv import PREFILL
 
+FILE = "thresholds.json"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -39,18 +41,18 @@ class Plan:
             raise ValueError(f"prefill must be one of {', '.join(PREFILL)}, got {self.prefill!r}")
 
     def save(self, path: str | PathLike) -> None:
-        """Write the plan to a file; numbers are read back as they are."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write the plan to a file, or to `FILE` in a folder, beside a checkpoint; numbers are read back as they are."""
+        _file(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | PathLike) -> Plan:
-        """Read a plan.
+        """Read a plan from a file, or from `FILE` in a folder.
 
         Raises:
             ValueError: the file is no such plan.
             OSError: it cannot be read.
         """
-        text = Path(path).read_bytes()
+        text = _file(path).read_bytes()
         try:
             read = json.loads(text)
             if not isinstance(read, dict) or not all(
@@ -60,3 +62,7 @@ class Plan:
             return cls(read["thresholds"], read["levels"], read["prefill"], read["about"])
         except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"path must be a file of thresholds that Plan.save wrote, got {path}") from error
+
+
+def _file(path: str | PathLike) -> Path:
+    return Path(path) / FILE if Path(path).is_dir() else Path(path)

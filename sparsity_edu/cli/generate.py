@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -75,11 +75,10 @@ def generate(
         options |= {"temperature": temperature, "top_k": top_k or 0, "top_p": top_p or 1.0}
     held, rows = new_cache(), []
     with kv_cache.attending(language_model.model):
-        with named("--activations", "thresholds"):
-            sparse = nullcontext() if plan is None else teal.applied(language_model.model, plan)
-            at_the_end = ExitStack()
-            at_the_end.enter_context(sparse)
-        with at_the_end:
+        with ExitStack() as sparse:
+            if plan is not None:
+                with named("--activations", "thresholds"), named("MODEL", "model"):
+                    sparse.enter_context(teal.applied(language_model.model, plan))
             wrote = _write(language_model, ids, held, seed, "", max_new_tokens=max_new_tokens, **options)
             count = len(wrote.tokens)
             line()

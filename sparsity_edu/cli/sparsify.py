@@ -63,6 +63,7 @@ def sparsify(
     """Find the thresholds below which a model's layers skip their inputs (TEAL), and measure what that costs."""
     level = sparsity_of("--sparsity", sparsity)
     need_windows(windows, window)
+    at_least(4, window=window)
     at_least(1, search_windows=search_windows)
     if search_windows > windows:
         raise Refused(f"--search-windows must be at most --windows, {windows}, got {search_windows}")
@@ -71,6 +72,7 @@ def sparsify(
     need_calibration(calibration)
     need_file(out, ("json",))
     from sparsity_edu.activations import allocation, teal
+    from sparsity_edu.activations.decoding import decoding_perplexity
     from sparsity_edu.activations.plan import Plan
     from sparsity_edu.models import perplexity
 
@@ -91,8 +93,9 @@ def sparsify(
     with teal.applied(language_model, plan.thresholds, prefill="all"):
         everywhere = perplexity(language_model, validation.flatten(), window)
         skipped = teal.skipped(language_model, validation)
+    dense_half = decoding_perplexity(language_model, validation.flatten(), window)
     with teal.applied(language_model, plan.thresholds, prefill="last_half"):
-        half = perplexity(language_model, validation.flatten(), window)
+        half = decoding_perplexity(language_model, validation.flatten(), window)
 
     table = Rows(f"{model}, {about['allocation']}, {level:g}", layers=22, weights=15, level=7, least=7, most=7, skipped=9)
     kinds: dict[str, list[str]] = {}
@@ -112,7 +115,8 @@ def sparsify(
     line()
     if found:
         _what_the_search_found(found)
-    fact("perplexity", f"dense {dense:.2f}, sparse {everywhere:.2f}\n{half:.2f} where the first half of each window is dense")
+    fact("perplexity", f"dense {dense:.2f}, sparse {everywhere:.2f}, all tokens")
+    fact("decoding", f"dense {dense_half:.2f}, sparse {half:.2f}, after a dense half of each window")
     what_was_read(calibration_title(calibration), windows, window)
     where_from(model)
     with writing(out):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from sparsity_edu import kv_cache, models
 from sparsity_edu.activations import allocation, teal
+from sparsity_edu.activations.decoding import decoding_perplexity
 from sparsity_edu.activations.plan import Plan
 from sparsity_edu.cli import app
 from sparsity_edu.data import python_docs
@@ -50,13 +51,13 @@ def test_sparsify_saves_thresholds_and_says_what_they_cost(tiny, tmp_path):
     dense = math.exp(loss_of(tiny.model, validation))
     with teal.applied(tiny.model, limits, prefill="all"):
         sparse = math.exp(loss_of(tiny.model, validation))
+    dense_half = decoding_perplexity(tiny.model, validation.flatten(), 64)
     with teal.applied(tiny.model, limits, prefill="last_half"):
-        half = math.exp(loss_of(tiny.model, validation))
-    numbers = re.search(
-        r"dense ([\d.]+), sparse ([\d.]+)\n +([\d.]+) where the first half of each window is dense", result.stdout
-    )
-    assert [float(x) for x in numbers.groups()] == pytest.approx([dense, sparse, half], abs=0.006)
-    assert dense < half < sparse
+        half = decoding_perplexity(tiny.model, validation.flatten(), 64)
+    for name, numbers in (("perplexity", [dense, sparse]), ("decoding  ", [dense_half, half])):
+        found = re.search(rf"(?m)^{name}  dense ([\d.]+), sparse ([\d.]+), ", result.stdout).groups()
+        assert [float(x) for x in found] == pytest.approx(numbers, abs=0.006)
+        assert numbers[0] < numbers[1]
     row = re.search(r"(?m)^mlp\.down_proj +589,824 +0\.500 +0\.500 +0\.500 +([\d.]+)%$", result.stdout)
     assert 45 < float(row[1]) < 60
     assert max(map(len, result.stdout.replace(str(tmp_path), "").splitlines())) <= 80

@@ -2,14 +2,17 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
 from decoders import FAMILIES, read, small_model, text
 from official import TealDistribution, teal_sparsify
 from torch import nn
+from transformers import DynamicCache
 
 from sparsity_edu.activations import teal
+from sparsity_edu.activations.decoding import decoding_perplexity
 from sparsity_edu.activations.histogram import Histogram, Quantiles
 from sparsity_edu.activations.plan import Plan
 from sparsity_edu.kernels.sparse_gemv import SharedProduct, ThresholdLinear
@@ -107,7 +110,8 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     model = small_model()
     limits = {name: 0.1 / 3 + i for i, name in enumerate(teal.linear_layers(model))}
     plan = Plan(limits, dict.fromkeys(limits, 0.3), "none", {"model": "small", "sparsity": 0.3})
-    plan.save(tmp_path / "thresholds.json")
+    plan.save(tmp_path)  # a folder: beside its checkpoint
+    assert Plan.load(tmp_path) == plan
     assert Plan.load(tmp_path / "thresholds.json") == plan
     assert teal.apply_(model, Plan.load(tmp_path / "thresholds.json")) == limits
     assert {product.prefill for product in model.modules() if isinstance(product, SharedProduct)} == {"none"}
@@ -162,3 +166,25 @@ def test_what_is_refused():
 def test_rules_are_of_one_kind():
     x = torch.randn(1000)
     assert Histogram.of(x).threshold(0.0) == Quantiles.of(x).threshold(0.0) == 0.0
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral, sliding"])
+def test_the_perplexity_of_decoding(family):
+    """Token by token after a dense prompt, and all at once."""
+    model, ids = small_model(family), text(2, 13, seed=5)
+    limits = teal.thresholds(teal.calibrate(model, text(), progress=False), 0.6)
+    losses = []
+    with teal.applied(model, limits, prefill="none"), torch.no_grad():
+        for row in ids:
+            cache = DynamicCache()
+            model(input_ids=row[None, :7], past_key_values=cache)
+            for i in range(7, 12):
+                logits = model(input_ids=row[None, i : i + 1], past_key_values=cache).logits[0, 0]
+                losses.append(float(-logits.log_softmax(-1)[row[i + 1]]))
+    with teal.applied(model, limits):
+        found = decoding_perplexity(model, torch.cat([ids.flatten(), ids[0, :5]]), 13)
+    assert math.log(found) == pytest.approx(sum(losses) / 10, rel=1e-4)
+    assert found != pytest.approx(decoding_perplexity(model, ids.flatten(), 13), rel=1e-2)
+    for window, length in ((3, 26), (27, 26)):
+        with pytest.raises(ValueError, match="window must be at least 4 and at most the 26 tokens"):
+            decoding_perplexity(model, ids.flatten()[:length], window)
