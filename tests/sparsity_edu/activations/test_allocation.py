@@ -99,7 +99,7 @@ def test_the_error_is_a_norm_over_tokens():
 def test_a_models_levels_are_those_of_each_block_by_itself(family, prefill, last):
     model, ids = small_model(family), text(2, 24)
     distributions = teal.calibrate(model, text(), progress=False)
-    found = allocate(model, ids, distributions, 0.3, step=0.2, prefill=prefill, last=last, progress=False)
+    found = allocate(model, ids, distributions, 0.3, step=0.4, prefill=prefill, last=last, progress=False)
     assert len(found) == 3
     for index, block in enumerate(found):
         prefix = f"model.layers.{index}."
@@ -108,7 +108,7 @@ def test_a_models_levels_are_those_of_each_block_by_itself(family, prefill, last
         weights = by_size(layers)
         assert weights[f"{prefix}self_attn.q_proj"] == 1
         assert weights[f"{prefix}self_attn.v_proj"] == pytest.approx(1 / 3)
-        assert abs(block.effective - 0.3) <= 0.2 / sum(weights.values())
+        assert abs(block.effective - 0.3) <= 0.4 / sum(weights.values())
         assert block.effective == pytest.approx(effective(block.levels, weights))
         inside = model.model.layers[index]
         dense = _outputs(model, inside, ids)
@@ -116,7 +116,7 @@ def test_a_models_levels_are_those_of_each_block_by_itself(family, prefill, last
         before = next(row for row in reversed(block.path) if row.effective < block.effective - 1e-9)
         errors = {}
         for name in layers:
-            trial = before.levels | {name: before.levels[name] + 0.2 / weights[name]}
+            trial = before.levels | {name: before.levels[name] + 0.4 / weights[name]}
             with _zeroed(layers, {n: distributions[n].threshold(p) for n, p in trial.items()}, prefill):
                 off = _outputs(model, inside, ids) - dense
             errors[name] = float(off[:, -int(24 * last) :].norm(dim=1).mean())
