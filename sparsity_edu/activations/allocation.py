@@ -157,9 +157,9 @@ def allocate(
         raise ValueError(f"sparsity must be in [0, 1], got {sparsity}")
     names = {layer: name for name, layer in linear_layers(model).items()}
     chosen = []
-    for block, run, hidden in dense_blocks(model, calibration, progress=progress):
-        layers = {names[layer]: layer for layer in block.modules() if layer in names}
-        trials = Trials(block, layers, run, hidden, last, prefill)
+    for dense_block in dense_blocks(model, calibration, progress=progress):
+        layers = {names[layer]: layer for layer in dense_block.block.modules() if layer in names}
+        trials = Trials(dense_block.block, layers, dense_block.run, dense_block.hidden, last, prefill)
         dense = trials.outputs({})
 
         def error(levels: dict[str, float], trials: Trials = trials, dense: list[Tensor] = dense) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sparsity_edu.activations.labels import active_heads, active_neurons, chosen
 from sparsity_edu.activations.predictor import EPOCHS, EXTRA, RATES, Predictor, Quality, quality, train
-from sparsity_edu.activations.teal import dense_blocks
+from sparsity_edu.activations.teal import DenseBlock, dense_blocks
 from sparsity_edu.models.layers import decoder_blocks
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # `model_type` of what is built alike
@@ -106,10 +106,10 @@ def examples(
     if neurons is None and act not in RELU:
         raise ValueError(f"neurons must be a share where activations are none of ReLU's, so that no neuron is zero, got {act}")
     earlier: list[dict[str, Tensor]] = []
-    for layer, (block, run, hidden) in enumerate(dense_blocks(model, calibration, progress=progress)):
-        seen = _seen(block, run, hidden)
+    for layer, step in enumerate(dense_blocks(model, calibration, progress=progress)):
+        seen = _seen(step)
         labels = {
-            "heads": active_heads(seen["heads"].unflatten(-1, (-1, block.self_attn.head_dim)), heads),
+            "heads": active_heads(seen["heads"].unflatten(-1, (-1, step.block.self_attn.head_dim)), heads),
             "neurons": active_neurons(seen["gate" if neurons is None else "neurons"], neurons),
         }
         earlier = [seen, *earlier[:1]]
@@ -118,8 +118,9 @@ def examples(
                 yield Examples(kind, layer, earlier[back][point], labels[kind])
 
 
-def _seen(block: nn.Module, run: Callable[[Tensor], Tensor], hidden: list[Tensor]) -> dict[str, Tensor]:
+def _seen(step: DenseBlock) -> dict[str, Tensor]:
     """States and activations of a block, (tokens, channels) each."""
+    block = step.block
     parts: dict[str, list[Tensor]] = {name: [] for name in ("block", "mlp", "heads", "gate", "neurons")}
 
     def reads(name: str) -> Callable:
@@ -132,9 +133,9 @@ def _seen(block: nn.Module, run: Callable[[Tensor], Tensor], hidden: list[Tensor
         block.mlp.gate_proj.register_forward_hook(lambda _, args, out: parts["gate"].append(out.flatten(0, -2))),
     ]
     try:
-        for states in hidden:
+        for states in step.hidden:
             parts["block"].append(states.flatten(0, -2))
-            run(states)
+            step.run_once(states)
     finally:
         for handle in handles:
             handle.remove()
@@ -244,6 +245,20 @@ def fit(
         curves[kind, layer] = train(predictor, states.float(), labels, generator, **settings)
         predictors.add(kind, layer, predictor.eval())
     return predictors, curves
+
+
+def oracle(model: nn.Module) -> Selectors:
+    """The neurons of a ReLU model that are not zero, by block: perfect choices, for lookahead "training", which is none."""
+
+    def active(block: nn.Module, states: Tensor) -> Tensor:
+        return active_neurons(block.mlp.gate_proj(block.post_attention_layernorm(states)))
+
+    return {("neurons", layer): torch.no_grad()(partial(active, block)) for layer, block in enumerate(blocks_of(model))}
+
+
+def static(masks: Mapping[tuple[str, int], Tensor]) -> Selectors:
+    """The same choice for every token, from masks (units,) by kind and block: what contextual sparsity is compared with."""
+    return {key: lambda states, mask=mask: mask.expand(*states.shape[:-1], -1) for key, mask in masks.items()}
 
 
 @torch.no_grad()

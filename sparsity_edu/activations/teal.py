@@ -13,8 +13,9 @@ inputs (histogram.py), and of a prompt the first half stays dense.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -33,7 +34,7 @@ def sparsify(x: Tensor, threshold: float, prefill: str = "all") -> Tensor:
     """Zero the inputs that do not exceed a threshold, x * 1[|x| > t].
 
     Args:
-        x: (..., tokens, channels); not changed.
+        x: (..., tokens, channels), or (channels,) of one token; not changed.
         threshold: t, compared in float32. An input that equals it goes.
         prefill: of several tokens, whose inputs go: "all" tokens', those of the "last_half" (TEAL's code; the paper's numbers
             are of that), or "none". Of one token they always go.
@@ -47,7 +48,8 @@ def sparsify(x: Tensor, threshold: float, prefill: str = "all") -> Tensor:
     Source: Liu et al. 2024, eq. 1.
     """
     goes = x.abs().float() <= threshold
-    goes[..., : dense_tokens(x.shape[-2], prefill), :] = False
+    if first := dense_tokens(x.shape[-2] if x.ndim > 1 else 1, prefill):
+        goes[..., :first, :] = False
     return x.masked_fill(goes, 0)
 
 
@@ -85,9 +87,9 @@ def calibrate(
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     names = {layer: name for name, layer in linear_layers(model).items()}
     found: dict[str, Distribution] = {}
-    for block, run, hidden in dense_blocks(model, calibration, progress=progress):
-        inside = [layer for layer in block.modules() if layer in names]
-        for group in read_by(inside, run, hidden, _Inputs, first_only=False):
+    for step in dense_blocks(model, calibration, progress=progress):
+        inside = [layer for layer in step.block.modules() if layer in names]
+        for group in read_by(inside, step.run_once, step.hidden, _Inputs, first_only=False):
             distribution = RULES[rule].of(torch.cat(group.statistic.parts))
             found |= {names[layer]: distribution for layer in group.layers}
     return {name: found[name] for name in names.values() if name in found}
@@ -107,8 +109,23 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     return matrices
 
 
+@dataclass
+class DenseBlock:
+    """A block, and the hidden states (1, tokens, hidden) that reach it, for each window."""
+
+    block: nn.Module
+    run: Callable[[Tensor], Tensor]  # on hidden states
+    hidden: list[Tensor]
+    outputs: list[Tensor] = field(default_factory=list)  # of the dense block
+
+    def run_once(self, states: Tensor) -> Tensor:
+        """Run the block, unchanged, on the next of its hidden states; it need not be run again for the next block."""
+        self.outputs.append(self.run(states))
+        return self.outputs[-1]
+
+
 @torch.no_grad()
-def dense_blocks(model: nn.Module, calibration: Tensor | list[Tensor], *, progress: bool = True) -> Iterator[tuple]:
+def dense_blocks(model: nn.Module, calibration: Tensor | list[Tensor], *, progress: bool = True) -> Iterator[DenseBlock]:
     """Go through a model's blocks with a text, none of which is changed.
 
     Args:
@@ -117,8 +134,7 @@ def dense_blocks(model: nn.Module, calibration: Tensor | list[Tensor], *, progre
         progress: show a progress bar.
 
     Yields:
-        The block; what runs it on hidden states (1, tokens, hidden); and those that reach it, for each window. Each block sees
-        what the dense ones before it make of the text.
+        Each block, with what the dense ones before it make of the text.
     """
     windows = single_windows(calibration)
     check_length(model, max(window.shape[1] for window in windows), "calibration")
@@ -126,9 +142,9 @@ def dense_blocks(model: nn.Module, calibration: Tensor | list[Tensor], *, progre
     with evaluating(model):
         hidden, calls = block_inputs(model, blocks, windows)
         for index, block in enumerate(tqdm(blocks, desc="calibrate", unit="block", leave=None, disable=not progress)):
-            run = partial(run_block, block, calls=calls[index])
-            yield block, run, hidden
-            hidden = [run(states) for states in hidden]
+            step = DenseBlock(block, partial(run_block, block, calls=calls[index]), hidden)
+            yield step
+            hidden = step.outputs or [step.run(states) for states in hidden]
 
 
 def thresholds(distributions: Mapping[str, Distribution], sparsity: float | Mapping[str, float]) -> dict[str, float]:

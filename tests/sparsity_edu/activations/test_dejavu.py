@@ -90,13 +90,15 @@ def test_predictors_of_a_model(tmp_path):
 
 def test_a_perfect_predictor_is_measured_as_one():
     model, ids = small_model(act="relu"), text()
-    block = model.model.layers[1]
-    oracle = {("neurons", 1): lambda states: block.mlp.gate_proj(block.post_attention_layernorm(states)) > 0}
-    (perfect,) = dejavu.measure(model, oracle, ids, "training", progress=False).values()
-    assert (perfect.recall, perfect.precision) == (1, 1)
-    assert perfect.sparsity == perfect.true_sparsity
-    (early,) = dejavu.measure(model, oracle, ids, "accuracy", progress=False).values()
-    assert early.recall < 1
+    oracle = dejavu.oracle(model)
+    assert oracle.keys() == {("neurons", l) for l in range(3)}
+    for perfect in dejavu.measure(model, oracle, ids, "training", progress=False).values():
+        assert (perfect.recall, perfect.precision) == (1, 1)
+        assert perfect.sparsity == perfect.true_sparsity
+    assert all(early.recall < 1 for early in dejavu.measure(model, oracle, ids, "accuracy", progress=False).values())
+    mask = torch.arange(56) < 14
+    (same,) = dejavu.measure(model, dejavu.static({("neurons", 2): mask}), ids, "training", progress=False).values()
+    assert same.sparsity == 0.75
 
 
 def test_the_conventions_of_opt():

@@ -6,7 +6,7 @@ from decoders import FAMILIES, small_model, text
 from torch import nn
 from transformers import DynamicCache
 
-from sparsity_edu.activations import deferred, execution
+from sparsity_edu.activations import deferred, dejavu, execution
 from sparsity_edu.activations.dejavu import LOOKAHEAD
 from sparsity_edu.activations.execution import gathered, masked, sparse_mlp
 from sparsity_edu.activations.labels import chosen
@@ -127,10 +127,7 @@ def test_an_oracle_is_exact():
     dead = torch.tensor([True, False, False, True, True, True])  # heads whose output weights are zero; one group of three whole
     for block in model.model.layers:
         block.self_attn.o_proj.weight[:, dead.repeat_interleave(8)] = 0
-    oracle = {}
-    for l, block in enumerate(model.model.layers):
-        oracle["neurons", l] = lambda states, b=block: b.mlp.gate_proj(b.post_attention_layernorm(states)) > 0
-        oracle["heads", l] = lambda states: (~dead).expand(*states.shape[:-1], 6)
+    oracle = {("heads", l): lambda states: (~dead).expand(*states.shape[:-1], 6) for l in range(3)} | dejavu.oracle(model)
     dense = model(input_ids=ids).logits
     with masked(model, oracle, "training") as used:
         assert torch.equal(model(input_ids=ids).logits, dense)

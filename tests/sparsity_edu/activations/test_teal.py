@@ -27,6 +27,7 @@ def test_sparsify_is_strict_and_leaves_its_argument_alone():
     assert torch.equal(teal.sparsify(x, 0.5), expected)
     assert torch.equal(x, before)
     assert torch.equal(teal.sparsify(x, 0.0), x)
+    assert torch.equal(teal.sparsify(x[0, 0], 0.5, "none"), expected[0, 0])
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 10, 11])

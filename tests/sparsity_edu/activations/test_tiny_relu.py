@@ -93,17 +93,14 @@ def test_its_sparsity_is_contextual(tiny_relu, held_out):
     """The neurons that each token needs change nothing; as many that are the same for all tokens ruin it."""
     model, ids = tiny_relu.model, held_out[: 2 * CONTEXT]
     dense = perplexity(model, ids, CONTEXT, progress=False)
-    oracle, static = {}, {}
-    calibration = tokens(tiny_relu.tokenizer, python_docs("calibration"), 2 * CONTEXT).view(2, -1)
+    calibration, masks = tokens(tiny_relu.tokenizer, python_docs("calibration"), 2 * CONTEXT).view(2, -1), {}
     for kind, layer, _, labels in dejavu.examples(model, calibration, "training", progress=False):
         if kind == "neurons":
-            block, often = model.model.layers[layer], labels.float().mean(dim=0)
-            mask = chosen(often, round(float(often.sum())))
-            oracle[kind, layer] = lambda x, b=block: b.mlp.gate_proj(b.post_attention_layernorm(x)) > 0
-            static[kind, layer] = lambda x, mask=mask: mask.expand(*x.shape[:-1], -1)
-    with masked(model, oracle, "training") as used:
+            often = labels.float().mean(dim=0)
+            masks[kind, layer] = chosen(often, round(float(often.sum())))
+    with masked(model, dejavu.oracle(model), "training") as used:
         assert perplexity(model, ids, CONTEXT, progress=False) == pytest.approx(dense, rel=1e-5)
-    with masked(model, static, "training") as same:
+    with masked(model, dejavu.static(masks), "training") as same:
         ruined = perplexity(model, ids, CONTEXT, progress=False)
     assert same.share("neurons") == pytest.approx(used.share("neurons"), abs=0.02)
     assert used.share("neurons") < 0.15
