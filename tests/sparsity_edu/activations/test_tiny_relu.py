@@ -21,7 +21,7 @@ from sparsity_edu.activations.train_tiny_relu import (
     train,
 )
 from sparsity_edu.data import python_docs
-from sparsity_edu.models import load, perplexity, tokens
+from sparsity_edu.models import load, perplexity, tokens, train_tiny
 from sparsity_edu.models.loading import TINY_RELU
 from sparsity_edu.models.train_tiny import CONTEXT
 
@@ -80,8 +80,10 @@ def test_what_the_second_loss_counts():
     assert inactive(seen) == [0.5, 0.5]
 
 
-def test_a_step_of_training_makes_more_zeros(tiny_relu):
-    ids = tokens(tiny_relu.tokenizer, python_docs("calibration"), CONTEXT)
+def test_a_step_of_training_makes_more_zeros(tiny_relu, monkeypatch):
+    monkeypatch.setattr(train_tiny, "BATCH", 1)
+    monkeypatch.setattr(train_tiny, "CONTEXT", 64)
+    ids = tokens(tiny_relu.tokenizer, python_docs("calibration"), 128)
     model, points = make_model(), []
     train(model, ids, ids, steps=3, every=3, coefficient=50.0, note=points.append)
     assert [point["step"] for point in points] == [0, 3]
