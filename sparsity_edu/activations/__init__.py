@@ -4,7 +4,7 @@
 
     teal.apply_(model, 0.5, calibration)    # from now on the model skips half of the inputs of every layer
 
-TEAL, for any model: small inputs count as zeros.
+TEAL, for any decoder of linear layers: small inputs count as zeros.
 
     teal         thresholds from a text, and a model that goes by them
     histogram    the threshold for a share of inputs

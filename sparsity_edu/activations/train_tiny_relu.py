@@ -2,10 +2,9 @@
 
 It begins as `tiny`, whose SiLU becomes ReLU, and is trained on the same text for an eighth of the steps. Beside the loss of the
 text there is one that counts how much of what enters ReLU is positive; its coefficient grows in the first half. Of a token's
-neurons few are left then, and which ones depends on the token: what Deja Vu needs, and what small models without that second
-loss do not have. Mirzadeh et al. 2023, "ReLU strikes back: Exploiting activation sparsity in large language models", make ReLU
-models of others; Song et al. 2024, "ProSparse: Introducing and enhancing intrinsic activation sparsity within large language
-models", add the second loss, step by step.
+neurons few are left then, and which ones depends on the token: what Deja Vu needs. Mirzadeh et al. 2023, "ReLU strikes back:
+Exploiting activation sparsity in large language models", make ReLU models of others; Song et al. 2024, "ProSparse: Introducing
+and enhancing intrinsic activation sparsity within large language models", add a second loss that grows.
 
 Everything it writes lies in one folder: the weights in float16, the tokenizer, `training.json` and `training.png`.
 """

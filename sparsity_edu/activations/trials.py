@@ -16,7 +16,7 @@ from sparsity_edu.kernels.sparse_gemv import dense_tokens
 
 
 class Trials:
-    """A block of Llama's layout, and the outputs of its last tokens for any thresholds.
+    """A block, and the outputs of its last tokens for any thresholds. Of one in Llama's layout only what they need is run.
 
     Args:
         block: the block.
@@ -68,9 +68,9 @@ class Trials:
             return
 
         def zero(_, args: tuple[Tensor]) -> tuple[Tensor]:
-            x = args[0]  # (1, tokens, channels), or of the last tokens only
+            x = args[0]  # (1, tokens, channels) or (tokens, channels), of all tokens or of the last ones only
             goes = x.abs().float() <= limit
-            goes[:, : max(0, dense_tokens(tokens, self.prefill) - (tokens - x.shape[1]))] = False
+            goes[..., : max(0, dense_tokens(tokens, self.prefill) - (tokens - x.shape[-2])), :] = False
             return (x.masked_fill(goes, 0),)
 
         handle = layer.register_forward_pre_hook(zero)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from decoders import small_model, text
 from official import TealDistribution, teal_greedy
+from transformers import OPTConfig, OPTForCausalLM
 
 from sparsity_edu.activations import teal
 from sparsity_edu.activations.allocation import allocate, block_error, by_size, effective, greedy, nearest
@@ -131,7 +132,7 @@ def _zeroed(layers, limits, prefill):
     def zero(limit):
         def hook(_, args):
             x = args[0].clone()
-            part = x[:, -(x.shape[1] // 2) :] if prefill == "last_half" else x
+            part = x[..., -(x.shape[-2] // 2) :, :] if prefill == "last_half" else x
             part *= part.abs() > limit
             return (x,)
 
@@ -151,3 +152,29 @@ def _outputs(model, block, ids):
     model(input_ids=ids)
     handle.remove()
     return seen[0]
+
+
+def test_a_decoder_of_another_layout():
+    """OPT: no `mlp`, an `out_proj`, biases. The path begins with what each rise by itself costs."""
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=32)
+    model = OPTForCausalLM(OPTConfig(vocab_size=101, max_position_embeddings=64, **sizes)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(4)
+    ids = text(2, 24)
+    distributions = teal.calibrate(model, text(), progress=False)
+    found = allocate(model, ids, distributions, 0.2, step=0.3, progress=False)
+    block = model.model.decoder.layers[1]
+    layers = {name: layer for name, layer in teal.linear_layers(model).items() if ".layers.1." in name}
+    weights, errors = by_size(layers), {}
+
+    def outputs():  # row by row: fc1 gets the tokens of all rows under each other
+        return torch.cat([_outputs(model, block, row[None]) for row in ids])
+
+    dense = outputs()
+    for name in layers:
+        with _zeroed({name: layers[name]}, {name: distributions[name].threshold(0.3 / weights[name])}, "last_half"):
+            errors[name] = float((outputs() - dense)[:, -6:].norm(dim=1).mean())
+    first = found[1].path[1]
+    assert (first.raised, first.error) == (min(errors, key=errors.get), pytest.approx(min(errors.values()), rel=1e-4))
