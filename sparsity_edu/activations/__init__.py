@@ -18,4 +18,6 @@ Deja Vu, for models with ReLU, or to see what it costs others: a token uses few 
     predictor    what tells them from a hidden state, and how it is trained
     dejavu       the predictors of a whole model, and which hidden states they read
     execution    a model on those that were chosen: masked, or reading nothing else; deferred is the cache that it needs
+
+Both go through the blocks of a dense model with a text: dense. train_tiny_relu makes the model "tiny-relu".
 """

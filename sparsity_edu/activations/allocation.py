@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparsity_edu.activations.dense import dense_blocks, linear_layers
 from sparsity_edu.activations.histogram import Distribution
-from sparsity_edu.activations.teal import dense_blocks, linear_layers
 from sparsity_edu.activations.trials import Trials
 
 STEP = 0.05  # the authors' README has 0.025 as well

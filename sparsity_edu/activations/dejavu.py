@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparsity_edu.activations.dense import DenseBlock, dense_blocks
 from sparsity_edu.activations.labels import active_heads, active_neurons, chosen
 from sparsity_edu.activations.predictor import EPOCHS, EXTRA, RATES, Predictor, Quality, quality, train
-from sparsity_edu.activations.teal import DenseBlock, dense_blocks
 from sparsity_edu.models.layers import decoder_blocks
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # `model_type` of what is built alike

@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from sparsity_edu.activations.deferred import DeferredLayer
 from sparsity_edu.activations.dejavu import KINDS, Selectors, blocks_of, sources
+from sparsity_edu.activations.dense import replaced_forward
 from sparsity_edu.kernels.sparse_gemv import FEW_TOKENS, cpu, gemv_columns, gemv_rows
 
 
@@ -194,22 +195,15 @@ def gathered(model: nn.Module, selectors: Selectors, lookahead: str = "accuracy"
         for layer, block in enumerate(chosen.blocks):
             if ("neurons", layer) in selectors:
                 stack.enter_context(_input_major(block.mlp.down_proj))
-                stack.enter_context(_instead(block.mlp, partial(_mlp_step, block.mlp, chosen, layer)))
+                stack.enter_context(
+                step = partial(_mlp_step, block.mlp, chosen, layer, dense=block.mlp.forward)
+                stack.enter_context(replaced_forward(block.mlp, step))
+                )
             if any(kind == "heads" for kind, _ in selectors):  # dense blocks too: one cache for all
                 stack.enter_context(_input_major(block.self_attn.o_proj))
-                stack.enter_context(_instead(block.self_attn, partial(_attention_step, block.self_attn, chosen, layer)))
+                step = partial(_attention_step, block.self_attn, chosen, layer, dense=block.self_attn.forward)
+                stack.enter_context(replaced_forward(block.self_attn, step))
         yield chosen
-
-
-@contextmanager
-def _instead(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """Another forward, which gets the module's own as its keyword `dense`."""
-    dense = module.forward
-    module.forward = partial(forward, dense=dense)
-    try:
-        yield
-    finally:
-        del module.forward
 
 
 @contextmanager
@@ -223,7 +217,8 @@ def _input_major(layer: nn.Linear) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _mlp_step(mlp: nn.Module, chosen: Chosen, layer: int, x: Tensor, dense: Callable) -> Tensor:
+def _mlp_step(mlp: nn.Module, chosen: Chosen, layer: int, x: Tensor, *, dense: Callable) -> Tensor:
+    """One token's MLP, of the chosen neurons alone; `dense` is the module's own forward."""
     mask = chosen.mask("neurons", layer, x.shape[:-1], mlp.up_proj.out_features)
     if mask is None or len(x) > 1:
         return dense(x)

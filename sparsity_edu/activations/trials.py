@@ -7,11 +7,12 @@ so they run on the tokens that are compared only; and attention is not worked ou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsity_edu.activations.dense import replaced_forward
 from sparsity_edu.kernels.sparse_gemv import dense_tokens
 
 
@@ -40,7 +41,8 @@ class Trials:
         self.last, self.prefill = last, prefill
         attention = getattr(block, "self_attn", nn.Module())
         self.inside_attention = [name for name, layer in layers.items() if layer in set(attention.modules())]
-        self.by_token = [module for module in (getattr(attention, "o_proj", None), getattr(block, "mlp", None)) if module]
+        both = (getattr(attention, "o_proj", None), getattr(block, "mlp", None))
+        self.by_token = [module for module in both if module is not None]
         self.attended: dict[tuple, object] = {}  # what attention gave, by its thresholds and the window
 
     def outputs(self, limits: Mapping[str, float]) -> list[Tensor]:
@@ -79,20 +81,15 @@ class Trials:
         finally:
             handle.remove()
 
-    @contextmanager
-    def _remembering(self, key: tuple) -> Iterator[None]:
-        attention, original = self.block.self_attn, self.block.self_attn.forward
+    def _remembering(self, key: tuple) -> AbstractContextManager:
+        original = self.block.self_attn.forward
 
         def forward(*args, **kwargs):
             if key not in self.attended:
                 self.attended[key] = original(*args, **kwargs)
             return self.attended[key]
 
-        attention.forward = forward
-        try:
-            yield
-        finally:
-            del attention.forward
+        return replaced_forward(self.block.self_attn, forward)
 
 
 @contextmanager
