@@ -195,10 +195,8 @@ def gathered(model: nn.Module, selectors: Selectors, lookahead: str = "accuracy"
         for layer, block in enumerate(chosen.blocks):
             if ("neurons", layer) in selectors:
                 stack.enter_context(_input_major(block.mlp.down_proj))
-                stack.enter_context(
                 step = partial(_mlp_step, block.mlp, chosen, layer, dense=block.mlp.forward)
                 stack.enter_context(replaced_forward(block.mlp, step))
-                )
             if any(kind == "heads" for kind, _ in selectors):  # dense blocks too: one cache for all
                 stack.enter_context(_input_major(block.self_attn.o_proj))
                 step = partial(_attention_step, block.self_attn, chosen, layer, dense=block.self_attn.forward)
