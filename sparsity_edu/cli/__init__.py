@@ -1,5 +1,5 @@
 """The command line `sparsity-edu`: fetch a model, measure its perplexity, prune it, compare ways to prune it,
-shrink it; write with it, and find needles, with caches of few tokens.
+shrink it; write with it, and find needles, with caches of few tokens; let its layers skip small inputs.
 
 A file per command. Heavy imports wait until an option has been looked at: `--help`, and what is wrong, come at once.
 """
@@ -14,6 +14,7 @@ from sparsity_edu.cli.needle import needle
 from sparsity_edu.cli.perplexity import perplexity
 from sparsity_edu.cli.prune import prune
 from sparsity_edu.cli.shrink import shrink
+from sparsity_edu.cli.sparsify import sparsify
 
 app = typer.Typer(
     help="Sparsity for efficient LLM inference: models and measurements of the course.",
@@ -21,5 +22,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fetch, perplexity, prune, compare, shrink, generate, needle):
+for command in (fetch, perplexity, prune, compare, shrink, sparsify, generate, needle):
     app.command()(one_sentence(command))

@@ -17,7 +17,7 @@ def fetch(
     from sparsity_edu.models import smollm2
 
     if name != "smollm2":
-        raise Refused(f'NAME must be "smollm2" ("tiny" and "tiny-moe" come with the package), got {name!r}')
+        raise Refused(f'NAME must be "smollm2" ("tiny", "tiny-moe" and "tiny-relu" come with the package), got {name!r}')
     fetched = smollm2.fetch(force=force)
     typer.echo(f"smollm2 from {fetched.source}: {fetched.size / 1e6:.0f} MB in {fetched.folder}")
     if remark := smollm2.remark(fetched.source):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
     from transformers import TextStreamer
 
+    from sparsity_edu.activations.plan import Plan
     from sparsity_edu.kv_cache import PolicyCache
     from sparsity_edu.models import LanguageModel
 
@@ -33,6 +34,9 @@ def generate(
         str,
         typer.Option(help="full, or window:N, sinks:N (a window and the first 4 tokens), h2o:N or quest:N with N tokens."),
     ] = "full",
+    activations: Annotated[
+        Path | None, typer.Option(help="A JSON file of `sparsity-edu sparsify`: skip inputs below its thresholds.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="The most tokens to write.")] = 100,
     temperature: Annotated[float, typer.Option(help="Of sampling; 0 takes the likeliest token.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample from so many of the likeliest tokens.")] = None,
@@ -43,7 +47,10 @@ def generate(
     ] = False,
     dtype: DtypeOption = Dtype.float32,
 ) -> None:
-    """Write text with a cache that holds or reads little, and say how fast, and how much, beside a full one."""
+    """Write text with a cache that holds or reads little, and say how fast, and how much, beside a full one.
+
+    With --activations, layers skip weights that meet small inputs, and the same is timed without.
+    """
     text = _text(prompt, prompt_file)
     new_cache = cache_of("--cache", cache)
     at_least(1, max_new_tokens=max_new_tokens, top_k=top_k)
@@ -52,9 +59,11 @@ def generate(
         raise Refused(f"--top-p must be in (0, 1], got {top_p:g}")
     if temperature == 0 and (top_k or top_p):
         raise Refused("--top-k and --top-p need a --temperature above 0")
+    plan = None if activations is None else _plan(activations)
     import torch
 
     from sparsity_edu import kv_cache, models
+    from sparsity_edu.activations import teal
 
     with named("MODEL", "name"):
         language_model = models.load(model, dtype=getattr(torch, dtype))
@@ -64,25 +73,52 @@ def generate(
     options = {"do_sample": temperature > 0}
     if temperature > 0:
         options |= {"temperature": temperature, "top_k": top_k or 0, "top_p": top_p or 1.0}
-    held = new_cache()
+    held, rows = new_cache(), []
     with kv_cache.attending(language_model.model):
-        wrote = _write(language_model, ids, held, seed, show=True, max_new_tokens=max_new_tokens, **options)
-        count = len(wrote.tokens)
-        line()
-        fact("prompt", f"{ids.shape[1]} tokens{', with the chat template' if chat else ''}")
-        fact("wrote", f"{count} tokens")
-        where_from(model)
-        table = Rows(f"{model}, {dtype}", cache=12, prompt_s=9, tokens_per_s=13, bytes_held=16, bytes_read_per_token=21)
-        if cache != "full":
-            full = kv_cache.FullCache()
+        with ExitStack() as sparse:
+            if plan is not None:
+                with named("--activations", "thresholds"), named("MODEL", "model"):
+                    sparse.enter_context(teal.applied(language_model.model, plan))
+            wrote = _write(language_model, ids, held, seed, "", max_new_tokens=max_new_tokens, **options)
+            count = len(wrote.tokens)
+            line()
+            fact("prompt", f"{ids.shape[1]} tokens{', with the chat template' if chat else ''}")
+            fact("wrote", f"{count} tokens")
+            if plan is not None:
+                fact("skipped", f"inputs below the thresholds of {activations}, {_where(plan)}")
+            where_from(model)
             never = language_model.model.get_input_embeddings().num_embeddings  # or it might stop before the other did
-            options |= {"eos_token_id": never, "pad_token_id": 0}
-            beside = _write(language_model, ids, full, seed, show=False, max_new_tokens=count, **options)
-            _add(table, "full", beside, full)
-        _add(table, cache, wrote, held)
-    if cache != "full":
+            options |= {"max_new_tokens": count, "eos_token_id": never, "pad_token_id": 0}
+            table = Rows(f"{model}, {dtype}", cache=12, prompt_s=9, tokens_per_s=13, bytes_held=16, bytes_read_per_token=21)
+            if cache != "full":
+                full = kv_cache.FullCache()
+                rows.append(("full", _write(language_model, ids, full, seed, "the same with a full cache", **options)))
+                _add(table, *rows[-1], full)
+            _add(table, cache, wrote, held)
+        if plan is not None:
+            again = new_cache()
+            rows.append(("dense", _write(language_model, ids, again, seed, "the same with all inputs", **options)))
+            _add(table, *rows[-1], again)
+    for name, beside in rows:
         same = _in_common(beside.tokens, wrote.tokens)
-        sentence(f"full would have written {'the same' if same == count else f'other tokens after {same} of them'}.")
+        sentence(f"{name} would have written {'the same' if same == count else f'other tokens after {same} of them'}.")
+
+
+def _plan(path: Path) -> Plan:
+    """Thresholds, or a sentence."""
+    from sparsity_edu.activations.plan import Plan
+
+    try:
+        with named("--activations", "path"):
+            return Plan.load(path)
+    except OSError as error:
+        raise Refused(f"--activations cannot be read, {error.strerror or error}: {path}") from error
+
+
+def _where(plan: Plan) -> str:
+    """Which tokens of the prompt skip inputs."""
+    prompts = {"all": "in all of the prompt", "last_half": "in the last half of the prompt", "none": "not in the prompt"}
+    return f"{prompts[plan.prefill]} and in decoding"
 
 
 class Written(NamedTuple):
@@ -153,8 +189,11 @@ class _Clock:
             self.printer.end()
 
 
-def _write(language_model: LanguageModel, ids: Tensor, cache: PolicyCache, seed: int, show: bool, **options) -> Written:
-    """Let the model write, in transformers' own loop; a bar says how far it is with a long prompt."""
+def _write(language_model: LanguageModel, ids: Tensor, cache: PolicyCache, seed: int, beside: str, **options) -> Written:
+    """Let the model write, in transformers' own loop; a bar says how far it is with a long prompt.
+
+    What is written is shown, but for a run `beside` another one, which is called so.
+    """
     import torch
     from tqdm import tqdm
     from transformers import TextStreamer
@@ -164,11 +203,11 @@ def _write(language_model: LanguageModel, ids: Tensor, cache: PolicyCache, seed:
     model, tokenizer = language_model
     torch.manual_seed(seed)
     blocks = decoder_blocks(model)
-    name = "reads the prompt" if show else "the same with a full cache"
+    name = beside or "reads the prompt"
     with ExitStack() as at_the_end, tqdm(total=len(blocks), desc=name, unit="layer", delay=1, leave=False) as bar:
         for block in blocks:
             at_the_end.callback(block.register_forward_hook(lambda *_: bar.update() and None).remove)
-        clock = _Clock(TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if show else None, bar)
+        clock = _Clock(TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if not beside else None, bar)
         out = model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, streamer=clock, **options)
     asked, answered, *_ = clock.times
     steps = [after - before for before, after in pairwise(clock.times[1:])]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sparsity_edu.models import LanguageModel
 
-Model = Annotated[str, typer.Argument(help='"tiny", "tiny-moe", "smollm2", a folder, or a name on the Hugging Face hub.')]
+Model = Annotated[str, typer.Argument(help='"tiny", "tiny-moe", "tiny-relu", "smollm2", a folder, or a name on the hub.')]
 Calibration = Annotated[str, typer.Option(help='"python_docs", "wikitext2", "c4", or a text file to calibrate on.')]
 Windows = Annotated[int, typer.Option(help="Calibration windows; as many are read to measure.")]
 Window = Annotated[int, typer.Option(help="Tokens per window; no more than the model has positions.")]

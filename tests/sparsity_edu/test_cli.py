@@ -48,8 +48,14 @@ SHRINK = ["shrink", "tiny", "--out", "new"]
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["perplexity", "nosuch"], 'MODEL must be "tiny", "tiny-moe", "smollm2", a folder, or a model on the Hugging Face hub'),
-        (["perplexity", ""], 'MODEL must be "tiny", "tiny-moe", "smollm2", a folder, or a model on the Hugging Face hub'),
+        (
+            ["perplexity", "nosuch"],
+            'MODEL must be "tiny", "tiny-moe", "tiny-relu", "smollm2", a folder, or a model on the Hugging Face hub',
+        ),
+        (
+            ["perplexity", ""],
+            'MODEL must be "tiny", "tiny-moe", "tiny-relu", "smollm2", a folder, or a model on the Hugging Face hub',
+        ),
         (["perplexity", "tiny", "--windows", "99999"], r"--windows must be at most \d+, since python_docs\('validation'\) has"),
         (["perplexity", "tiny", "--windows", "0"], "--windows must be at least 1, got 0"),
         (["perplexity", "tiny", "--window", "1"], "--window must be at least 2, got 1"),

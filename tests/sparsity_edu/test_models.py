@@ -235,7 +235,7 @@ def test_a_damaged_file_in_the_cache_is_named_and_fetching_again_repairs_it(file
 def test_an_unknown_name_says_what_is_allowed(name):
     with pytest.raises(models.ModelError) as caught:
         models.load(name)
-    allowed = 'name must be "tiny", "tiny-moe", "smollm2", a folder, or a model on the Hugging Face hub'
+    allowed = 'name must be "tiny", "tiny-moe", "tiny-relu", "smollm2", a folder, or a model on the Hugging Face hub'
     sentence = f"{allowed}, got {name!r}, which is no folder"
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)

@@ -17,17 +17,21 @@ Each file needs those below it alone:
 
 from sparsity_edu.kernels.sparse_gemv.products import FEW_TOKENS, compact, gemv_columns, gemv_rows, gemv_threshold
 from sparsity_edu.kernels.sparse_gemv.threshold_linear import (
+    PREFILL,
     SharedProduct,
     ThresholdLinear,
+    dense_tokens,
     threshold_linear_,
     unthreshold_linear_,
 )
 
 __all__ = [
     "FEW_TOKENS",
+    "PREFILL",
     "SharedProduct",
     "ThresholdLinear",
     "compact",
+    "dense_tokens",
     "gemv_columns",
     "gemv_rows",
     "gemv_threshold",

@@ -9,6 +9,29 @@ from sparsity_edu.kernels.sparse_gemv import cpu
 from sparsity_edu.kernels.sparse_gemv.products import FEW_TOKENS, gemv_threshold
 from sparsity_edu.models.layers import prunable_layers
 
+PREFILL = ("all", "last_half", "none")  # which tokens of several at once skip small inputs
+
+
+def dense_tokens(tokens: int, prefill: str) -> int:
+    """How many of a sequence's tokens, from its beginning, keep all their inputs.
+
+    Args:
+        tokens: of the sequence that are read at once.
+        prefill: whose small inputs are skipped in a prompt: "all" tokens'; those of the "last_half", tokens // 2 (TEAL's code);
+            or "none". A token that is read by itself is being decoded, and always skips.
+
+    Returns:
+        0 to tokens.
+
+    Raises:
+        ValueError: `prefill` is none of the three.
+    """
+    if prefill not in PREFILL:
+        raise ValueError(f"prefill must be one of {', '.join(PREFILL)}, got {prefill!r}")
+    if tokens < 2 or prefill == "all":
+        return 0
+    return tokens if prefill == "none" else tokens - tokens // 2
+
 
 class ThresholdLinear(nn.Module):
     """A linear layer that takes inputs with |x| <= threshold for zeros, and does not read their weights in decoding.
@@ -59,10 +82,13 @@ class SharedProduct(nn.Module):
     Args:
         layers: linear layers with the same input. Their weights are copied, transposed, side by side.
         threshold: as for `gemv_threshold`.
+        prefill: see `dense_tokens`.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear], threshold: float) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], threshold: float, prefill: str = "all") -> None:
         super().__init__()
+        dense_tokens(1, prefill)  # says now what is wrong
+        self.prefill = prefill
         self.register_buffer("W", torch.cat([layer.weight.detach().T for layer in layers], dim=1).contiguous())
         self.sizes, self.threshold = [layer.out_features for layer in layers], float(threshold)
         self._x, self._version, self._results = None, None, {}
@@ -82,6 +108,10 @@ class SharedProduct(nn.Module):
 
     def _product(self, x: Tensor) -> Tensor:
         """On a CPU always torch's way: in the interpreter a model would take minutes for a word."""
+        if self.prefill != "all" and x.ndim > 1 and x.shape[-2] > 1:
+            first = dense_tokens(x.shape[-2], self.prefill)
+            last = x[..., first:, :]
+            return torch.cat([x[..., :first, :], torch.where(last.abs().float() > self.threshold, last, 0)], dim=-2) @ self.W
         if x.numel() > FEW_TOKENS * len(self.W):
             return torch.where(x.abs().float() > self.threshold, x, 0) @ self.W
         if x.is_cuda:
@@ -92,17 +122,19 @@ class SharedProduct(nn.Module):
 SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # as Llama, Mistral, Qwen and Gemma name them
 
 
-def threshold_linear_(model: nn.Module, thresholds: dict[str, float] | float) -> None:
+def threshold_linear_(model: nn.Module, thresholds: dict[str, float] | float, prefill: str = "all") -> None:
     """Let the linear layers of a model's blocks skip small inputs, in place.
 
     Args:
         model: a Hugging Face decoder, or any module.
         thresholds: by layer name, or one for all linear layers that pruning would touch. Q, K and V, or gate and up, become
             one product where theirs are equal.
+        prefill: which tokens of a prompt skip small inputs, see `dense_tokens`.
 
     Raises:
-        ValueError: a name is that of no linear layer.
+        ValueError: a name is that of no linear layer, or `prefill` is unknown.
     """
+    dense_tokens(1, prefill)
     layers = {name: layer for name, layer in prunable_layers(model).items() if isinstance(layer, nn.Linear)}
     if not isinstance(thresholds, dict):
         thresholds = dict.fromkeys(layers, thresholds)
@@ -114,7 +146,7 @@ def threshold_linear_(model: nn.Module, thresholds: dict[str, float] | float) ->
         siblings = next((names for names in SHARED_INPUT if own in names), own)
         together.setdefault((parent, siblings, threshold), []).append(name)
     for (_, _, threshold), names in together.items():
-        product = SharedProduct([layers[name] for name in names], threshold)
+        product = SharedProduct([layers[name] for name in names], threshold, prefill)
         for place, name in enumerate(names):
             model.set_submodule(name, ThresholdLinear(product, place, layers[name].bias))
 

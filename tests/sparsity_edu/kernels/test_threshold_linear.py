@@ -77,3 +77,17 @@ def test_layers_that_share_their_input_share_one_product(model, monkeypatch):
         assert torch.equal(q(x * 1), q(x * 1))
     torch.testing.assert_close(mlp.gate_proj(x), gate(kept(x, 0.3)))
     assert calls[7:] == [(64, gate.out_features)]  # thresholds of its own: not with up
+
+
+def test_whose_small_inputs_are_skipped(model):
+    counts = {prefill: [sparse_gemv.dense_tokens(n, prefill) for n in (1, 2, 9)] for prefill in sparse_gemv.PREFILL}
+    assert counts == {"all": [0, 0, 0], "last_half": [0, 1, 5], "none": [0, 2, 9]}
+    layer, x = nn.Linear(64, 30, bias=False), torch.randn(2, 9, 64)
+    expected = {prefill: layer(torch.cat([x[:, :n], kept(x[:, n:], 0.4)], 1)) for prefill, (*_, n) in counts.items()}
+    for prefill, y in expected.items():
+        product = sparse_gemv.SharedProduct([layer], 0.4, prefill)
+        torch.testing.assert_close(product.result(x, 0), y)
+        torch.testing.assert_close(product.result(x[:, :1], 0), layer(kept(x[:, :1], 0.4)))
+        torch.testing.assert_close(product.result(x[0, 0], 0), layer(kept(x[0, 0], 0.4)))
+    with pytest.raises(ValueError, match="prefill must be one of all, last_half, none, got 'first'"):
+        sparse_gemv.threshold_linear_(model, 0.4, "first")
