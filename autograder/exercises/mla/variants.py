@@ -5,19 +5,15 @@ from torch import Tensor
 
 
 def reference(q_nope: Tensor, q_rope: Tensor, c: Tensor, k_rope: Tensor, W_uk: Tensor, W_uv: Tensor) -> Tensor:
-    """One sequence, one head and one query after the other, over the tokens that it sees, in float64."""
-    batch, q, heads, nope = q_nope.shape
-    before, scale = c.shape[1] - q, (nope + q_rope.shape[-1]) ** -0.5
-    rows = []
-    for b in range(batch):
-        latents, keys = c[b].double(), k_rope[b].double()
-        for i in range(q):
-            seen = slice(before + i + 1)
-            for h in range(heads):
-                k = torch.cat([latents[seen] @ W_uk[h].double().T, keys[seen]], dim=1)  # (tokens, nope + rope)
-                a = (k @ torch.cat([q_nope[b, i, h], q_rope[b, i, h]]).double() * scale).softmax(dim=0)
-                rows.append(a @ (latents[seen] @ W_uv[h].double().T))
-    return torch.stack(rows).view(batch, q, heads, -1).float()
+    """Keys and values of all heads, a head at a time, in float64."""
+    q, tokens, scale = q_nope.shape[1], c.shape[1], (q_nope.shape[-1] + q_rope.shape[-1]) ** -0.5
+    later = torch.arange(tokens) > torch.arange(tokens - q, tokens)[:, None]
+    latents, heads = c.double(), []
+    for h in range(len(W_uk)):
+        k = torch.cat([latents @ W_uk[h].double().T, k_rope.double()], dim=-1)  # (batch, tokens, nope + rope)
+        scores = torch.cat([q_nope[:, :, h], q_rope[:, :, h]], dim=-1).double() @ k.mT * scale
+        heads.append(scores.masked_fill(later, -torch.inf).softmax(dim=-1) @ (latents @ W_uv[h].double().T))
+    return torch.stack(heads, dim=2).float()
 
 
 def right_scale(nope: int, rope: int, value: int, latent: int) -> float:
