@@ -480,6 +480,8 @@ def mla_cost(
 # First, is it MLA? A layer of `transformers`' DeepSeek-V3 with random weights, all tokens at once, against your class with the same weights, a prompt first and then token by token. Then your two forms against each other, in float32 and bfloat16, both measured against float64.
 
 # %% tags=["experiment"]
+from functools import partial
+
 from transformers import DeepseekV3Config, DynamicCache
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
     DeepseekV3Attention,
@@ -550,17 +552,16 @@ sizes = (
 )
 exact = [torch.randn(size, generator=g, dtype=torch.float64) for size in sizes]
 exact[4:] = [W / LATENT**0.5 for W in exact[4:]]
-truth = library.latent_attention(*exact, form="naive")
 print("\nlargest error against float64, as a share of the largest result")
-for dtype in (torch.float32, torch.bfloat16):
+library_forms = [partial(library.latent_attention, form=form) for form in library.FORMS]
+for name, dtype, forms in (
+    ("yours, float32", torch.float32, (naive_attention, absorbed_attention)),
+    ("the library's, bfloat16", torch.bfloat16, library_forms),
+):
     rounded = [part.to(dtype) for part in exact]
-    # the float64 result of the same rounded numbers
     right = library.latent_attention(*[part.double() for part in rounded], form="naive")
-    errors = [
-        (form(*rounded).double() - right).abs().max() / right.abs().max()
-        for form in (naive_attention, absorbed_attention)
-    ]
-    print(f"   {str(dtype):<15} naive {errors[0]:.1e}   absorbed {errors[1]:.1e}")
+    errors = [(form(*rounded).double() - right).abs().max() / right.abs().max() for form in forms]
+    print(f"   {name:<25} naive {errors[0]:.1e}   absorbed {errors[1]:.1e}")
 
 # %% [markdown]
 # TEXT1
