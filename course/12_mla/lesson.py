@@ -574,13 +574,11 @@ for name, dtype, forms in (
 from sparsity_edu.kv_cache.sizes import MODELS
 
 SHOWN = (
-    "SmolLM2-135M",
     "Llama-2-7B",
     "Llama-2-70B",
     "Llama-3-8B",
     "Llama-3-70B",
     "Qwen2-7B",
-    "Gemma-2B",
     "DeepSeek-67B",
     "DeepSeek-V2",
     "DeepSeek-V3",
@@ -600,21 +598,25 @@ def weigh(model, kind, tokens=1, **other):
     return cache_bytes(kind, tokens, **widths | other)
 
 
+print("16 bits; KB of a token, GB of 32k tokens, and how many texts of that length fit into 100 GB")
+print(f"{'':<13} kind  layers  heads  kept        KB     GB   texts")
+for name in SHOWN:
+    model = MODELS[name]
+    kept = model.kv_heads if model.kind != "MLA" else "-"
+    gigabytes = weigh(model, model.kind, 32768) / 1e9
+    print(
+        f"{name:<13} {model.kind:<5} {model.layers:>6} {model.heads:>6} {kept:>5} {weigh(model, model.kind) / 1e3:>9.1f} {gigabytes:>6.2f} {int(100 / gigabytes):>7}"
+    )
 print(
-    f"{'':<14} kind   layers heads kept  KB of a token   GB of 32k tokens   sequences in 100 GB |  KB with  MHA  GQA of 8    MQA    MLA"
+    "\nKB of a token, if the same heads had MHA, GQA of 8 groups, MQA, or MLA of 4.5 head_dim numbers"
 )
 for name in SHOWN:
     model = MODELS[name]
-    kept = model.kv_heads if model.kind != "MLA" else 0
-    gigabytes = weigh(model, model.kind, 32768) / 1e9
     others = [
         weigh(model, kind, groups=8, latent=4 * model.head_dim, rope=model.head_dim // 2) / 1e3
         for kind in ("MHA", "GQA", "MQA", "MLA")
     ]
-    print(
-        f"{name:<14} {model.kind}  {model.layers:>7} {model.heads:>5} {kept or '-':>4}  {weigh(model, model.kind) / 1e3:>13.1f}   {gigabytes:>16.2f}   {int(100 / gigabytes):>19} |"
-        + f"{others[0]:>13.1f} {others[1]:>9.1f} {others[2]:>6.1f} {others[3]:>6.1f}"
-    )
+    print(f"{name:<13}" + "".join(f"{kilobytes:>9.1f}" for kilobytes in others))
 
 lengths = 2 ** torch.arange(10, 18)
 fig, ax = plt.subplots(figsize=(7, 3.8))
@@ -751,8 +753,8 @@ plt.show()
 #
 # Do models learn as well with a latent? `python -m sparsity_edu.kv_cache.train_attentions` trains small language models of bytes that differ in their attention alone, with three seeds each. The same training with *your* `latent`, `rotate` and `naive_attention` runs here beside it, for fewer steps.
 #
-# - Two blocks of width 64; 8 heads of 8 channels; windows of 128 bytes of the Python docs, 8 in a step; AdamW with a warm-up and a straight decay.
-# - GQA has 4 or 2 groups. The MLA models are named by the numbers that a token leaves in a layer: 64 (as GQA of 4), 32 (as GQA of 2) and 16 (as MQA), 4 of them the rotated key.
+# - Two blocks of width 64; 4 heads of 16 channels; windows of 128 bytes of the Python docs, 8 in a step; AdamW with a warm-up and a straight decay.
+# - GQA has 2 groups. The MLA models are named by the numbers that a token leaves in a layer: 64 (as with GQA), 32 (as with MQA) and 16. 8 of them are the rotated key.
 # - What an attention saves in parameters its MLPs get, so all models have the same number, up to a quarter of a per cent. Within a seed all see the same windows in the same order.
 
 # %% tags=["experiment"]
@@ -792,7 +794,7 @@ for name, kind in KINDS.items():
         + " ".join(f"{d:+.3f}" for d in pairs)
     )
 print("MLA less what has as many numbers, seed by seed")
-for mla_name, other in (("MLA 64", "GQA 4"), ("MLA 32", "GQA 2"), ("MLA 16", "MQA")):
+for mla_name, other in (("MLA 64", "GQA"), ("MLA 32", "MQA")):
     print(
         f"   {mla_name} less {other:<6}",
         " ".join(f"{a - b:+.3f}" for a, b in zip(last[mla_name], last[other])),
@@ -860,6 +862,7 @@ plt.show()
 # first). The library's `from_gqa` does both. Keys are unpacked and rotated at each step; with a rotation in between nothing can be absorbed.
 
 # %% tags=["experiment"]
+from sparsity_edu.data import python_docs
 from sparsity_edu.kv_cache.mla import from_gqa
 from sparsity_edu.models import load, perplexity, tokens
 
@@ -872,8 +875,8 @@ FULL = (
     * widths.num_key_value_heads
     * (getattr(widths, "head_dim", None) or widths.hidden_size // widths.num_attention_heads)
 )
-calibration = tokens(tokenizer, "calibration")[: CALIBRATION * WINDOW].view(-1, WINDOW)
-validation = tokens(tokenizer, "validation")[: VALIDATION * WINDOW]
+calibration = tokens(tokenizer, python_docs("calibration"), CALIBRATION * WINDOW).view(-1, WINDOW)
+validation = tokens(tokenizer, python_docs("validation"), VALIDATION * WINDOW)
 original_perplexity = perplexity(model, validation, WINDOW, progress=False)
 RANKS = (
     [FULL, FULL // 2]

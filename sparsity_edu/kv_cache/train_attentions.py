@@ -30,7 +30,8 @@ from sparsity_edu.kv_cache.attention import rotate
 
 RECORD = Path(__file__).with_suffix(".json")
 BYTES, CONTEXT, BATCH = 256, 128, 8  # vocabulary; bytes of a window; windows of a step
-BLOCKS, D, HEADS, HEAD_DIM = 2, 64, 8, 8
+BLOCKS, D, HEADS, HEAD_DIM = 2, 64, 4, 16
+BASE = 100.0  # of the rotation: over a window all pairs of channels turn by radians
 PARAMETERS = 4 * D * HEADS * HEAD_DIM + 3 * D * 128  # of the matrices of a block
 STEPS, EVERY, SEEDS = 600, 50, 3
 LEARNING_RATE, WARM_UP = 3e-3, 50
@@ -52,26 +53,25 @@ class Kind:
 
 
 KINDS = {
-    "MHA": Kind(groups=8),
-    "GQA 4": Kind(groups=4),
-    "GQA 2": Kind(groups=2),
+    "MHA": Kind(groups=4),
+    "GQA": Kind(groups=2),
     "MQA": Kind(groups=1),
-    "MLA 64": Kind(latent=60, rope=4),
-    "MLA 32": Kind(latent=28, rope=4),
-    "MLA 16": Kind(latent=12, rope=4),
+    "MLA 64": Kind(latent=56, rope=8),
+    "MLA 32": Kind(latent=24, rope=8),
+    "MLA 16": Kind(latent=8, rope=8),
 }
 
 
-def _turn(x: Tensor, positions: Tensor, base: float = 10000.0, interleaved: bool = True) -> Tensor:
+def _turn(x: Tensor, positions: Tensor, base: float) -> Tensor:
     angle = positions[..., None] * base ** (-torch.arange(0, x.shape[-1], 2) / x.shape[-1])
-    return rotate(x, angle[:, :, None] if x.ndim == 4 else angle, interleaved)
+    return rotate(x, angle[:, :, None] if x.ndim == 4 else angle, interleaved=True)
 
 
 class Parts(NamedTuple):
     """What MLA is made of, to be exchanged."""
 
     latent: Callable = mla.latent  # (x, W, norm) to c and k_rope
-    rotate: Callable = _turn  # (x, positions)
+    rotate: Callable = _turn  # (x, positions, base)
     attention: Callable = partial(mla.latent_attention, form="naive")  # (q_nope, q_rope, c, k_rope, W_uk, W_uv)
 
 
@@ -85,9 +85,9 @@ class Shared(nn.Module):
         self.kv = nn.Linear(D, 2 * kind.groups * HEAD_DIM, bias=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        q = _turn(self.q(x).unflatten(-1, (HEADS, -1)), positions)
+        q = _turn(self.q(x).unflatten(-1, (HEADS, -1)), positions, BASE)
         k, v = self.kv(x).unflatten(-1, (2, self.kind.groups, -1)).unbind(dim=2)
-        parts = (part.transpose(1, 2) for part in (q, _turn(k, positions), v))
+        parts = (part.transpose(1, 2) for part in (q, _turn(k, positions, BASE), v))
         return self.out(F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(2))
 
 
@@ -104,7 +104,7 @@ class Latent(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         q = self.q(x).unflatten(-1, (HEADS, -1))
         c, k = self.parts.latent(x, self.down.weight, self.norm)
-        q_rope, k = self.parts.rotate(q[..., HEAD_DIM:], positions), self.parts.rotate(k, positions)
+        q_rope, k = self.parts.rotate(q[..., HEAD_DIM:], positions, BASE), self.parts.rotate(k, positions, BASE)
         return self.out(self.parts.attention(q[..., :HEAD_DIM], q_rope, c, k, *self.up).flatten(2))
 
 

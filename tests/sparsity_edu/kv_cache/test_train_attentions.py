@@ -9,6 +9,7 @@ import torch
 from sparsity_edu.kv_cache import mla, train_attentions
 from sparsity_edu.kv_cache.mla import MLA, Shape
 from sparsity_edu.kv_cache.train_attentions import (
+    BASE,
     BATCH,
     CONTEXT,
     HEAD_DIM,
@@ -41,7 +42,7 @@ def positions(batch, tokens):
 def test_kinds_have_equally_many_parameters_and_leave_as_many_numbers_as_they_say():
     sizes = [sum(p.numel() for p in ByteModel(kind, Parts()).parameters()) for kind in KINDS.values()]
     assert max(sizes) < 1.005 * min(sizes)
-    assert [kind.numbers for kind in KINDS.values()] == [128, 64, 32, 16, 64, 32, 16]
+    assert [kind.numbers for kind in KINDS.values()] == [128, 64, 32, 64, 32, 16]
     for kind in KINDS.values():
         layer = Shared(kind) if kind.groups else Latent(kind, Parts())
         assert (layer.kv if kind.groups else layer.down).out_features == kind.numbers
@@ -70,7 +71,8 @@ def test_a_group_for_each_head_is_mha_and_the_latent_kind_is_mla():
     assert torch.allclose(few(x, positions(2, 9)), all_heads(x, positions(2, 9)), atol=1e-5)
 
     kind = KINDS["MLA 32"]
-    ours, theirs = Latent(kind, Parts()), MLA(Shape(D, HEADS, HEAD_DIM, kind.rope, HEAD_DIM, kind.latent))
+    ours, frequencies = Latent(kind, Parts()), BASE ** (-torch.arange(0, kind.rope, 2) / kind.rope)
+    theirs = MLA(Shape(D, HEADS, HEAD_DIM, kind.rope, HEAD_DIM, kind.latent), frequencies=frequencies)
     theirs.q_proj, theirs.o_proj, theirs.kv_a_proj_with_mqa = ours.q, ours.out, ours.down
     theirs.kv_b_proj.weight.copy_(torch.cat(list(ours.up), dim=1).flatten(0, 1))
     assert torch.allclose(ours(x, positions(2, 9)), theirs(x), atol=1e-5)
