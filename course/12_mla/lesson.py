@@ -886,7 +886,7 @@ plt.show()
 
 # %% tags=["experiment"]
 from sparsity_edu.data import python_docs
-from sparsity_edu.kv_cache.mla import from_gqa
+from sparsity_edu.kv_cache.low_rank import from_gqa, input_statistics
 from sparsity_edu.models import load, perplexity, tokens
 
 NAME, WINDOW, CALIBRATION, VALIDATION = ("tiny", 256, 8, 8) if FAST else ("smollm2", 512, 8, 4)
@@ -901,16 +901,13 @@ FULL = (
 calibration = tokens(tokenizer, python_docs("calibration"), CALIBRATION * WINDOW).view(-1, WINDOW)
 validation = tokens(tokenizer, python_docs("validation"), VALIDATION * WINDOW)
 original_perplexity = perplexity(model, validation, WINDOW, progress=False)
-RANKS = (
-    [FULL, FULL // 2]
-    if FAST
-    else [FULL, FULL * 7 // 8, FULL * 3 // 4, FULL * 5 // 8, FULL // 2, FULL * 3 // 8]
-)
+RANKS = [FULL // 16 * part for part in ((16, 8) if FAST else (16, 13, 11, 8))]
+read = input_statistics(model, calibration)
 found = {"PCA on text": {}, "SVD of weights": {}}
 with tqdm(total=2 * len(RANKS), desc="models") as bar:
     for rank in RANKS:
-        for name, text in (("PCA on text", calibration), ("SVD of weights", None)):
-            small = from_gqa(model, rank, text)
+        for name, known in (("PCA on text", read), ("SVD of weights", None)):
+            small = from_gqa(model, rank, known)
             found[name][rank] = perplexity(small, validation, WINDOW, progress=False)
             bar.update()
 print(
