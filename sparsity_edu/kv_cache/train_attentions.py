@@ -16,7 +16,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,12 +67,19 @@ def _turn(x: Tensor, positions: Tensor, base: float) -> Tensor:
     return rotate(x, angle[:, :, None] if x.ndim == 4 else angle, interleaved=True)
 
 
+def _attention(q_nope: Tensor, q_rope: Tensor, c: Tensor, k_rope: Tensor, W_uk: Tensor, W_uv: Tensor) -> Tensor:
+    """The naive form of `mla.latent_attention`, as many queries as tokens, in one kernel."""
+    k = torch.cat([c[:, None] @ W_uk.mT, k_rope[:, None].expand(-1, HEADS, -1, -1)], dim=-1)
+    q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, c[:, None] @ W_uv.mT, is_causal=True).transpose(1, 2)
+
+
 class Parts(NamedTuple):
     """What MLA is made of, to be exchanged."""
 
     latent: Callable = mla.latent  # (x, W, norm) to c and k_rope
     rotate: Callable = _turn  # (x, positions, base)
-    attention: Callable = partial(mla.latent_attention, form="naive")  # (q_nope, q_rope, c, k_rope, W_uk, W_uv)
+    attention: Callable = _attention  # (q_nope, q_rope, c, k_rope, W_uk, W_uv)
 
 
 class Shared(nn.Module):

@@ -64,7 +64,7 @@ def _(g):
 )
 def _(g):
     yield call(*infinite_keys(g, 2, 1, 9, 3, 6, 4, 5, 7))
-    yield call(*infinite_keys(g, 1, 4, 6, 2, 5, 2, 3, 8))
+    yield call(*infinite_keys(g, 1, 4, 12, 2, 5, 2, 3, 8))
     yield call(*infinite_value(g, 2, 1, 9, 3, 6, 4, 5, 7))
     yield call(*infinite_value(g, 1, 3, 8, 4, 5, 2, 6, 3))
 

@@ -55,13 +55,15 @@ decode = Exercise(
 )
 
 
-def case(g: torch.Generator, batch: int, pieces: tuple[int, ...], widths: tuple[int, ...], *args, held=(), grow=1.0) -> Case:
+def case(
+    g: torch.Generator, batch: int, pieces: tuple[int, ...], widths: tuple[int, ...], *args, held=(), grow=1.0, size=1.0
+) -> Case:
     """Pieces of a text, one call each; the object is measured after calls number `held`."""
     hidden, _, _, rope, _, d_c = widths
     weights = fixtures.layer(g, *widths)
     calls, tokens = [], 0
     for i, piece in enumerate(pieces):
-        calls.append(("attend", grow**i * torch.randn(batch, piece, hidden, generator=g), weights))
+        calls.append(("attend", size * grow**i * torch.randn(batch, piece, hidden, generator=g), weights))
         tokens += piece
         if i in held:
             calls.append((HELD, 4 * batch * tokens * (d_c + rope) + 64))
@@ -84,6 +86,7 @@ def _(g):
     yield case(g, 3, (5,), OTHERS, 100.0)
     yield case(g, 2, (4,), MORE, 10000.0, False)
     yield case(g, 1, (9,), WIDTHS, 300.0, True)
+    yield case(g, 2, (5,), OTHERS, size=1e-3)  # eps counts
 
 
 @decode.stage(

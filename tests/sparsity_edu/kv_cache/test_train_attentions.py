@@ -1,7 +1,6 @@
 """The trainings that compare attentions: what they share, what they differ in, and the record that ships."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -98,7 +97,6 @@ def test_parts_can_be_exchanged():
     of_queries = (BATCH, CONTEXT, HEADS, HEAD_DIM), (BATCH, CONTEXT, HEADS, kind.rope)
     assert [(BATCH, CONTEXT, kind.latent), (BATCH, CONTEXT, kind.rope), per_head, per_head] == seen[2][2:]
     assert tuple(seen[2][:2]) == of_queries
-    assert isinstance(Parts().attention, partial)
 
 
 def test_the_record_is_complete():
