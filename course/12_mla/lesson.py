@@ -777,7 +777,7 @@ plt.show()
 # Do models learn as well with a latent? `python -m sparsity_edu.kv_cache.train_attentions` trains small language models of bytes that differ in their attention alone, with three seeds each. The same training with *your* `latent`, `rotate` and `naive_attention` runs here beside it, for fewer steps.
 #
 # - Two blocks of width 64; 4 heads of 16 channels; windows of 128 bytes of the Python docs, 8 in a step; AdamW with a warm-up and a straight decay.
-# - GQA has 2 groups. The MLA models are named by the numbers that a token leaves in a layer: 64 (as with GQA), 32 (as with MQA) and 16. 8 of them are the rotated key.
+# - GQA has 2 groups. The MLA models are named by the numbers that a token leaves in a layer: 64, as with GQA, and 32, as with MQA. 16 of them are the rotated key.
 # - What an attention saves in parameters its MLPs get, so all models have the same number, up to a quarter of a per cent. Within a seed all see the same windows in the same order.
 
 # %% tags=["experiment"]
@@ -791,7 +791,7 @@ from sparsity_edu.kv_cache.train_attentions import KINDS, RECORD, Parts, train
 record = json.loads(RECORD.read_text())
 runs = record["runs"]
 print(record["command"], f"   (torch {record['torch']}, {record['threads']} thread)")
-LIVE, LIVE_STEPS = ("MLA 32", "MLA 16"), (50 if FAST else 100)
+LIVE, LIVE_STEPS = ("MLA 64", "MLA 32"), (50 if FAST else 100)
 with tqdm(total=len(LIVE) * LIVE_STEPS, desc="training steps") as bar:
     for name in LIVE:
         parts = Parts(latent, rotate, naive_attention)

@@ -33,7 +33,7 @@ BYTES, CONTEXT, BATCH = 256, 128, 8  # vocabulary; bytes of a window; windows of
 BLOCKS, D, HEADS, HEAD_DIM = 2, 64, 4, 16
 BASE = 100.0  # of the rotation: over a window all pairs of channels turn by radians
 PARAMETERS = 4 * D * HEADS * HEAD_DIM + 3 * D * 128  # of the matrices of a block
-STEPS, EVERY, SEEDS = 600, 50, 3
+STEPS, EVERY, SEEDS = 400, 50, 3
 LEARNING_RATE, WARM_UP = 3e-3, 50
 HELD_OUT = 64  # windows
 
@@ -56,9 +56,8 @@ KINDS = {
     "MHA": Kind(groups=4),
     "GQA": Kind(groups=2),
     "MQA": Kind(groups=1),
-    "MLA 64": Kind(latent=56, rope=8),
-    "MLA 32": Kind(latent=24, rope=8),
-    "MLA 16": Kind(latent=8, rope=8),
+    "MLA 64": Kind(latent=48, rope=16),
+    "MLA 32": Kind(latent=16, rope=16),
 }
 
 
