@@ -889,7 +889,7 @@ from sparsity_edu.data import python_docs
 from sparsity_edu.kv_cache.low_rank import from_gqa, input_statistics
 from sparsity_edu.models import load, perplexity, tokens
 
-NAME, WINDOW, CALIBRATION, VALIDATION = ("tiny", 256, 8, 8) if FAST else ("smollm2", 512, 8, 4)
+NAME, WINDOW, CALIBRATION, VALIDATION = ("tiny", 256, 8, 8) if FAST else ("smollm2", 512, 4, 3)
 torch.set_num_threads(os.cpu_count() or 1)
 model, tokenizer = load(NAME)
 widths = model.config
@@ -903,10 +903,11 @@ validation = tokens(tokenizer, python_docs("validation"), VALIDATION * WINDOW)
 original_perplexity = perplexity(model, validation, WINDOW, progress=False)
 RANKS = [FULL // 16 * part for part in ((16, 8) if FAST else (16, 13, 11, 8))]
 read = input_statistics(model, calibration)
-found = {"PCA on text": {}, "SVD of weights": {}}
-with tqdm(total=2 * len(RANKS), desc="models") as bar:
-    for rank in RANKS:
-        for name, known in (("PCA on text", read), ("SVD of weights", None)):
+CHOICES = {"PCA on text": (read, RANKS), "SVD of weights": (None, RANKS[1:])}
+found = {name: {} for name in CHOICES}
+with tqdm(total=2 * len(RANKS) - 1, desc="models") as bar:
+    for name, (known, ranks) in CHOICES.items():
+        for rank in ranks:
             small = from_gqa(model, rank, known)
             found[name][rank] = perplexity(small, validation, WINDOW, progress=False)
             bar.update()
@@ -920,7 +921,9 @@ for rank in RANKS:
     )
     print(
         f"{rank:>5} {rank / FULL:>6.0%} {size / 1e3:>14.1f}"
-        + "".join(f"{values[rank]:>17.2f}" for values in found.values())
+        + "".join(
+            f"{values[rank]:>17.2f}" if rank in values else f"{'':>17}" for values in found.values()
+        )
     )
 
 fig, ax = plt.subplots(figsize=(6.5, 3.6))
