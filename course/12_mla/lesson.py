@@ -816,7 +816,17 @@ for name, kind in KINDS.items():
         f"{name:<8} {kind.numbers:>18} {2 * 2 * kind.numbers:>17} {runs[name][0]['parameters']:>11}   {statistics.mean(last[name]):>8.3f} ± {statistics.stdev(last[name]):.3f}    "
         + " ".join(f"{d:+.3f}" for d in pairs)
     )
-print("MLA less what has as many numbers, seed by seed")
+steps = [point["step"] for point in runs["MHA"][0]["curve"]][2::2]
+print("\nless MHA's, mean over seeds, after steps " + "".join(f"{step:>8}" for step in steps))
+for name in list(KINDS)[1:]:
+    gaps = [
+        statistics.mean(
+            a["curve"][i]["bits"] - b["curve"][i]["bits"] for a, b in zip(runs[name], runs["MHA"])
+        )
+        for i in range(2, len(runs["MHA"][0]["curve"]), 2)
+    ]
+    print(f"{name:<41}" + "".join(f"{gap:>+8.3f}" for gap in gaps))
+print("\nMLA less what has as many numbers, seed by seed")
 for mla_name, other in (("MLA 64", "GQA"), ("MLA 32", "MQA")):
     print(
         f"   {mla_name} less {other:<6}",
