@@ -103,45 +103,16 @@ class LatentAttention(nn.Module):
 
 
 @torch.no_grad()
-def from_gqa(model: nn.Module, rank: int, calibration: Tensor | None = None, balance: bool = True) -> nn.Module:
-    """A model whose layers cache a latent of keys and values, otherwise the same.
+def input_statistics(model: nn.Module, calibration: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """What each attention layer of a model is given, for `from_gqa` with more than one rank.
 
     Args:
-        model: a `transformers` decoder of the Llama layout; not changed.
-        rank: numbers that a token leaves in each layer; 2 kv_heads head_dim of them lose nothing.
-        calibration: token ids (texts, tokens): the error on these is the least, else that of the weights is.
-        balance: keys and values are measured by their own size first; otherwise the larger of them gets the rank.
+        model: a `transformers` decoder of the Llama layout.
+        calibration: token ids (texts, tokens).
 
     Returns:
-        A copy. Its attention implementation may not be "eager", and it cannot be saved as a `transformers` model.
-
-    Raises:
-        ValueError: the model has another layout, or rotates keys otherwise, or there is no such rank.
+        Of each layer the mean (hidden,) and the covariance (hidden, hidden), float32.
     """
-    model = copy.deepcopy(model)
-    blocks = decoder_blocks(model)
-    if blocks is None or not all(hasattr(block.self_attn, "k_proj") for block in blocks if hasattr(block, "self_attn")):
-        raise ValueError(f"model must be a transformers decoder of the Llama layout, got {type(model).__name__}")
-    check_rotation(model.config)
-    inputs = [None] * len(blocks) if calibration is None else _input_statistics(model, calibration)
-    for block, known in zip(blocks, inputs, strict=True):
-        k, v = block.self_attn.k_proj, block.self_attn.v_proj
-        W = torch.cat([k.weight, v.weight])
-        mean, covariance = known or (None, None)
-        size = torch.ones(2, device=W.device)
-        if balance:
-            parts = W.float().view(2, -1, W.shape[1])
-            energy = parts @ parts.mT if covariance is None else parts @ covariance @ parts.mT
-            size = energy.diagonal(dim1=1, dim2=2).mean(dim=1).sqrt()
-        up, down, shift = low_rank(W, rank, mean, covariance, size.repeat_interleave(len(W) // 2))
-        if k.bias is not None:
-            shift += torch.cat([k.bias, v.bias])
-        block.self_attn = LatentAttention(block.self_attn, up, down, shift)
-    return model
-
-
-def _input_statistics(model: nn.Module, calibration: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Mean and covariance of what each attention layer is given."""
     layers = [block.self_attn.k_proj for block in decoder_blocks(model)]
     sums = [(torch.zeros(layer.in_features), torch.zeros(layer.in_features, layer.in_features)) for layer in layers]
 
@@ -162,3 +133,44 @@ def _input_statistics(model: nn.Module, calibration: Tensor) -> list[tuple[Tenso
         mean = total / n
         found.append((mean.to(layer.weight.device), (squares / n - torch.outer(mean, mean)).to(layer.weight.device)))
     return found
+
+
+@torch.no_grad()
+def from_gqa(
+    model: nn.Module, rank: int, calibration: Tensor | list[tuple[Tensor, Tensor]] | None = None, balance: bool = True
+) -> nn.Module:
+    """A model whose layers cache a latent of keys and values, otherwise the same.
+
+    Args:
+        model: a `transformers` decoder of the Llama layout; not changed.
+        rank: numbers that a token leaves in each layer; 2 kv_heads head_dim of them lose nothing.
+        calibration: token ids (texts, tokens), or what `input_statistics` makes of them: the error on these is the least, else
+            that of the weights is.
+        balance: keys and values are measured by their own size first; otherwise the larger of them gets the rank.
+
+    Returns:
+        A copy. Its attention implementation may not be "eager", and it cannot be saved as a `transformers` model.
+
+    Raises:
+        ValueError: the model has another layout, or rotates keys otherwise, or there is no such rank.
+    """
+    model = copy.deepcopy(model)
+    blocks = decoder_blocks(model)
+    if blocks is None or not all(hasattr(block.self_attn, "k_proj") for block in blocks if hasattr(block, "self_attn")):
+        raise ValueError(f"model must be a transformers decoder of the Llama layout, got {type(model).__name__}")
+    check_rotation(model.config)
+    inputs = input_statistics(model, calibration) if isinstance(calibration, Tensor) else calibration or [None] * len(blocks)
+    for block, known in zip(blocks, inputs, strict=True):
+        k, v = block.self_attn.k_proj, block.self_attn.v_proj
+        W = torch.cat([k.weight, v.weight])
+        mean, covariance = known or (None, None)
+        size = torch.ones(2, device=W.device)
+        if balance:
+            parts = W.float().view(2, -1, W.shape[1])
+            energy = parts @ parts.mT if covariance is None else parts @ covariance @ parts.mT
+            size = energy.diagonal(dim1=1, dim2=2).mean(dim=1).sqrt()
+        up, down, shift = low_rank(W, rank, mean, covariance, size.repeat_interleave(len(W) // 2))
+        if k.bias is not None:
+            shift += torch.cat([k.bias, v.bias])
+        block.self_attn = LatentAttention(block.self_attn, up, down, shift)
+    return model

@@ -6,7 +6,7 @@ from small_models import FAMILIES, VOCABULARY, batch, small_model
 from transformers import AutoModelForCausalLM, DynamicCache, GlmConfig, PhiConfig, SmolLM3Config
 
 from sparsity_edu.kv_cache import WindowCache, attending
-from sparsity_edu.kv_cache.low_rank import low_rank
+from sparsity_edu.kv_cache.low_rank import input_statistics, low_rank
 from sparsity_edu.kv_cache.mla import from_gqa
 
 FULL = 2 * 2 * 8  # numbers of keys and values
@@ -108,3 +108,11 @@ def test_arguments_that_are_not_allowed():
             from_gqa(model, rank)
     with pytest.raises(ValueError, match="model must be a transformers decoder of the Llama layout, got Linear"):
         from_gqa(torch.nn.Linear(2, 2), 1)
+
+
+@torch.no_grad()
+def test_statistics_serve_more_than_one_rank():
+    model = small_model("llama", "sdpa")
+    known = input_statistics(model, TEXTS)
+    for rank in (9, 20):
+        assert torch.equal(from_gqa(model, rank, known)(TEXTS).logits, from_gqa(model, rank, TEXTS)(TEXTS).logits)
