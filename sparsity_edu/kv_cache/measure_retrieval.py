@@ -1,0 +1,177 @@
+"""Eviction against selection on SmolLM2: a line that is asked for at the end, and plain continuation, by budget.
+
+    python -m sparsity_edu.kv_cache.measure_retrieval
+
+Both kinds of measurement have the same form. The text is read in one step, then each cache forgets what it forgets, and the
+rest comes token by token. In `retrieval` it is a question (see `needle.py`), in `continuation` more of the text. All caches have the
+same budget: tokens that a head holds, or reads. The record is measure_retrieval.json, beside this file.
+"""
+
+import argparse
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparsity_edu.kv_cache.full import FullCache
+from sparsity_edu.kv_cache.h2o import H2OCache
+from sparsity_edu.kv_cache.needle import Needle, Retrieval, ask, needles, read_once
+from sparsity_edu.kv_cache.policy import PolicyCache, attending
+from sparsity_edu.kv_cache.quest import QuestCache
+from sparsity_edu.kv_cache.window import WindowCache
+
+RECORD = Path(__file__).with_suffix(".json")
+CACHES: dict[str, Callable[[int], PolicyCache]] = {
+    "full": lambda budget: FullCache(),
+    "window": lambda budget: WindowCache(budget, 4),
+    "H2O": H2OCache,
+    "Quest": QuestCache,
+}
+SHARES = (0.05, 0.1, 0.2, 0.5)  # of a text
+LARGE = {"H2O": (0.2, 0.5)}  # it finds no line with these, and each takes as long as all others together
+TOGETHER = 2**13  # tokens that are read side by side
+TRIALS = {1024: 10, 2048: 5}  # by length
+WINDOWS, WINDOW, TAIL = 4, 1024, 64  # of continuation: texts, their tokens, those that come one by one
+
+
+def settings(length: int, fewer: Mapping[str, Sequence[float]] | None = None) -> list[tuple[str, int]]:
+    """All caches and their budgets, in tokens; "full" comes first, and once.
+
+    Args:
+        length: of the text.
+        fewer: shares of the length for caches that shall not have all of `SHARES`, by name.
+
+    Returns:
+        Pairs of a name of `CACHES` and a budget.
+    """
+    shares = {name: (1.0,) if name == "full" else (fewer or {}).get(name, SHARES) for name in CACHES}
+    return [(name, round(share * length)) for name in CACHES for share in shares[name]]
+
+
+def retrieval(
+    model: nn.Module,
+    hidden: Sequence[Needle],
+    length: int,
+    chosen: Sequence[tuple[str, int]],
+    caches: Mapping[str, Callable[[int], PolicyCache]] = CACHES,
+    tick: Callable[[int], object] = lambda answers: None,
+) -> list[Retrieval]:
+    """How often each cache finds a line.
+
+    Args:
+        model: a `transformers` decoder, in eval mode.
+        hidden: texts with a line, all of the same length.
+        length: of a text with its question, in tokens.
+        chosen: names of `caches`, each with a budget; the first one reads everything.
+        caches: how an empty cache is made, for a budget.
+        tick: called with a number of answers.
+
+    Returns:
+        One result for each of `chosen`.
+    """
+    found, read = dict.fromkeys(chosen, 0), dict.fromkeys(chosen, 0)
+    size = max(1, TOGETHER // length)
+    for start in range(0, len(hidden), size):
+        some = hidden[start : start + size]
+        empty = [caches[name](budget) for name, budget in chosen]
+        for setting, cache, right in zip(chosen, empty, ask(model, some, empty), strict=True):
+            found[setting] += sum(right)
+            read[setting] += cache.bytes_read
+            tick(len(some))
+    return [Retrieval(length, *key, found[key], len(hidden), read[key] / read[chosen[0]]) for key in chosen]
+
+
+@torch.no_grad()
+def continuation(
+    model: nn.Module,
+    windows: Tensor,
+    chosen: Sequence[tuple[str, int]],
+    caches: Mapping[str, Callable[[int], PolicyCache]] = CACHES,
+    tail: int = TAIL,
+    tick: Callable[[int], object] = lambda answers: None,
+) -> dict[tuple[str, int], float]:
+    """Perplexity of the last tokens of texts, which come one by one behind the rest.
+
+    Args:
+        model: a `transformers` decoder, in eval mode.
+        windows: token ids (texts, tokens).
+        chosen: names of `caches`, each with a budget.
+        caches: how an empty cache is made, for a budget.
+        tail: tokens that come one by one.
+        tick: called with the number of texts, for each cache.
+
+    Returns:
+        Of each of `chosen` the perplexity; the first of the last tokens is not predicted, but fed.
+    """
+    empty = [caches[name](budget) for name, budget in chosen]
+    read_once(model, windows[:, :-tail], empty)
+    windows = windows.to(model.device)
+    out = {}
+    for setting, cache in zip(chosen, empty, strict=True):
+        losses = []
+        with attending(model):
+            for i in range(windows.shape[1] - tail, windows.shape[1] - 1):
+                logits = model(windows[:, i : i + 1], past_key_values=cache, use_cache=True).logits[:, -1].float()
+                losses.append(F.cross_entropy(logits, windows[:, i + 1]).item())
+        out[setting] = math.exp(sum(losses) / len(losses))
+        tick(len(windows))
+    return out
+
+
+def main(trials: Mapping[int, int], seed: int) -> None:
+    """Measure; the record is written anew after each part."""
+    import transformers
+    from tqdm.auto import tqdm
+
+    from sparsity_edu.data import python_docs
+    from sparsity_edu.models import load, tokens
+
+    torch.set_num_threads(1)
+    began = time.process_time()
+    model, tokenizer = load("smollm2")
+    text = python_docs("validation")
+    record = {
+        "command": "python -m sparsity_edu.kv_cache.measure_retrieval"
+        f" --trials {' '.join(f'{n}:{count}' for n, count in trials.items())} --seed {seed}",
+        "model": "SmolLM2-135M-Instruct, float32",
+        "data": 'sparsity_edu.data.python_docs("validation")',
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "retrieval": [],
+        "continuation": {"texts": WINDOWS, "tokens": WINDOW, "tail": TAIL, "results": []},
+    }
+
+    def write() -> None:
+        RECORD.write_text(json.dumps(record | {"seconds": round(time.process_time() - began, 1)}, indent=1) + "\n")
+
+    total = sum(count * len(settings(n, LARGE)) for n, count in trials.items()) + WINDOWS * len(settings(WINDOW))
+    with tqdm(total=total, desc="answers", mininterval=5) as bar:
+        for length, count in trials.items():
+            hidden = needles(tokenizer, text, length, count, seed=seed)
+            for result in retrieval(model, hidden, length, settings(length, LARGE), tick=bar.update):
+                record["retrieval"].append(asdict(result) | {"read": round(result.read, 4)})
+                bar.write(f"{length} {result.cache:<7} {result.budget:>5}: {result.found} of {count}")
+            write()
+        ids = tokens(tokenizer, text, WINDOWS * WINDOW).view(WINDOWS, WINDOW)
+        for (name, budget), value in continuation(model, ids, settings(WINDOW), tick=bar.update).items():
+            record["continuation"]["results"].append({"cache": name, "budget": budget, "perplexity": round(value, 3)})
+            bar.write(f"{name:<7} {budget:>5}: perplexity {value:.3f}")
+    write()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", nargs="*", metavar="LENGTH:TEXTS", help="(default: 1024:10 2048:5)")
+    parser.add_argument("--seed", type=int, default=0, help="of texts, lines and numbers (default: %(default)s)")
+    given = parser.parse_args()
+    main(dict(tuple(map(int, each.split(":"))) for each in given.trials) if given.trials else TRIALS, given.seed)
