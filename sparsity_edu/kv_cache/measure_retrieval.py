@@ -3,8 +3,8 @@
     python -m sparsity_edu.kv_cache.measure_retrieval
 
 Both kinds of measurement have the same form. The text is read in one step, then each cache forgets what it forgets, and the
-rest comes token by token. In `retrieval` it is a question (see `needle.py`), in `continuation` more of the text. All caches have the
-same budget: tokens that a head holds, or reads. The record is measure_retrieval.json, beside this file.
+rest comes token by token. In `retrieval` it is a question (see `needle.py`), in `continuation` more of the text. All caches
+have the same budget: tokens that a head holds, or reads. The record is measure_retrieval.json, beside this file.
 """
 
 import argparse

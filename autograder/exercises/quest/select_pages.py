@@ -53,7 +53,8 @@ def _(g):
 def _(g):
     yield call(some_scores(g, 2, 9, last="least"), 12, 4)
     yield call(some_scores(g, 3, 25, last="least"), 80)
-    yield call(some_scores(g, 4, 20), 20, 5)
+    yield call(some_scores(g, 4, 20, last="most"), 20, 5)
+    yield call(some_scores(g, 3, 20), 20, 5)
     yield call(some_scores(g, 2, 10), 3, 3)
     yield call(some_scores(g, 3, 7, last="least"), 16, 8)
     yield call(100 + some_scores(g, 2, 8, last="least"), 12, 4)
@@ -88,7 +89,7 @@ def _(g):
     yield call(torch.randint(2, (2, 40), generator=g).float() - 5, 18, 2)
     repeated = some_scores(g, 2, 12).repeat(1, 3)  # a text that comes three times
     yield call(torch.cat([repeated, repeated[:, :1]], dim=1), 28, 4)
-    yield call(some_scores(g, 3, 15), 24, 4)
+    yield call(some_scores(g, 3, 15, last="most"), 24, 4)
 
 
 @select.accepts("topk of scores that are made different")
