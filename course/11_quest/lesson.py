@@ -612,17 +612,23 @@ plt.show()
 # The texts hide a line, `register tiger = 73012`, at some depth, and end with `register tiger =`; the line is found if the model would write the whole number. The text is read first, with full attention, and the cache forgets; then the question comes token by token, and the
 # cache has to do with what it has. That is how a long prompt is used that several questions are asked about. Each cache has the same budget: tokens that a head holds (window with four sinks, H2O) or reads (Quest).
 #
-# To see that retrieval is the point, the same caches on *plain continuation*: they read 896 tokens of the docs, then come 128 more, one by one. `python -m sparsity_edu.kv_cache.measure_retrieval` measures both and writes a record, from which the picture is drawn.
+# To see that retrieval is the point, the same caches on *plain continuation*: they read 960 tokens of the docs, then come 64 more, one by one; four texts. `python -m sparsity_edu.kv_cache.measure_retrieval` measures both and writes a record, from which the picture is drawn.
 
 # %% tags=["experiment"]
 from sparsity_edu.kv_cache.measure_retrieval import CACHES, RECORD, retrieval
 from sparsity_edu.kv_cache.needle import Retrieval, draw, needles
 
 record = json.loads(RECORD.read_text())
+parts = record["parts"]
 print(
-    f"{record['command']}   ({record['model']}, torch {record['torch']}, {record['seconds']:.0f} s on {record['threads']} thread)"
+    f"{record['command']}   ({record['model']}, torch {record['torch']}, {sum(part['seconds'] for part in parts.values()):.0f} s on {record['threads']} thread)"
 )
-results = [Retrieval(**row) for row in record["retrieval"]]
+results = [
+    Retrieval(**row)
+    for name, part in parts.items()
+    if name != "continuation"
+    for row in part["results"]
+]
 LENGTHS_OF_RECORD = sorted({r.length for r in results})
 SHARES_OF_RECORD = sorted({round(r.budget / r.length, 2) for r in results if r.cache != "full"})
 print(
@@ -630,11 +636,11 @@ print(
     + "".join(f"   {n} tokens   bytes read" for n in LENGTHS_OF_RECORD)
     + "   perplexity of continuation"
 )
-perplexities = {}
-for row in record["continuation"]["results"]:
-    perplexities[row["cache"], round(row["budget"] / record["continuation"]["tokens"], 2)] = row[
-        "perplexity"
-    ]
+continued = parts["continuation"]
+perplexities = {
+    (row["cache"], round(row["budget"] / continued["tokens"], 2)): row["perplexity"]
+    for row in continued["results"]
+}
 for name in dict.fromkeys(r.cache for r in results):
     for share in [1.0] if name == "full" else SHARES_OF_RECORD:
         cells = ""

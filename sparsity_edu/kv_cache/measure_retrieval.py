@@ -35,23 +35,23 @@ CACHES: dict[str, Callable[[int], PolicyCache]] = {
     "Quest": QuestCache,
 }
 SHARES = (0.05, 0.1, 0.2, 0.5)  # of a text
-LARGE = {"H2O": (0.2, 0.5)}  # it finds no line with these, and each takes as long as all others together
+OF_H2O = {1024: (0.2, 0.5), 2048: (0.5,)}  # in retrieval: a prompt's attention is worked out anew for each, which takes long
 TOGETHER = 2**13  # tokens that are read side by side
-TRIALS = {1024: 10, 2048: 5}  # by length
+PARTS = ("1024:10", "2048:5", "continuation")  # tokens and texts of retrieval
 WINDOWS, WINDOW, TAIL = 4, 1024, 64  # of continuation: texts, their tokens, those that come one by one
 
 
-def settings(length: int, fewer: Mapping[str, Sequence[float]] | None = None) -> list[tuple[str, int]]:
+def settings(length: int, of_h2o: Sequence[float] = SHARES) -> list[tuple[str, int]]:
     """All caches and their budgets, in tokens; "full" comes first, and once.
 
     Args:
         length: of the text.
-        fewer: shares of the length for caches that shall not have all of `SHARES`, by name.
+        of_h2o: shares of the length that H2O gets; others get `SHARES`.
 
     Returns:
         Pairs of a name of `CACHES` and a budget.
     """
-    shares = {name: (1.0,) if name == "full" else (fewer or {}).get(name, SHARES) for name in CACHES}
+    shares = {name: {"full": (1.0,), "H2O": of_h2o}.get(name, SHARES) for name in CACHES}
     return [(name, round(share * length)) for name in CACHES for share in shares[name]]
 
 
@@ -125,8 +125,8 @@ def continuation(
     return out
 
 
-def main(trials: Mapping[int, int], seed: int) -> None:
-    """Measure; the record is written anew after each part."""
+def main(parts: Sequence[str], seed: int) -> None:
+    """Measure; each part takes its place in the record."""
     import transformers
     from tqdm.auto import tqdm
 
@@ -134,44 +134,43 @@ def main(trials: Mapping[int, int], seed: int) -> None:
     from sparsity_edu.models import load, tokens
 
     torch.set_num_threads(1)
-    began = time.process_time()
     model, tokenizer = load("smollm2")
     text = python_docs("validation")
-    record = {
-        "command": "python -m sparsity_edu.kv_cache.measure_retrieval"
-        f" --trials {' '.join(f'{n}:{count}' for n, count in trials.items())} --seed {seed}",
-        "model": "SmolLM2-135M-Instruct, float32",
-        "data": 'sparsity_edu.data.python_docs("validation")',
-        "seed": seed,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "retrieval": [],
-        "continuation": {"texts": WINDOWS, "tokens": WINDOW, "tail": TAIL, "results": []},
-    }
-
-    def write() -> None:
-        RECORD.write_text(json.dumps(record | {"seconds": round(time.process_time() - began, 1)}, indent=1) + "\n")
-
-    total = sum(count * len(settings(n, LARGE)) for n, count in trials.items()) + WINDOWS * len(settings(WINDOW))
-    with tqdm(total=total, desc="answers", mininterval=5) as bar:
-        for length, count in trials.items():
-            hidden = needles(tokenizer, text, length, count, seed=seed)
-            for result in retrieval(model, hidden, length, settings(length, LARGE), tick=bar.update):
-                record["retrieval"].append(asdict(result) | {"read": round(result.read, 4)})
-                bar.write(f"{length} {result.cache:<7} {result.budget:>5}: {result.found} of {count}")
-            write()
-        ids = tokens(tokenizer, text, WINDOWS * WINDOW).view(WINDOWS, WINDOW)
-        for (name, budget), value in continuation(model, ids, settings(WINDOW), tick=bar.update).items():
-            record["continuation"]["results"].append({"cache": name, "budget": budget, "perplexity": round(value, 3)})
-            bar.write(f"{name:<7} {budget:>5}: perplexity {value:.3f}")
-    write()
+    for part in parts:
+        began = time.process_time()
+        with tqdm(desc=part, unit="answer", mininterval=5) as bar:
+            if part == "continuation":
+                ids = tokens(tokenizer, text, WINDOWS * WINDOW).view(WINDOWS, WINDOW)
+                found = continuation(model, ids, settings(WINDOW), tick=bar.update)
+                rows = [{"cache": name, "budget": b, "perplexity": round(value, 3)} for (name, b), value in found.items()]
+                measured = {"texts": WINDOWS, "tokens": WINDOW, "tail": TAIL}
+            else:
+                length, count = map(int, part.split(":"))
+                hidden = needles(tokenizer, text, length, count, seed=seed)
+                results = retrieval(model, hidden, length, settings(length, OF_H2O[length]), tick=bar.update)
+                rows = [asdict(result) | {"read": round(result.read, 4)} for result in results]
+                measured = {"texts": count, "tokens": length}
+        kept = json.loads(RECORD.read_text())["parts"] if RECORD.exists() else {}
+        kept[part] = measured | {"seconds": round(time.process_time() - began, 1), "results": rows}
+        record = {
+            "command": f"python -m sparsity_edu.kv_cache.measure_retrieval --seed {seed}",
+            "model": "SmolLM2-135M-Instruct, float32",
+            "data": 'sparsity_edu.data.python_docs("validation")',
+            "seed": seed,
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "parts": {known: kept[known] for known in PARTS if known in kept},
+        }
+        RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", nargs="*", metavar="LENGTH:TEXTS", help="(default: 1024:10 2048:5)")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"one of {', '.join(PARTS)}, tokens:texts (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of texts, lines and numbers (default: %(default)s)")
     given = parser.parse_args()
-    main(dict(tuple(map(int, each.split(":"))) for each in given.trials) if given.trials else TRIALS, given.seed)
+    if unknown := [part for part in given.parts if part not in PARTS]:
+        parser.error(f"part must be one of {', '.join(PARTS)}, got {unknown[0]!r}")
+    main(given.parts or PARTS, given.seed)

@@ -9,7 +9,7 @@ from small_models import VOCABULARY, small_model
 from torch.nn import functional as F
 
 from sparsity_edu.kv_cache import FullCache, QuestCache, WindowCache, attending
-from sparsity_edu.kv_cache.measure_retrieval import CACHES, LARGE, RECORD, continuation, retrieval, settings
+from sparsity_edu.kv_cache.measure_retrieval import CACHES, OF_H2O, PARTS, RECORD, continuation, retrieval, settings
 from sparsity_edu.kv_cache.needle import Needle, ask
 
 MAKE = {
@@ -21,7 +21,7 @@ CHOSEN = [("full", 40), ("window", 8), ("window", 40), ("Quest", 8), ("Quest", 4
 
 
 def test_budgets_are_shares_of_the_text():
-    chosen = settings(1000, {"H2O": (0.25,)})
+    chosen = settings(1000, (0.25,))
     assert chosen[0] == ("full", 1000)
     assert [pair for pair in chosen if pair[0] in ("full", "H2O")] == [("full", 1000), ("H2O", 250)]
     assert [budget for name, budget in chosen if name == "Quest"] == [50, 100, 200, 500]
@@ -66,10 +66,10 @@ def test_perplexity_of_what_comes_behind_a_text():
 def test_the_record_that_ships_is_whole():
     record = json.loads(RECORD.read_text())
     assert record["command"].startswith("python -m sparsity_edu.kv_cache.measure_retrieval")
-    assert {"seed", "seconds", "threads", "python", "torch", "transformers", "model", "data"} <= record.keys()
-    lengths = {row["length"] for row in record["retrieval"]}
-    wanted = {(n, *setting) for n in lengths for setting in settings(n, LARGE)}
-    assert {(row["length"], row["cache"], row["budget"]) for row in record["retrieval"]} == wanted
-    of_text = record["continuation"]
-    assert {(row["cache"], row["budget"]) for row in of_text["results"]} == set(settings(of_text["tokens"]))
-    assert set(CACHES) == {row["cache"] for row in of_text["results"]}
+    assert {"seed", "threads", "python", "torch", "transformers", "model", "data"} <= record.keys()
+    assert tuple(record["parts"]) == PARTS
+    for name, part in record["parts"].items():
+        assert part["seconds"] > 0
+        of_h2o = {} if name == "continuation" else {"of_h2o": OF_H2O[part["tokens"]]}
+        assert [(row["cache"], row["budget"]) for row in part["results"]] == settings(part["tokens"], **of_h2o)
+    assert set(CACHES) == {row["cache"] for row in record["parts"]["continuation"]["results"]}
