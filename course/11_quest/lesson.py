@@ -341,7 +341,7 @@ def merge(parts: torch.Tensor, masses: torch.Tensor) -> tuple[torch.Tensor, torc
     Args:
         parts: (splits, heads, dv) float32, what attend_pages gives of each split. Must not be
             changed.
-        masses: (splits, heads) float32, of any size and sign: a million is no problem. Minus
+        masses: (splits, heads) float32, of any size and sign: thousands are no problem. Minus
             infinity says that a split has no token for this head: then its part has no weight,
             whatever stands there, NaN too. Must not be changed.
 
@@ -446,7 +446,7 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# In Llama-2-7B every head has keys of its own, $g = 1$: an eighth at 32,768 tokens, half of it for the bounds. In Llama-3-8B four heads share keys. If each of them chooses, Quest reads *more* than full attention up to 8,751 tokens, twice as much at 4k: each
+# In Llama-2-7B every head has keys of its own, $g = 1$: an eighth at 32,768 tokens, half of it for the bounds. In Llama-3-8B four heads share keys. If each of them chooses, Quest reads *more* than full attention below 8,752 tokens, twice as much at 4k: each
 # page may be read four times. One choice for the group, by the sum or the largest of its scores, brings back the eighth; all models then lie on the blue line. The library's `QuestCache(group="sum")` does so; its default is the paper's choice of each head.
 #
 # ## Experiment 1: the bound against true products
