@@ -35,9 +35,9 @@ CACHES: dict[str, Callable[[int], PolicyCache]] = {
     "Quest": QuestCache,
 }
 SHARES = (0.05, 0.1, 0.2, 0.5)  # of a text
-OF_H2O = {1024: (0.2, 0.5), 2048: (0.5,)}  # in retrieval: a prompt's attention is worked out anew for each, which takes long
+OF_H2O = {1024: (0.2, 0.5)}  # in retrieval: a prompt's attention is worked out anew for each, which takes long
 TOGETHER = 2**13  # tokens that are read side by side
-PARTS = ("1024:10", "2048:5", "continuation")  # tokens and texts of retrieval
+PARTS = ("1024:10", "continuation")  # tokens and texts of retrieval
 WINDOWS, WINDOW, TAIL = 4, 1024, 64  # of continuation: texts, their tokens, those that come one by one
 
 

@@ -94,8 +94,8 @@ def _(g):
 )
 def _(g):
     yield drawn(g, 1, 1, 18, 3, 4)
-    yield drawn(g, 2, 2, 31, 3, 5)
-    yield drawn(g, 3, 3, 33, 2, None)
+    yield drawn(g, 2, 2, 71, 4, 5)
+    yield drawn(g, 3, 3, 97, 3, None)
     yield drawn(g, 2, 2, 3, 1, 4)
     yield drawn(g, 2, 2, 25, 1, 4)  # one page with one token
 
