@@ -110,11 +110,22 @@ def ask(model: nn.Module, needles: Sequence[Needle], caches: Sequence[PolicyCach
     Yields:
         Of each cache, whether each line was found.
     """
-    with attending(model):
-        texts = torch.stack([needle.context for needle in needles]).to(model.device)
-        model(texts, past_key_values=_together(caches), use_cache=True, logits_to_keep=1)
+    read_once(model, torch.stack([needle.context for needle in needles]), caches)
     for cache in caches:
         yield _answers(model, needles, cache)
+
+
+@torch.no_grad()
+def read_once(model: nn.Module, texts: Tensor, caches: Sequence[PolicyCache]) -> None:
+    """Let a model read texts in one step, for several caches; each keeps what it keeps of a prompt.
+
+    Args:
+        model: a `transformers` decoder, in eval mode.
+        texts: token ids (batch, tokens).
+        caches: empty ones. They hold the texts afterwards.
+    """
+    with attending(model):
+        model(texts.to(model.device), past_key_values=_together(caches), use_cache=True, logits_to_keep=1)
 
 
 @torch.no_grad()
