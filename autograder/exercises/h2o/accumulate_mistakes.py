@@ -55,7 +55,9 @@ mistaken(
 mistaken(
     "new tokens begin with 0",
     "Your new tokens begin with 0. They begin with what the new queries, their own among them, gave to them. (The authors' FlexGen version begins with 0.)",
-    join=lambda new, scores: torch.cat([new[..., : scores.shape[-1]] + scores, torch.zeros_like(new[..., scores.shape[-1] :])], dim=-1),
+    join=lambda new, scores: torch.cat(
+        [new[..., : scores.shape[-1]] + scores, torch.zeros_like(new[..., scores.shape[-1] :])], dim=-1
+    ),
 )
 mistaken(
     "new tokens first",

@@ -163,7 +163,7 @@ class _:
             value = t["s"] / (self.n - t["pos"]) if self.normalize else t["s"]
             value = value.masked_fill(~t["live"], -1.0).clone()
             value[:, :, held - self.recent :] = float("inf")
-            idx = value.argsort(2, stable=True)[:, :, held - self.budget :].sort(2).values
+            idx = value.argsort(dim=2, stable=True)[:, :, held - self.budget :].sort(2).values
             self.t = {key: torch.take_along_dim(x, idx if x.ndim == 3 else idx[..., None], 2) for key, x in t.items()}
         else:
             self.t = {key: x.clone() for key, x in t.items()}

@@ -168,9 +168,11 @@ mistaken(
 mistaken(
     "normalised by place",
     "You divided by the number of tokens behind in the cache. Those that have gone did look as well: go by positions in the text.",
-    worth=lambda self: self.held["score"] / (self.held["k"].shape[2] - torch.arange(self.held["k"].shape[2]))
-    if self.normalize
-    else self.held["score"],
+    worth=lambda self: (
+        self.held["score"] / (self.held["k"].shape[2] - torch.arange(self.held["k"].shape[2]))
+        if self.normalize
+        else self.held["score"]
+    ),
 )
 
 
@@ -245,7 +247,10 @@ class _(HeavyHitterCache):
     def step(self, q, k, v, mask=None):
         rows = range(q.shape[2])
         cut = [(slice(None), slice(None), slice(i, i + 1)) for i in rows]
-        parts = [super(type(self), self).step(q[c], k[c], v[c], None if mask is None else mask[:, i : i + 1]) for i, c in enumerate(cut)]
+        parts = [
+            super(type(self), self).step(q[c], k[c], v[c], None if mask is None else mask[:, i : i + 1])
+            for i, c in enumerate(cut)
+        ]
         return torch.cat(parts, dim=2)
 
 

@@ -44,7 +44,9 @@ def scored(
             return scores
 
 
-def choose_case(g: torch.Generator, batch: int, heads: int, n: int, budget: int, recent: int, pads: list[int] | None = None) -> Case:
+def choose_case(
+    g: torch.Generator, batch: int, heads: int, n: int, budget: int, recent: int, pads: list[int] | None = None
+) -> Case:
     """`pads` tokens of each row are padding."""
     mask = None if pads is None else left_padding(pads, n)[:, None].repeat(1, heads, 1)
     scores = scored(g, batch, heads, n, budget, recent, mask)
@@ -63,7 +65,9 @@ def _(g):
     yield choose_case(g, 3, 2, 7, 6, 1)
     yield choose_case(g, 1, 4, 60, 21, 7)
     yield call(scored(g, 2, 2, 15, 6, 3, fall=0.02), 6, 3)  # as sums are: the recent ones have little
-    yield call(scored(g, 2, 2, 15, 6, 3, fall=30.0), 6, 3)  # the recent ones have most: they do not count as heavy hitters as well
+    yield call(
+        scored(g, 2, 2, 15, 6, 3, fall=30.0), 6, 3
+    )  # the recent ones have most: they do not count as heavy hitters as well
 
 
 @choose.stage(
@@ -98,6 +102,8 @@ def _(g):
     mask = left_padding([4, 0], 11)[:, None].repeat(1, 3, 1)
     none = scored(g, 2, 3, 11, 7, 3, mask) * (torch.arange(11) < 4)  # what is real in row 0 has nothing
     yield call(none, 7, 3, mask)
+    between = ((torch.arange(11) < 4) | (torch.arange(11) > 6)).repeat(2, 3, 1)  # padding, later than what has nothing
+    yield call(torch.rand(2, 3, 11, generator=g) * ~between, 7, 2, between)
     mask = torch.rand(2, 3, 14, generator=g) < 0.6  # after an eviction: in other places for each head
     mask[..., -1] = True
     yield call(scored(g, 2, 3, 14, 6, 2, mask), 6, 2, mask)

@@ -31,7 +31,16 @@ def join(heavy: Tensor, n: int, recent: int) -> Tensor:
 
 
 def mistaken(
-    name: str, says: str, *, checked=check, alive=without_padding, fits=lambda n, budget: n <= budget, best=last, arrange=order, to=None, older=None
+    name: str,
+    says: str,
+    *,
+    checked=check,
+    alive=without_padding,
+    fits=lambda n, budget: n <= budget,
+    best=last,
+    arrange=order,
+    to=None,
+    older=None,
 ):
     def wrong(scores, budget, recent, mask=None):
         checked(budget, recent)
@@ -55,7 +64,9 @@ mistaken(
 mistaken(
     "the window alone",
     "You kept the last tokens only. Of the older ones the budget - recent with the largest scores stay as well.",
-    to=lambda scores, budget, recent: torch.arange(scores.shape[-1] - budget, scores.shape[-1]).expand(*scores.shape[:2], -1).clone(),
+    to=lambda scores, budget, recent: (
+        torch.arange(scores.shape[-1] - budget, scores.shape[-1]).expand(*scores.shape[:2], -1).clone()
+    ),
 )
 mistaken(
     "the first tokens",
@@ -88,10 +99,12 @@ mistaken(
     "the window first",
     "You put the window before the heavy hitters. Indices are ascending, so the newest come last.",
     to=lambda scores, budget, recent: (
-        both := join(order(last(scores[..., : scores.shape[-1] - recent], budget - recent)), scores.shape[-1], recent)
-    ).roll(recent, dims=-1)
-    if budget > recent
-    else both,
+        (both := join(order(last(scores[..., : scores.shape[-1] - recent], budget - recent)), scores.shape[-1], recent)).roll(
+            recent, dims=-1
+        )
+        if budget > recent
+        else both
+    ),
 )
 mistaken(
     "one choice for all heads",
@@ -112,9 +125,11 @@ mistaken(
     "all tokens by score",
     "Where all tokens fit you changed their order, or dropped some. With no more tokens than the budget all stay as they are.",
     fits=lambda n, budget: False,
-    to=lambda scores, budget, recent: order(last(scores[..., : max(0, scores.shape[-1] - recent)], min(budget - recent, max(0, scores.shape[-1] - recent))))
-    if scores.shape[-1] <= budget
-    else join(order(last(scores[..., : scores.shape[-1] - recent], budget - recent)), scores.shape[-1], recent),
+    to=lambda scores, budget, recent: (
+        order(last(scores[..., : max(0, scores.shape[-1] - recent)], min(budget - recent, max(0, scores.shape[-1] - recent))))
+        if scores.shape[-1] <= budget
+        else join(order(last(scores[..., : scores.shape[-1] - recent], budget - recent)), scores.shape[-1], recent)
+    ),
 )
 mistaken(
     "any window passes",
@@ -152,15 +167,6 @@ mistaken(
     best=lambda older, count: older.argsort(dim=-1, descending=True, stable=True)[..., :count],
 )
 mistaken(
-    "threshold",
-    "You kept whatever reaches the score of the last one that fits, and cut off by place. Of equal scores the later stays, so cut at the other end.",
-    best=lambda older, count: torch.where(older > older.sort(dim=-1).values[..., older.shape[-1] - count, None], 2.0, 0.0)
-    .add((older == older.sort(dim=-1).values[..., older.shape[-1] - count, None]).float())
-    .argsort(dim=-1, descending=True, stable=True)[..., :count]
-    if count
-    else last(older, 0),
-)
-mistaken(
     "int32",
     "Your indices are int32. torch indexes with int64.",
     to=lambda scores, budget, recent: join(
@@ -169,7 +175,10 @@ mistaken(
 )
 
 
-@mistakes("padding marked in place", "The result is right, but the scores that you were given have changed. They go on being added to: `masked_fill` without the underscore.")
+@mistakes(
+    "padding marked in place",
+    "The result is right, but the scores that you were given have changed. They go on being added to: `masked_fill` without the underscore.",
+)
 def _(scores, budget, recent, mask=None):
     check(budget, recent)
     n = scores.shape[-1]

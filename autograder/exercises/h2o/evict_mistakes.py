@@ -48,12 +48,19 @@ mistaken(
 mistaken(
     "those that go",
     "You returned the tokens that keep does not name. It names those that stay.",
-    of=lambda x, idx: take(x, torch.ones(x.shape[:3]).scatter(2, idx, 0.0).argsort(dim=-1, descending=True, stable=True)[..., : x.shape[2] - idx.shape[-1]]),
+    of=lambda x, idx: take(
+        x,
+        torch.ones(x.shape[:3])
+        .scatter(2, idx, 0.0)
+        .argsort(dim=-1, descending=True, stable=True)[..., : x.shape[2] - idx.shape[-1]],
+    ),
 )
 mistaken(
     "zeros instead of gone",
     "You set what goes to 0 and kept the size. Zeros take as much memory, and a key of zeros still gets attention: its product is 0, and exp(0) is 1.",
-    of=lambda x, idx: x * (m := torch.zeros(x.shape[:3], dtype=torch.bool).scatter(2, idx, True)).view(m.shape + (1,) * (x.ndim - 3)),
+    of=lambda x, idx: (
+        x * (m := torch.zeros(x.shape[:3], dtype=torch.bool).scatter(2, idx, True)).view(m.shape + (1,) * (x.ndim - 3))
+    ),
 )
 mistaken(
     "one channel",
@@ -102,7 +109,10 @@ mistaken(
 )
 
 
-@mistakes("moved to the front in place", "You moved what stays to the front of the tensors that you were given, and return a part of them: they have changed, and no memory is freed.")
+@mistakes(
+    "moved to the front in place",
+    "You moved what stays to the front of the tensors that you were given, and return a part of them: they have changed, and no memory is freed.",
+)
 def _(keep, *tensors):
     for x in tensors:
         x[:, :, : keep.shape[-1]] = take(x, neighbours(keep, x))

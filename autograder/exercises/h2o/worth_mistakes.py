@@ -19,7 +19,9 @@ def choose(shared: Tensor, group: str) -> Tensor:
     return shared.sum(dim=2) if group == "sum" else shared[:, :, 0].clone()
 
 
-def mistaken(name: str, says: str, *, split=neighbours, pool=choose, queries=lambda positions, seen: seen - positions, then=None):
+def mistaken(
+    name: str, says: str, *, split=neighbours, pool=choose, queries=lambda positions, seen: seen - positions, then=None
+):
     def wrong(scores, kv_heads, group="sum", positions=None, seen=None):
         pooled = pool(split(scores, kv_heads), group)
         if positions is None:
@@ -67,9 +69,9 @@ mistaken(
 mistaken(
     "summed over all heads",
     "You added up over all query heads. Each head of keys has its own group, and keeps tokens of its own.",
-    pool=lambda shared, group: shared.sum(dim=(1, 2))[:, None].expand(-1, shared.shape[1], -1).clone()
-    if group == "sum"
-    else choose(shared, group),
+    pool=lambda shared, group: (
+        shared.sum(dim=(1, 2))[:, None].expand(-1, shared.shape[1], -1).clone() if group == "sum" else choose(shared, group)
+    ),
 )
 mistaken(
     "not its own query",
@@ -127,7 +129,10 @@ def _(scores, kv_heads, group="sum", positions=None, seen=None):
     return pooled if positions is None else pooled / (seen - positions)
 
 
-@mistakes("in place", "The result is right, but the scores that you were given have changed: they go on being added to. `x / n` makes a new tensor, `x /= n` does not.")
+@mistakes(
+    "in place",
+    "The result is right, but the scores that you were given have changed: they go on being added to. `x / n` makes a new tensor, `x /= n` does not.",
+)
 def _(scores, kv_heads, group="sum", positions=None, seen=None):
     size = scores.shape[1] // kv_heads
     if positions is not None:
