@@ -137,7 +137,7 @@ def _(g):
 def _(g):
     yield cache_case(g, (1, 2, 2, 8, 6), 8, 4, (70, 1, 1), most=True)
     yield cache_case(g, (2, 6, 3, 6, 8), 6, 3, (40, 1, 1, 1), most=True)
-    yield cache_case(g, (1, 2, 1, 8, 5), 7, 3, (5, *[1] * 24), most=True)
+    yield cache_case(g, (1, 2, 1, 8, 5), 4, 2, (3, *[1] * 12), most=True)
 
 
 @cache.accepts("everything in one dict, gathered")
