@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsity_edu import plots
-from sparsity_edu.kv_cache.policy import PolicyCache, PolicyLayer, attending
+from sparsity_edu.kv_cache.policy import PolicyCache, attending
+from sparsity_edu.kv_cache.together import of_one_prompt
 from sparsity_edu.models import tokens
 
 if TYPE_CHECKING:
@@ -112,7 +113,90 @@ def ask(model: nn.Module, needles: Sequence[Needle], caches: Sequence[PolicyCach
     """
     with attending(model):
         texts = torch.stack([needle.context for needle in needles]).to(model.device)
-        model(texts, past_key_values=_together(caches), use_cache=True, logits_to_keep=1)
+        model(texts, past_key_values=of_one_prompt(caches), use_cache=True, logits_to_keep=1)
+    for cache in caches:
+        yield _answers(model, needles, cache)
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, needles: Sequence[Needle], cache: PolicyCache) -> list[bool]:
+    """The question and the true answer, token by token, up to the first that would not have been written."""
+    device, q = model.device, len(needles[0].question)
+    most = max(len(needle.answer) for needle in needles)
+    spare = torch.zeros(most, dtype=torch.int64)  # fed where a number has fewer tokens, and not looked at
+    rows = (torch.cat([x.question, x.answer, spare[len(x.answer) :]]) for x in needles)
+    fed, lengths = torch.stack(list(rows)).to(device), torch.tensor([q + len(x.answer) for x in needles], device=device)
+    found = torch.ones(len(needles), dtype=torch.bool, device=device)
+    with attending(model):
+        for i in range(1, q + most):
+            likeliest = model(fed[:, i - 1 : i], past_key_values=cache, use_cache=True).logits[:, -1].argmax(dim=-1)
+            if i >= q:
+                found &= (likeliest == fed[:, i]) | (i >= lengths)
+                if not found.any():
+                    break
+    return found.tolist()
+
+
+def interval(self) -> tuple[float, float]:
+    """Where the true share lies, with a confidence of 95 %."""
+    return interval(self.found, self.trials)
+
+
+def needles(tokenizer, text: str, length: int, count: int, depths: Sequence[float] = DEPTHS, seed: int = 0) -> list[Needle]:
+    """Hide lines in parts of a text.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        text: to hide them in; each needle gets a part of its own, from anywhere.
+        length: tokens of a part with its line and the question.
+        count: needles.
+        depths: where the lines stand, as shares of the part, in turn.
+        seed: of parts, words and numbers.
+
+    Returns:
+        The needles; their contexts are equally long, and so are their questions.
+
+    Raises:
+        ValueError: the length leaves no room, or exceeds the text, or the tokenizer joins a question with its answer.
+    """
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda high: int(torch.randint(high, (), generator=g))  # noqa: E731
+    filler = tokens(tokenizer, text)
+    questions = {word: tokens(tokenizer, f"\nregister {word} =") for word in WORDS}
+    usual = sorted(map(len, questions.values()))[len(WORDS) // 2]
+    words = [word for word, question in questions.items() if len(question) == usual]
+    made = []
+    for i in range(count):
+        word = words[draw(len(words))]
+        number = "".join(str(draw(10)) for _ in range(5))
+        question, line = questions[word], tokens(tokenizer, f"\nregister {word} = {number}\n")
+        whole = tokens(tokenizer, f"\nregister {word} = {number}")
+        if not torch.equal(whole[:usual], question) or len(whole) == usual:
+            raise ValueError(f"tokenizer must keep a question and its answer apart, got {whole.tolist()}")
+        room = length - len(line) - usual
+        if not 0 < room <= len(filler):
+            raise ValueError(f"length must be from {len(line) + usual + 1} to {len(filler) + len(line) + usual}, got {length}")
+        start, at = draw(len(filler) - room + 1), round(depths[i % len(depths)] * room)
+        part = filler[start : start + room]
+        made.append(Needle(torch.cat([part[:at], line, part[at:]]), question, whole[usual:]))
+    return made
+
+
+@torch.no_grad()
+def ask(model: nn.Module, needles: Sequence[Needle], caches: Sequence[PolicyCache]) -> Iterator[list[bool]]:
+    """Let a model read texts once, for several caches, and ask for the lines with each.
+
+    Args:
+        model: a `transformers` decoder, in eval mode.
+        needles: of one call of the function of that name; they are read side by side.
+        caches: empty ones. They hold the texts afterwards.
+
+    Yields:
+        Of each cache, whether each line was found.
+    """
+    with attending(model):
+        texts = torch.stack([needle.context for needle in needles]).to(model.device)
+        model(texts, past_key_values=of_one_prompt(caches), use_cache=True, logits_to_keep=1)
     for cache in caches:
         yield _answers(model, needles, cache)
 
