@@ -21,7 +21,8 @@ from sparsity_edu.kv_cache.together import of_one_prompt, side_by_side
 def losses(model: nn.Module, texts: Tensor, caches: Sequence[PolicyCache], prompt: int, progress: bool = True) -> Tensor:
     """The loss of each token after a prompt, which is read in full; then every token comes by itself, and the cache forgets.
 
-    All caches read in one batch, and the prompt is read once: what a model does beside attention costs little more for many rows.
+    All caches read in one batch, and the prompt is read once: what a model does beside attention costs little more
+    for many rows.
 
     Args:
         model: a `transformers` decoder, in eval mode.
