@@ -249,18 +249,17 @@ def worth(
 
 
 # %% [markdown]
-# The bias, without any preference: every query spreads its attention evenly over the tokens that it sees. And beside it the same with a token that arrives late, and gets a tenth of all attention from then on.
+# The bias, without any preference: every query spreads its attention evenly over the tokens that it sees. And beside it the same with a token that arrives late, and gets 3 % of all attention from then on, ten times its share.
 
 # %%
 n, late = 400, 300
 even = torch.ones(n, n).tril() / torch.arange(1, n + 1)[:, None]
 heavy = even.clone()
-heavy[late:, : late + 1] *= 0.9  # of those behind, who see it
-heavy[late:, late + 1 :] *= 0.9
-heavy[late:, late] = 0.1
+heavy[late:] *= 0.97
+heavy[late:, late] = 0.03
 fig, axes = plt.subplots(1, 2, figsize=(10, 3))
 places = torch.arange(n)[None, None]
-for ax, p, title in zip(axes, (even, heavy), ("evenly spread", f"token {late} gets a tenth")):
+for ax, p, title in zip(axes, (even, heavy), ("evenly spread", f"token {late} gets 3 %")):
     s = accumulate(None, p[None, None])
     for value, label, color in (
         (worth(s, 1), "sum", plots.VERMILLION),

@@ -4,7 +4,7 @@ losses     of texts that are read token by token, through several caches side by
 OwnCache   lets a class with a method `step` be the cache of a model
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -90,7 +90,7 @@ class OwnLayer(PolicyLayer):
         return k, v
 
     def attend(self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **kwargs) -> Tensor:
-        real = None if mask is None else is_visible(mask)[:, 0, -1, -query.shape[2] :]
+        real = None if mask is None else is_visible(mask)[:, 0, -1, -query.shape[2] :].clone()  # who keeps it, keeps no more
         return self.own.step(query, keys, values, real).to(query.dtype).transpose(1, 2)
 
     @property
@@ -99,11 +99,20 @@ class OwnLayer(PolicyLayer):
 
     @property
     def bytes_held(self) -> int:
-        return sum(x.untyped_storage().nbytes() for x in vars(self.own).values() if isinstance(x, Tensor))
+        return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in _tensors(vars(self.own))}.values())
 
     @property
     def bytes_read(self) -> int:
         raise NotImplementedError("what a class of one's own reads is not known")
+
+
+def _tensors(value) -> Iterator[Tensor]:
+    """All that are in a value, in lists and dicts as well."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
 
 
 class OwnCache(PolicyCache):
