@@ -415,8 +415,9 @@ class HeavyHitterCache:
             k: (batch, kv_heads, new, head_dim) float32, rotated. heads is a multiple of kv_heads,
                 and neighbours share.
             v: (batch, kv_heads, new, channels) float32.
-            mask: boolean (batch, new), False for padding, which is on the left of a text; None if
-                all new tokens are real. No argument may be changed.
+            mask: boolean (batch, new), False for padding, which is on the left of a text and may be
+                longer than the first piece; None if all new tokens are real. No argument may be
+                changed.
 
         Returns:
             float32 (batch, heads, new, channels): causal attention of the new tokens to all tokens

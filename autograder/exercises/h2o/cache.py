@@ -55,7 +55,7 @@ def cache_case(
         reference, calls = HeavyHitterCache(budget, recent, *normalize), []
         for end, new in zip(ends, steps, strict=True):
             part = [x[:, :, end - new : end] for x in (q, k, v)]
-            given = [] if mask is None or end > new else [mask[:, end - new : end]]  # padding is in the first step
+            given = [] if mask is None or end - new > max(pads) else [mask[:, end - new : end]]
             reference.step(*part, *given)
             calls += [("step", *(x.clone() for x in (*part, *given))), ("positions",)]
         if reference.clear:
@@ -122,10 +122,11 @@ def _(g):
     exposes="Padding is not looked at, in any step, looks at nothing that counts, and goes first. It has a position like a token, and which of the tokens are padding has to be kept with them.",
 )
 def _(g):
-    yield cache_case(g, (3, 2, 2, 5, 4), 20, 4, (8, 1, 1), pads=[0, 3, 6])
+    yield cache_case(g, (3, 2, 2, 5, 4), 20, 2, (8, 1, 1), pads=[0, 3, 6])
     yield cache_case(g, (2, 4, 2, 5, 3), 6, 2, (12, 1, 1, 1), pads=[0, 4])
     yield cache_case(g, (3, 3, 3, 6, 3), 7, 2, (12, 1, 1, 1), pads=[9, 0, 2])  # more room than tokens in the first
     yield cache_case(g, (2, 6, 2, 5, 3), 6, 2, (11, 1, 1, 1), True, pads=[3, 0])
+    yield cache_case(g, (2, 4, 2, 5, 3), 6, 2, (4, 5, 2, 1), pads=[6, 1])  # in two pieces, the first of which is nothing else
 
 
 @cache.stage(
