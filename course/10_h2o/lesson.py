@@ -366,7 +366,7 @@ for name, x in (
     ("256 by your evict", evicted),
 ):
     print(
-        f"{name:<22} shape {str(tuple(x.shape)):<18} {x.untyped_storage().nbytes() / 2**10:7.0f} KiB"
+        f"{name:<22} shape {tuple(x.shape)!s:<18} {x.untyped_storage().nbytes() / 2**10:7.0f} KiB"
     )
 
 # %% [markdown]

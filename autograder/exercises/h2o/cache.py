@@ -3,7 +3,6 @@
 import math
 
 import torch
-from torch import Tensor
 
 from autograder.checking.exercise import Exercise
 from autograder.exercises.h2o.cache_mistakes import HeavyHitterCache, mistakes
