@@ -265,13 +265,13 @@ for ax, p, title in zip(axes, (even, heavy), ("evenly spread", f"token {late} ge
         (worth(s, 1), "sum", plots.VERMILLION),
         (worth(s, 1, positions=places, seen=n), "for each query", plots.BLUE),
     ):
-        ax.plot(value[0, 0], color=color, label=label)
+        ax.plot(value[0, 0] / value.max(), color=color, label=label)
         if p is heavy:
             print(
                 f"{label:<15} token {late} is number {int((value > value[0, 0, late]).sum()) + 1} of {n}"
             )
     ax.set(title=title, xlabel="token", yscale="log")
-axes[0].set_ylabel("worth")
+axes[0].set_ylabel("worth / largest")
 axes[0].legend()
 plt.show()
 
@@ -682,22 +682,21 @@ axes[0].legend()
 
 STEPS, ARRIVES = 600, 400
 g = torch.Generator().manual_seed(0)
-q, k, v = (torch.randn(1, 1, STEPS, 16, generator=g) for _ in range(3))
-q = q + 1.0  # all queries look the same way
-k[:, :, ARRIVES] += 1.0  # and so does one late key
-for normalize, color in ((False, plots.VERMILLION), (True, plots.BLUE)):
+q, k, v = (0.3 * torch.randn(1, 1, STEPS, 16, generator=g) for _ in range(3))
+q = q + 1.0  # all queries look the same way,
+k[:, :, ARRIVES] += 0.45  # and late comes a key that they like
+for row, normalize in enumerate((False, True)):
     cache, held = HeavyHitterCache(60, 30, normalize), []
     for t in range(STEPS):
         cache.step(q[:, :, t : t + 1], k[:, :, t : t + 1], v[:, :, t : t + 1])
         if t >= ARRIVES:
             held.append(bool((cache.positions() == ARRIVES).any()))
-    lasts = sum(held)
-    print(
-        f"{'for each query' if normalize else 'sums':<15} the late token is held for {lasts} of {len(held)} steps"
-    )
-    axes[1].plot(range(len(held)), [int(h) for h in held], color=color)
-axes[1].set(title=f"token {ARRIVES} of a made-up text", xlabel="steps since it came", yticks=(0, 1))
-axes[1].set_yticklabels(("gone", "held"))
+    name, color = ("H2O normalised", plots.BLUE) if normalize else ("H2O", plots.VERMILLION)
+    print(f"{name:<15} the late token is held for {sum(held)} of {len(held)} steps")
+    axes[1].barh(row, sum(held), color=color, height=0.5)
+axes[1].set(title=f"a made-up text: token {ARRIVES}, which all queries like", ylim=(1.7, -0.7))
+axes[1].set(xlabel="steps for which it is held", xlim=(0, STEPS - ARRIVES))
+axes[1].set_yticks((0, 1), ("H2O", "H2O normalised"))
 plt.show()
 
 # %% [markdown]
