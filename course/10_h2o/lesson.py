@@ -141,7 +141,10 @@ fig.colorbar(ax.images[0], ax=axes, label="log10 of p", shrink=0.85)
 plt.show()
 
 # %% [markdown]
-# TEXT-MAPS
+# On SmolLM2: the first layer looks at nearly everything. The head of layer 2 looks at its own token, and sometimes back at one of a few. In the deeper layers there are *columns*: the same keys are bright for
+# all queries. Those are the heavy hitters, and the brightest column is number 0, the first token of all.
+#
+# (The tiny model of the fast setting has been trained on short texts. Its attention is much flatter, and its first token is nothing special.)
 #
 # ## What a token has got so far
 #
@@ -188,7 +191,10 @@ for i in order[:10].tolist():
     print(f"   token {i:3} {tokenizer.decode([int(page[i])])!r:>12}   {total[i]:.1%}")
 
 # %% [markdown]
-# TEXT-HEAVY
+# The first token gets 38 % of everything, the ten heaviest of 160 get more than half. Who are they? The first one is just "Get", and then come `the`, line breaks, a full stop: hardly what the page is about. Keep that first token in mind; in
+# experiment 3 it goes.
+#
+# (The tiny model: 16 % for the ten heaviest, 3 % for the first.)
 #
 # ## What a score is worth
 #
@@ -265,10 +271,12 @@ for ax, p, title in zip(axes, (even, heavy), ("evenly spread", f"token {late} ge
         (worth(s, 1), "sum", plots.VERMILLION),
         (worth(s, 1, positions=places, seen=n), "for each query", plots.BLUE),
     ):
-        ax.plot(value[0, 0] / value.max(), color=color, label=label)
+        value = value[0, 0] / value.max()
+        ax.plot(value, color=color, label=label)
         if p is heavy:
+            ax.plot(late, value[late], "o", ms=5, color=color)
             print(
-                f"{label:<15} token {late} is number {int((value > value[0, 0, late]).sum()) + 1} of {n}"
+                f"{label:<15} token {late} is number {int((value > value[late]).sum()) + 1} of {n}"
             )
     ax.set(title=title, xlabel="token", yscale="log")
 axes[0].set_ylabel("worth / largest")
@@ -276,7 +284,9 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# TEXT-BIAS
+# Left: nobody prefers anybody, and yet the sums of the first tokens are more than a thousand times those of the last ones. The division takes most of this away, but not all: the first queries had few tokens to share between, so each got more.
+#
+# Right: after a hundred queries the late token is number 21 by its sum, behind twenty that were there early. By query it is number 1.
 #
 # ## Who stays
 #
@@ -517,14 +527,15 @@ for length, s in found.items():
 
 s = found[LENGTHS[-1]]
 fig, axes = plt.subplots(1, 3, figsize=(11.5, 3.2))
-axes[0].plot(1 - s.small, ".", color=plots.SKY, ms=4)
-axes[0].plot(1 - s.small.mean(dim=1), color=plots.BLUE, label="mean of the heads")
+of_layers = range(1, layers + 1)
+axes[0].plot(of_layers, 1 - s.small, ".", color=plots.SKY, ms=4)
+axes[0].plot(of_layers, 1 - s.small.mean(dim=1), color=plots.BLUE, label="mean of the heads")
 axes[0].axhline(0.05, color="0.4", lw=1, ls=":", label="5 %")
 axes[0].set(title=f"weights above 1 %, {LENGTHS[-1]} tokens", xlabel="layer", yscale="log")
 axes[0].legend(fontsize=8)
 sinks = s.scores[:, :, 0] / s.scores.sum(dim=-1)
-axes[1].plot(sinks, ".", color=plots.SKY, ms=4)
-axes[1].plot(sinks.mean(dim=1), color=plots.BLUE)
+axes[1].plot(of_layers, sinks, ".", color=plots.SKY, ms=4)
+axes[1].plot(of_layers, sinks.mean(dim=1), color=plots.BLUE)
 axes[1].set(title="share of the first token", xlabel="layer", ylim=(0, 1))
 ranked = s.scores.sort(dim=-1, descending=True).values  # (layers, heads, tokens)
 rank = torch.arange(1, LENGTHS[-1] + 1)
@@ -540,7 +551,15 @@ print(f"power law by head: slope {slope.mean():.2f}, R^2 {r2.mean():.2f}")
 print(f"the heaviest fifth of the keys holds {top.mean():.0%} of all attention")
 
 # %% [markdown]
-# TEXT-SPARSE
+# SmolLM2, from the table and from left to right:
+#
+# - **Attention is sparse, and the longer the text, the sparser.** At 128 tokens a quarter of the weights are above 1 % of the largest, at 1024 one in thirteen. Five per cent, the paper's number, is reached by 19 of the 30 layers. The first three are far from it:
+#   in layer 1 most weights count.
+# - **Much of it is one token.** The first token gets 31 % of all attention at 1024 tokens. The early layers do not need it, and from layer 13 on it gets around half.
+# - **A power law?** It would be a straight line. Behind the first token the scores fall slowly, then bend down: late tokens were seen by few queries. A line through the logarithms explains 77 % of the variance. Safer to say: the heaviest fifth of the keys
+#   holds 72 % of all attention.
+#
+# In the tiny model two thirds of the weights are above 1 %, and the first token gets 3 to 5 %. In the fast setting nothing of this shows: sparse attention is learned.
 #
 # ## Experiment 2: what does forgetting cost?
 #
