@@ -467,7 +467,7 @@ class HeavyHitterCache:
 
 # %%
 PROMPT, NEW, BUDGET = (120, 12, 48) if FAST else (300, 40, 64)
-prompt = text[2000 : 2000 + PROMPT][None]
+prompt = text[9500 : 9500 + PROMPT][None]
 
 
 def write(cache):
