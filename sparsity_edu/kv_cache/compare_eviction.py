@@ -5,7 +5,7 @@
     loss         four texts of 640 tokens: 256 as a prompt, then token by token; the mean loss of the other 384
     retrieval    a line hidden in each of 20 texts of 512 tokens: how often each cache finds it (needle.py)
 
-About eight minutes of one core. The record is `compare_eviction.json` beside this file; with one name only that part is
+About eleven minutes of one core. The record is `compare_eviction.json` beside this file; with one name only that part is
 measured anew. Texts are few: losses of two caches differ by chance by about one per cent, as `by text` in the record shows.
 """
 
