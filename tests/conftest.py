@@ -63,7 +63,7 @@ class ByFileOrExercise(LoadFileScheduling):
 
     def _split_scope(self, nodeid):
         file = super()._split_scope(nodeid)
-        exercise = re.search(r"[a-z_]+\.[a-z0-9_]+(?=[\]-])", nodeid.removeprefix(file))
+        exercise = re.search(r"[a-z0-9_]+\.[a-z0-9_]+(?=[\]-])", nodeid.removeprefix(file))
         if file.endswith(BY_EXERCISE) and exercise:
             return exercise[0]
         return "the class" if file.endswith(ON_ONE_CLASS) else file

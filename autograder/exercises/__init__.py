@@ -20,6 +20,7 @@ UNITS = (
     "07_minitron",
     "08_mixture_of_experts",
     "09_training_the_router",
+    "10_h2o",
     "11_quest",
     "12_mla",
     "15_two_four",

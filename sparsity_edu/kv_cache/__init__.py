@@ -13,8 +13,9 @@
     mla          a latent instead of keys and values; low_rank makes one of an existing model's
     sizes        bytes per token of MHA, GQA, MQA and MLA
     needle       how often a cache finds a line of a long text
+    reading      the loss of texts that are read through a cache; a class of one's own as the cache of a model
 
-policy.py is the frame that they share, eviction.py that of those that forget.
+policy.py is the frame that they share, eviction.py that of those that forget; together.py runs several in one pass.
 """
 
 from sparsity_edu.kv_cache.full import FullCache

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsity_edu import plots
-from sparsity_edu.kv_cache.policy import PolicyCache, PolicyLayer, attending
+from sparsity_edu.kv_cache.policy import PolicyCache, attending
+from sparsity_edu.kv_cache.together import of_one_prompt
 from sparsity_edu.models import tokens
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def read_once(model: nn.Module, texts: Tensor, caches: Sequence[PolicyCache]) ->
         caches: empty ones. They hold the texts afterwards.
     """
     with attending(model):
-        model(texts.to(model.device), past_key_values=_together(caches), use_cache=True, logits_to_keep=1)
+        model(texts.to(model.device), past_key_values=of_one_prompt(caches), use_cache=True, logits_to_keep=1)
 
 
 @torch.no_grad()
@@ -145,46 +146,6 @@ def _answers(model: nn.Module, needles: Sequence[Needle], cache: PolicyCache) ->
                 if not found.any():
                     break
     return found.tolist()
-
-
-class _TogetherLayer(PolicyLayer):
-    """Hands a prompt to a layer of each cache."""
-
-    state = ()
-
-    def __init__(self, layers: list[PolicyLayer]) -> None:
-        self.layers = layers
-        super().__init__()
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self.given = [layer.update(k, v) for layer in self.layers]
-        return k, v
-
-    def attend(self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **kwargs) -> Tensor:
-        for layer, given in zip(self.layers, self.given, strict=True):
-            layer.waiting = False
-            out = layer.attend(module, query, *given, mask, **kwargs)  # the same of each: a prompt is read in full
-        self.given = None
-        return out
-
-    @property
-    def kept(self) -> Tensor:
-        return self.layers[0].kept
-
-    @property
-    def bytes_read(self) -> int:
-        return self.layers[0].bytes_read
-
-
-def _together(caches: Sequence[PolicyCache]) -> PolicyCache:
-    """A cache that fills empty ones with the same prompt."""
-
-    def layer() -> _TogetherLayer:
-        for cache in caches:
-            cache.layers.append(cache.layer_class_to_replicate())
-        return _TogetherLayer([cache.layers[-1] for cache in caches])
-
-    return PolicyCache(layer)
 
 
 def interval(found: int, trials: int, z: float = 1.96) -> tuple[float, float]:

@@ -184,7 +184,7 @@ def test_a_seed_gives_the_same_cases_whatever_the_random_state(exercise):
 def test_the_declaration_is_complete(exercise):
     assert exercise.unit == unit_of(exercise.id).split("_", 1)[1]
     assert find(exercise.id) is exercise
-    assert re.fullmatch(r"[a-z_]+\.[a-z0-9_]+", exercise.id)
+    assert re.fullmatch(r"[a-z0-9_]+\.[a-z0-9_]+", exercise.id)
     assert exercise.defines.isidentifier()
     assert exercise.title.strip() == exercise.title != ""
     assert exercise.minutes > 0
