@@ -85,7 +85,7 @@ def generate(
             fact("prompt", f"{ids.shape[1]} tokens{', with the chat template' if chat else ''}")
             fact("wrote", f"{count} tokens")
             if plan is not None:
-                fact("skipped", f"inputs below the thresholds of {activations}, {_where(plan)}")
+                fact("skipped", f"inputs below the thresholds of {activations},\n{_where(plan)}")
             where_from(model)
             never = language_model.model.get_input_embeddings().num_embeddings  # or it might stop before the other did
             options |= {"max_new_tokens": count, "eos_token_id": never, "pad_token_id": 0}
@@ -116,9 +116,9 @@ def _plan(path: Path) -> Plan:
 
 
 def _where(plan: Plan) -> str:
-    """Which tokens of the prompt skip inputs."""
-    prompts = {"all": "in all of the prompt", "last_half": "in the last half of the prompt", "none": "not in the prompt"}
-    return f"{prompts[plan.prefill]} and in decoding"
+    """When inputs are skipped."""
+    prompts = {"all": "in the prompt and in decoding", "last_half": "in the prompt's last half and in decoding"}
+    return prompts.get(plan.prefill, "in decoding only")
 
 
 class Written(NamedTuple):

@@ -108,7 +108,9 @@ def test_generate_writes_what_the_sparse_model_writes(tiny, tmp_path, cache):
     assert ("full would have written" in result.stdout) == (cache != "full")
     rows = re.findall(r"(?m)^(full|h2o:12|dense) +[\d.]+ +[\d.]+ +[\d,]+ +[\d,]+$", result.stdout)
     assert rows == (["full", "dense"] if cache == "full" else ["full", "h2o:12", "dense"])
-    assert "not in the prompt and in decoding" in result.stdout
+    assert "in decoding only" in result.stdout
+    table = result.stdout[result.stdout.index("\nprompt ") :].replace(str(tmp_path), "")
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_thresholds_of_another_model_are_refused(tmp_path):
