@@ -558,7 +558,7 @@ print(f"the heaviest fifth of the keys holds {top.mean():.0%} of all attention")
 #
 # - **Attention is sparse, and the longer the text, the sparser.** At 128 tokens a quarter of the weights are above 1 % of the largest, at 1024 one in thirteen. Five per cent, the paper's number, is reached by 19 of the 30 layers. The first three are far from it:
 #   in layer 1 most weights count.
-# - **Much of it is one token.** The first token gets 31 % of all attention at 1024 tokens. The early layers do not need it, and from layer 13 on it gets around half.
+# - **Much of it is one token.** The first token gets 31 % of all attention at 1024 tokens. The first layers do without it; from layer 13 on it gets 30 to 60 %.
 # - **A power law?** It would be a straight line. Behind the first token the scores fall slowly, then bend down: late tokens were seen by few queries. A line through the logarithms explains 77 % of the variance. Safer to say: the heaviest fifth of the keys
 #   holds 72 % of all attention.
 #
