@@ -261,7 +261,7 @@ print(select_pages(torch.tensor([[5.0, 1, 4, 4, 0, -3], [0, 0, 0, 0, 0, 0]]), bu
 # %% [markdown]
 # ## Attention over pages
 #
-# Now attend to the tokens of these pages: a softmax over them alone. Two things are different from an exercise in masks. *What is not chosen must not be read.* A mask over all keys gives the same numbers and saves nothing. The check sees to that: keys and values in other pages are NaN.
+# Now attend to the tokens of these pages: a softmax over them alone. Two things are different from an exercise in masks. *What is not chosen must not be read.* A mask over all keys gives the same numbers and saves nothing. The check puts NaN into the keys and values of other pages.
 #
 # And the result is needed in a form that can be put together with others. On a GPU the pages of one head are split among many programs, since one would leave the rest idle. So return, with the result, the logarithm of the sum of the exponentials:
 #
@@ -978,12 +978,12 @@ axes[0].set_yticks([5, 10, 20, 50], ["5", "10", "20", "50"])
 plt.show()
 
 # %% [markdown]
-# From the first row to the last the text grows 16-fold. Full attention takes about 18 times as long, Quest two to three times.
+# From the first row to the last the text grows 16-fold. Full attention takes 16 times as long, Quest twice.
 #
-# - **At 32,768 tokens Quest reads an eighth of the bytes and takes about a sixth of the time**; the paper has 7.03 times as fast, on an RTX 4090, in float16, against FlashInfer. At 65,536 tokens it is about nine times. Processor times on a machine that does other things vary by a fifth or so; so may yours.
-# - A third of a step goes into choosing: bounds are read, and pages sorted. The rest is the pages, and what it takes to jump from one to the next. So time stays a little behind the bytes.
-# - At 4,096 tokens there is nothing to gain: half of the text is within the budget.
-# - **Yours reads no more pages and takes five to seven times as long.** It writes products with all bounds to memory before it sums them, goes from head to head in Python, and copies pages before it multiplies. Fewer bytes are a promise; a kernel has to keep it.
+# - **At 32,768 tokens Quest reads an eighth of the bytes and is between six and seven times as fast**; the paper has 7.03 times, on an RTX 4090, in float16, against FlashInfer. At 65,536 tokens it is about ten times. Processor times on a machine that does other things vary by a fifth or so; so may yours.
+# - Choosing is a quarter of a step at 4,096 tokens and nearly half of it at 65,536: bounds grow with the text, the budget does not. Larger pages would make them fewer, and looser.
+# - At 4,096 tokens there is little to gain: half of the text is within the budget.
+# - **Yours reads no more pages and takes two to nine times as long.** It writes products with all bounds to memory before it sums them, goes from head to head in Python, and copies pages before it multiplies. Fewer bytes are a promise; a kernel has to keep it.
 #
 # ## What to remember
 #
@@ -992,6 +992,7 @@ plt.show()
 # - sum over channels of max(q m, q M) is what no product can exceed. The maximum stands inside the sum.
 # - The last page is always read, within the budget. What is not chosen must not be read: a mask saves nothing.
 # - Parts of a softmax are joined by their log-sum-exp; an empty part has minus infinity, and no weight.
+# - Perplexity hides what retrieval shows: at small budgets Quest continues a text worse than a window does, and finds the line that the window has lost. Measure both.
 # - A step reads 1 / page + g b / n of full attention. Say whether heads that share keys choose together.
 #
 # **Papers.** Tang et al. 2024 (Quest); Dao et al. 2023 (Flash-Decoding); Xiao et al. 2023 (StreamingLLM); Zhang et al. 2023 (H2O).
