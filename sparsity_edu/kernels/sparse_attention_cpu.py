@@ -43,13 +43,16 @@ def decode(queries: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page: i
 
 def _run(loops: Callable, numbers: int, *arguments) -> None:
     """On as many threads as torch uses, or on this one: for little work others take longer to come than it takes."""
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    before = torch.get_num_threads()
+    threads = min(before, numba.config.NUMBA_NUM_THREADS)
     if threads == 1 or numbers < ALONE or not THREADS.acquire(blocking=False):
         _alone(loops)(*arguments)
         return
     try:
         numba.set_num_threads(threads)
         loops(*arguments)
+        if torch.get_num_threads() != before:  # the first start of numba's OpenMP sets the number for all of the process
+            torch.set_num_threads(before)
     finally:
         THREADS.release()
 

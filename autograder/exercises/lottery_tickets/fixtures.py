@@ -71,14 +71,12 @@ def network(g: torch.Generator, *hidden: int, norm: bool = False, kernels: bool 
     parts: list[list[Module]] = []
     for i, (cols, rows) in enumerate(pairwise(sizes)):
         W = torch.randn(rows, cols, generator=g) * 1.5 ** (1 - i) / cols**0.5
-        part = [
-            Module(
-                "Linear" if i < len(hidden) else SUBCLASS,
-                (cols, rows),
-                {"weight": W, "bias": 0.1 * torch.randn(rows, generator=g)},
-            )
-        ]
-        if i < len(hidden):
+        b = 0.1 * torch.randn(rows, generator=g)
+        last = i == len(hidden)
+        # BatchNorm takes a bias before it away: its gradient is nothing but rounding, which Adam would make whole steps of
+        bias = last or not norm
+        part = [Module(SUBCLASS if last else "Linear", (cols, rows, bias), {"weight": W} | ({"bias": b} if bias else {}))]
+        if not last:
             part += [Module("BatchNorm1d", (rows,))] * norm + [Module("ReLU")]
         parts.append(part)
     before: tuple[Module, ...] = ()

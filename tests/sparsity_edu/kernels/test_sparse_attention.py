@@ -24,13 +24,19 @@ def either(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(loops, "can_run", lambda x: False)
     if request.param == "numba, threads":
-        with_threads(monkeypatch)
+        request.getfixturevalue("threads")
 
 
-def with_threads(monkeypatch):
-    """However little there is to do, and although tests run on one thread."""
+@pytest.fixture
+def threads(monkeypatch):
+    """However little there is to do, and although tests run on one thread. Torch keeps its own number, which numba sets."""
     monkeypatch.setattr(loops, "ALONE", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == 3
 
 
 def cache(dtype=torch.float32, seed=0):
@@ -160,10 +166,9 @@ def test_the_order_of_programs_changes_no_bit():
             assert torch.equal(sparse_decode(q, k, v, pages), first)
 
 
-def test_compiled_loops_survive_a_fork_and_a_second_caller(monkeypatch):
+def test_compiled_loops_survive_a_fork_and_a_second_caller(monkeypatch, threads):
     """Numba's threads end the process in both cases, with no error that could be caught."""
     monkeypatch.setattr(sparse_attention, "runs_kernels", lambda x: False)
-    with_threads(monkeypatch)
     (q, k, v), pages = cache(), some_pages(HEADS, 5)
     first = sparse_decode(q, k, v, pages)
     assert not loops.THREADS.locked()
