@@ -883,7 +883,12 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# TEXT4
+# Your parts train as the library's do: the same bits after 100 steps.
+#
+# **A smaller cache does not show in the loss of such models, but MLA learns more slowly.** GQA and MQA are within 0.05 of MHA, with a quarter or half of the bytes, and seeds differ as much among themselves. MLA is 0.05 to 0.15 behind MHA with every seed, and behind what has as many numbers, too.
+# Its distance was largest after 200 steps and gets smaller from there with 64 numbers, and with 32 it stays. A key of MLA is a product of two matrices with a norm in between, which take more steps to learn what one matrix does; and all of its positions have to go through one small key.
+#
+# So this is no picture of what MLA is worth. In DeepSeek's own runs it is ahead of MHA with a twentieth of its cache, after hundreds of billions of tokens instead of 400,000 bytes. It is a picture of what such a small run can say.
 #
 # ## Experiment 5: latents of a model that has none
 #
@@ -951,7 +956,10 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# TEXT5
+# **Of real tokens, half of the numbers is nearly enough**: perplexity is 13.2 instead of 12.1 with 192 of 384 numbers, and 12.3 with 312. The directions that calibration text needs are few. By the weights alone the same half gives 103, and 312 numbers 14.9: the error is the least for inputs
+# that never come, and those that do come pay for it.
+#
+# What is missing for MLA: these keys are rotated whole, so nothing can be absorbed, and all tokens are unpacked at each step. It saves memory, not work. (The tiny model's keys and values lie in half of their channels: there a rank of 50 % costs nothing, with either choice.)
 #
 # ## What to remember
 #
