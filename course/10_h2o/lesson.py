@@ -35,10 +35,8 @@ import matplotlib.pyplot as plt
 import torch
 
 from autograder import check
-from sparsity_edu import kv_cache, plots
+from sparsity_edu import plots
 from sparsity_edu.data import python_docs
-from sparsity_edu.kv_cache import sizes
-from sparsity_edu.kv_cache.reading import OwnCache, losses
 from sparsity_edu.models import load, tokens
 
 # small experiments, for an automatic test and while nbgrader runs this notebook
@@ -47,6 +45,14 @@ plots.style()
 
 model, tokenizer = load("tiny" if FAST else "smollm2")
 text = tokens(tokenizer, python_docs("validation"))
+
+# %% [markdown]
+# What a cache weighs, for models that exist:
+
+# %%
+from sparsity_edu import kv_cache
+from sparsity_edu.kv_cache import sizes
+from sparsity_edu.kv_cache.reading import OwnCache, losses
 
 print(f"{'16 bits a number':<18}{'heads':>12}{'a token':>12}{'4k tokens':>12}{'32k, batch 16':>16}")
 for name in ("SmolLM2-135M", "Llama-2-7B", "Llama-3-8B", "Llama-3-70B"):

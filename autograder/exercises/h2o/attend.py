@@ -59,7 +59,7 @@ def attend_case(
     """The last `new` queries of a text; `pads` tokens of each row are padding. With a `spread` products are large, and exact."""
     q, k, v = tokens(g, batch, heads, kv_heads, held, dim, v_dim, heavy=2)
     q, k, v = (x.to(dtype) for x in whole(spread * q, k, v)) if spread else (x.to(dtype) for x in (q, k, v))
-    q = q[:, :, held - new :]
+    q = q[:, :, held - new :].contiguous()
     if pads is None:
         return call(q, k, v)
     return call(q, k, v, mask=left_padding(pads, held)[:, None].repeat(1, kv_heads, 1))
@@ -115,9 +115,9 @@ def _(g):
     yield attend_case(g, 2, 6, 3, 5, 5, 4, 3, pads=[0, 3])
     yield attend_case(g, 3, 4, 2, 2, 6, 5, 2, pads=[5, 0, 1])
     q, k, v = tokens(g, 2, 6, 3, 9, 5, 4, heavy=2)  # after an eviction each head holds padding in other places
-    yield call(q[:, :, -1:], k, v, torch.rand(2, 3, 9, generator=g) < torch.tensor([0.3, 0.9])[:, None, None])
+    yield call(q[:, :, -1:].contiguous(), k, v, torch.rand(2, 3, 9, generator=g) < torch.tensor([0.3, 0.9])[:, None, None])
     seen_last = torch.rand(2, 3, 9, generator=g).argsort(dim=-1) < 4
-    yield call(q[:, :, -3:], k, v, seen_last)
+    yield call(q[:, :, -3:].contiguous(), k, v, seen_last)
     q, k, v = whole(*tokens(g, 2, 6, 3, 9, 4, 5))
     low = torch.full((4,), 8.0)  # all products are about -250: what is masked with -100, or 0, would get all of the weight
     yield call(q[:, :, -2:] - low, k + 2 * low, v, seen_last)

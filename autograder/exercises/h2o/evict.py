@@ -42,7 +42,7 @@ evict = Exercise(
 def chosen(g: torch.Generator, batch: int, heads: int, n: int, kept: int, ascending: bool = True) -> Tensor:
     """(batch, heads, kept), other tokens for each head, and not the first or last ones of all."""
     keep = torch.rand(batch, heads, n, generator=g).argsort(dim=-1)[..., :kept]
-    return keep.sort(dim=-1).values if ascending else keep
+    return keep.sort(dim=-1).values if ascending else keep.contiguous()
 
 
 def evict_case(

@@ -1,5 +1,7 @@
 """Mistakes of exercise 12.2, and the right answer that they vary."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -50,16 +52,22 @@ def varied(name: str, says: str, **parts) -> None:
     mistakes(name, says)(lambda *args, **options: rotated(*args, **options, **parts))
 
 
+def in_layout(name: str, says: str, layout: Callable[[bool], bool]) -> None:
+    """A mistake that takes another layout than it was asked for."""
+    mistakes(name, says)(lambda x, positions, base=10000.0, interleaved=True: rotated(x, positions, base, layout(interleaved)))
+
+
 mistakes("not rotated", "You return x as it is: no key would know its position.")(lambda x, *args, **options: x * 1.0)
-mistakes("always interleaved", "You ignore `interleaved=False`: there channels j and j + d/2 are the pair.")(
-    lambda x, positions, base=10000.0, interleaved=True: rotated(x, positions, base, True)
-)
-mistakes(
+in_layout("always interleaved", "You ignore `interleaved=False`: there channels j and j + d/2 are the pair.", lambda _: True)
+in_layout(
     "always by halves",
     "You turn channels j and j + d/2 together whatever `interleaved` says. Its default is True: neighbours, as in DeepSeek's weights.",
-)(lambda x, positions, base=10000.0, interleaved=True: rotated(x, positions, base, False))
-mistakes("the other layout", "You took the two layouts for each other: interleaved are channels 2j and 2j+1.")(
-    lambda x, positions, base=10000.0, interleaved=True: rotated(x, positions, base, not interleaved)
+    lambda _: False,
+)
+in_layout(
+    "the other layout",
+    "You took the two layouts for each other: interleaved are channels 2j and 2j+1.",
+    lambda interleaved: not interleaved,
 )
 varied(
     "halves put together",

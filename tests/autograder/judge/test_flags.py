@@ -125,10 +125,18 @@ def demo_answers(exercise):
                 yield path.stem, cell.source
 
 
+def source_of(answer):
+    """Of a class that was made of functions, those of the functions."""
+    try:
+        return dedent(inspect.getsource(answer))
+    except OSError:
+        return "\n".join(dedent(inspect.getsource(part)) for part in vars(answer).values() if inspect.isfunction(part))
+
+
 def honest(exercise):
     """Answers that nobody copied."""
-    accepted = {name: dedent(inspect.getsource(answer)) for name, answer in exercise.accepted.items()}
-    mistakes = {mistake.name: dedent(inspect.getsource(mistake.wrong)) for mistake in exercise.misconceptions}
+    accepted = {name: source_of(answer) for name, answer in exercise.accepted.items()}
+    mistakes = {mistake.name: source_of(mistake.wrong) for mistake in exercise.misconceptions}
     hint = {"by the hint": BY_THE_HINT[exercise.id]} if exercise.id in BY_THE_HINT else {}
     return accepted | mistakes | hint | dict(demo_answers(exercise))
 

@@ -4,8 +4,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from authors import TealDistribution, teal_greedy
 from decoders import small_model, text
-from official import TealDistribution, teal_greedy
 from transformers import OPTConfig, OPTForCausalLM
 
 from sparsity_edu.activations import teal

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from authors import TealDistribution
 from hypothesis import given
 from hypothesis import strategies as st
-from official import TealDistribution
 
 from sparsity_edu.activations.histogram import Histogram, Quantiles
 

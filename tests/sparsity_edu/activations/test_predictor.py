@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from authors import dejavu_head_labels, dejavu_train
 from hypothesis import given
 from hypothesis import strategies as st
-from official import dejavu_head_labels, dejavu_train
 from torch import nn
 
 from sparsity_edu.activations.labels import active_heads, active_neurons, chosen

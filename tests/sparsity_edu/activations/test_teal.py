@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from authors import TealDistribution, teal_sparsify
 from decoders import FAMILIES, read, small_model, text
-from official import TealDistribution, teal_sparsify
 from torch import nn
 from transformers import DynamicCache
 
