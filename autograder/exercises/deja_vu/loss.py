@@ -40,7 +40,8 @@ def case(
 ) -> Case:
     """Some tokens and some units need more than others."""
     lean = normal(g, tokens, 1, size=0.8) + torch.linspace(-1.5, 1.5, units)[torch.randperm(units, generator=g)]
-    labels = (lean + normal(g, tokens, units)).argsort(dim=None).argsort().view(tokens, units) >= (1 - needed) * tokens * units
+    lean = lean + normal(g, tokens, units)
+    labels = lean > lean.quantile(1 - needed)
     logits = (spread * (normal(g, tokens, units) + labels.float() - 0.5)).to(dtype)
     return call(logits, labels, *extra, **more)
 

@@ -82,13 +82,9 @@ varied(
 )
 varied(
     "the last weights",
-    "You return the weights of the last epoch. Return those of the epoch with the best recall.",
+    "You return the weights of the last epoch. Return those of the epoch with the best recall, and keep them as copies: later steps change the weights "
+    "in place.",
     result=lambda kept, weights, curve: (*weights, curve),
-)
-varied(
-    "kept without a copy",
-    "You kept the weights of the best epoch without a copy of them. Later steps change them in place.",
-    keep=lambda weights: [W.detach() for W in weights],
 )
 varied(
     "the last of the best",
@@ -135,7 +131,7 @@ varied(
 varied(
     "logits above 0.5",
     "You compared logits with 0.5. It is the probability that must be 0.5 or more, and then the logit is 0 or more.",
-    says=lambda z: z >= 0.5,
+    yes=lambda z: z >= 0.5,
 )
 
 

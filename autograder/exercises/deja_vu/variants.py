@@ -25,7 +25,7 @@ def trained(
     logits=lambda x, A, B: (x @ A.T) @ B.T,
     loss=weighted_loss,
     order=lambda batches, epoch: batches,
-    says=lambda z: z >= 0,
+    yes=lambda z: z >= 0,
     measure=shares,
     where=lambda batches, held_out: held_out,
     worth=lambda point, loss: point[0],
@@ -48,7 +48,7 @@ def trained(
         states, labels = where(batches, held_out)
         with torch.no_grad():
             z = logits(states, *weights)
-            return measure(says(z), labels), float(loss(z, labels, extra))
+            return measure(yes(z), labels), float(loss(z, labels, extra))
 
     if first:
         best = worth(*look())
