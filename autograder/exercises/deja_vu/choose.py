@@ -75,7 +75,7 @@ def _(g):
 def _(g):
     yield case(g, 4, 7, 7)
     yield case(g, 4, 7, 12)
-    yield case(g, 1, 6, 2)
+    yield case(g, 60, 6, 2)
     yield case(g, 5, 9, 0)
     yield case(g, 5, 9, -2)
 

@@ -52,39 +52,6 @@ mistakes(
     "You computed all neurons and put zeros where they are not chosen: nothing is saved. Read only the chosen rows of `up` and `gate`, and only the "
     "chosen columns of `down`.",
 )(dense)
-mistakes(
-    "all columns of down",
-    "You read chosen rows of the first layer and then all columns of `down`, with zeros between. Read its chosen columns only.",
-)(
-    lambda x, chosen, up, down, gate=None, b_up=None, b_down=None: F.linear(
-        torch.zeros(len(chosen)).masked_scatter(
-            chosen,
-            gathered(x, chosen, up, torch.eye(len(chosen)), gate, b_up)[chosen],
-        ),
-        down,
-        b_down,
-    )
-)
-mistakes(
-    "all rows of up",
-    "You read all rows of `up` and `gate`, and then chosen columns of `down`. The first layer is where half of the saving is, or two thirds.",
-)(
-    lambda x, chosen, up, down, gate=None, b_up=None, b_down=None: F.linear(
-        (F.linear(x, up, b_up).relu() if gate is None else F.linear(x, gate).relu() * F.linear(x, up, b_up))[chosen],
-        down[:, chosen],
-        b_down,
-    )
-)
-mistakes(
-    "all rows of gate",
-    "You read all rows of `gate`. Read its chosen rows, as of `up`.",
-)(
-    lambda x, chosen, up, down, gate=None, b_up=None, b_down=None: (
-        gathered(x, chosen, up, down, None if gate is None else 1 * gate, b_up, b_down)
-        if gate is None
-        else gathered(x, chosen, up, down, gate, b_up, b_down, combine=lambda act, g, h: act((gate @ x)[chosen]) * h)
-    )
-)
 varied("no ReLU", "ReLU is missing.", act=lambda z: z)
 varied("GELU", "You took GELU, which is not zero below zero. The model has ReLU.", act=F.gelu)
 varied("SiLU", "You took SiLU, as Llama has it. Here it is ReLU.", act=F.silu)
