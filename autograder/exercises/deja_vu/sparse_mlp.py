@@ -126,7 +126,7 @@ def _(g):
 def _(g):
     yield case(g, 8, 30, 0, active=True, unread=True)
     yield case(g, 6, 25, 0, active=True, gated=True, unread=True)
-    yield case(g, 7, 19, 0, active=True, biases=True)
+    yield case(g, 7, 70, 0, active=True, biases=True)
     yield case(g, 5, 9, 1.0, gated=True)
     yield case(g, 6, 8, 0, biases=True, unread=True)
     yield case(g, 4, 7, 0, gated=True, unread=True)
