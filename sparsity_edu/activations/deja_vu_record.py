@@ -1,4 +1,4 @@
-"""What Deja Vu's predictors know of tiny-relu, and what it costs to go by them: `python -m sparsity_edu.activations.deja_vu_record`.
+"""What Deja Vu's predictors know of tiny-relu, and what it costs: `python -m sparsity_edu.activations.deja_vu_record`.
 
 Predictors of neurons are trained for three conventions of lookahead, and for several ranks by one of them. The model then reads
 a text with the k best neurons of each block and token: by these predictors, by the largest true activations (oracle), by the
@@ -29,10 +29,10 @@ from sparsity_edu.models import load, perplexity, tokens
 
 RECORD = Path(__file__).with_suffix(".json")
 NAME, WINDOW = "tiny-relu", 512
-TRAINING, VALIDATION = 64, 16  # windows
+TRAINING, VALIDATION = 32, 8  # windows
 RANKS, RANK = (4, 8, 16, 32, 64, 128), 64
 KEPT = (384, 288, 192, 144, 96, 72, 58, 48, 38, 29, 19, 10)  # of 384 neurons
-EPOCHS, BATCH, RATE = 20, 256, 3e-3
+EPOCHS, BATCH, RATE = 8, 256, 1e-2
 HEADS = 0.5  # the share that counts as needed
 
 
@@ -48,7 +48,7 @@ def products(block: nn.Module, states: Tensor) -> Tensor:
 
 
 def largest(model: nn.Module, k: int) -> dejavu.Selectors:
-    """The k largest of what the down projection reads, for lookahead "training": the best that k neurons can be chosen by size."""
+    """The k neurons that are largest for the down projection, which no predictor could choose better; lookahead "training"."""
 
     @torch.no_grad()
     def choose(block: nn.Module, states: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def main(epochs: int = EPOCHS, training: int = TRAINING, validation: int = VALID
     learn, held_out = windows(tokenizer, "train", training), windows(tokenizer, "validation", validation)
     fit = partial(dejavu.fit, model, learn, heads=HEADS, epochs=epochs, batch=BATCH, rate=RATE, select="loss", progress=False)
     record = {
-        "command": f"python -m sparsity_edu.activations.deja_vu_record --epochs {epochs} --training {training} --validation {validation}",
+        "command": f"python -m {__spec__.name} --epochs {epochs} --training {training} --validation {validation}",
         "model": NAME,
         "data": "sparsity_edu.data.python_docs",
         "window": WINDOW,
@@ -137,7 +137,7 @@ def main(epochs: int = EPOCHS, training: int = TRAINING, validation: int = VALID
             of = trained[lookahead]
             record["neurons"][lookahead] = {
                 "recall": {k: recalls(model, of, held_out, k) for k in KEPT[3:]},
-                "by_half": {
+                "at_half": {
                     part: round(sum(p[part] for p in neurons) / len(neurons), 4) for part in ("recall", "precision", "sparsity")
                 },
                 "curve": curve(model, held_out.flatten(), lambda k, of=of: of.selectors(neurons=k), lookahead, KEPT),
