@@ -127,9 +127,7 @@ def predict(x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
 
 
 # %% exercise="deja_vu.loss"
-def weighted_loss(
-    logits: torch.Tensor, labels: torch.Tensor, extra: float = 0.005
-) -> torch.Tensor:
+def weighted_loss(logits: torch.Tensor, labels: torch.Tensor, extra: float = 0.005) -> torch.Tensor:
     """Binary cross entropy in which units that are not needed weigh less.
 
     Args:
@@ -424,9 +422,7 @@ axes[0].grid(False)
 for l, color in zip((0, 3, 6, 11), plots.COLORS):
     often = labels["neurons", l].float().mean(dim=0).sort(descending=True).values
     axes[1].plot(often, color=color, label=f"block {l}")
-axes[1].set(
-    xlabel="neuron, by frequency", ylabel="active for a share of tokens", title="how often"
-)
+axes[1].set(xlabel="neuron, by frequency", ylabel="active for a share of tokens", title="how often")
 axes[1].legend(fontsize=8)
 plt.show()
 
@@ -506,14 +502,13 @@ plt.show()
 #
 # Lookahead lives on this: the cosine of what reaches a block and what reaches the next. The paper has about 0.99 for OPT-175B. And the norm between stream and MLP changes nothing about directions but for its weights; a large part that all tokens share makes cosines high, though nothing can be told from it. So here are both, the plain cosine, and that of what is left when the mean over tokens is taken off.
 
+
 # %% tags=["experiment"]
 def neighbours(states, layers, point, centred):
     """Cosines of a point's states in blocks l and l + 1, mean over tokens."""
     taken = [states[point, l] for l in range(layers)]
     taken = [x - x.mean(dim=0) if centred else x for x in taken]
-    return [
-        float(F.cosine_similarity(a, b, dim=-1).mean()) for a, b in zip(taken, taken[1:])
-    ]
+    return [float(F.cosine_similarity(a, b, dim=-1).mean()) for a, b in zip(taken, taken[1:])]
 
 
 streams = {"tiny-relu": (states, LAYERS)}
@@ -580,7 +575,9 @@ def recall_of_best(kind, l, weights, convention, k):
 
 
 QUARTER, TENTH = NEURONS // 4, NEURONS // 10
-print(f"block 6, {learn_ids.numel()} training tokens, {EPOCHS} epochs: recall of the k best, held-out tokens")
+print(
+    f"block 6, {learn_ids.numel()} training tokens, {EPOCHS} epochs: recall of the k best, held-out tokens"
+)
 mine = {}
 for rank in (4, 64) if FAST else (4, 16, 64, 128):
     A, B, curve = learned("neurons", 6, rank, "accuracy")
@@ -600,7 +597,9 @@ fig, axes = plt.subplots(1, 2, figsize=(10, 3.5))
 for k, color in ((QUARTER, plots.BLUE), (TENTH, plots.VERMILLION)):
     by_rank = {int(rank): found["recall"][str(k)] for rank, found in record["ranks"].items()}
     mean = {rank: sum(values) / len(values) for rank, values in by_rank.items()}
-    axes[0].plot(mean.keys(), mean.values(), "o-", color=color, label=f"k = {k}, mean of all blocks")
+    axes[0].plot(
+        mean.keys(), mean.values(), "o-", color=color, label=f"k = {k}, mean of all blocks"
+    )
     axes[0].plot(
         mine.keys(),
         [values[k == TENTH] for values in mine.values()],
@@ -608,8 +607,17 @@ for k, color in ((QUARTER, plots.BLUE), (TENTH, plots.VERMILLION)):
         color=color,
         label=f"k = {k}, yours, block 6",
     )
-    print(f"record, k = {k}: " + "   ".join(f"rank {rank}: {value:.3f}" for rank, value in mean.items()))
-    axes[1].plot(by_rank[record_code.RANK], "o-", ms=3, color=color, label=f"k = {k}, rank {record_code.RANK}")
+    print(
+        f"record, k = {k}: "
+        + "   ".join(f"rank {rank}: {value:.3f}" for rank, value in mean.items())
+    )
+    axes[1].plot(
+        by_rank[record_code.RANK],
+        "o-",
+        ms=3,
+        color=color,
+        label=f"k = {k}, rank {record_code.RANK}",
+    )
     ideal = [
         float(labels["neurons", l].sum(dim=1).clamp(max=k).sum() / labels["neurons", l].sum())
         for l in range(LAYERS)
@@ -629,6 +637,7 @@ plt.show()
 # ## Experiment 4: perplexity against sparsity
 #
 # How many neurons can be left out? Your predictors for all blocks (rank 64, convention "accuracy"), your `choose`, and the whole model; beside it the record with more training, and an oracle, a static mask and chance. Heads are left out as well, 1 or 2 of 4.
+
 
 # %% tags=["experiment"]
 def selectors_of(weights, k):
@@ -653,10 +662,14 @@ dense = perplexity(model, held_ids.flatten(), WINDOW, progress=False)
 print(f"dense {dense:.2f} on {held_ids.numel()} tokens; with your predictors:")
 live = {}
 for k in (192, 38) if FAST else (192, 96, 58, 38, 19):
-    live[k] = measured(model, partial(selectors_of, predictors["accuracy"]), held_ids, "accuracy", k)
+    live[k] = measured(
+        model, partial(selectors_of, predictors["accuracy"]), held_ids, "accuracy", k
+    )
     print(f"   {1 - k / NEURONS:>4.0%} left out: {live[k]:>7.2f}   ({live[k] / dense:.3f} times)")
 
-print(f"\nthe record, {record_code.VALIDATION * WINDOW} tokens: dense {record['dense']:.2f}, and times that")
+print(
+    f"\nthe record, {record_code.VALIDATION * WINDOW} tokens: dense {record['dense']:.2f}, and times that"
+)
 LINES = {
     "oracle": (record["neurons"]["oracle"], plots.GREEN),
     "predictor": (record["neurons"]["accuracy"], plots.BLUE),
@@ -670,7 +683,14 @@ fig, ax = plt.subplots(figsize=(7, 4))
 for name, (found, color) in LINES.items():
     points = {p["k"]: p["perplexity"] / record["dense"] for p in found["curve"]}
     print(f"{name:<24}" + "".join(f"{points[k]:>8.2f}" for k in record_code.KEPT[1:]))
-    ax.plot([100 * (1 - k / NEURONS) for k in points], points.values(), "o-", ms=3, color=color, label=name)
+    ax.plot(
+        [100 * (1 - k / NEURONS) for k in points],
+        points.values(),
+        "o-",
+        ms=3,
+        color=color,
+        label=name,
+    )
 ax.plot(
     [100 * (1 - k / NEURONS) for k in live],
     [value / dense for value in live.values()],
@@ -695,10 +715,15 @@ def holds_until(curve, limit):
 
 
 for name, (found, _) in LINES.items():
-    ends = [f"{limit - 1:.0%}: {holds_until(found['curve'], limit):.0%}" for limit in (1.01, 1.05, 1.2)]
+    ends = [
+        f"{limit - 1:.0%}: {holds_until(found['curve'], limit):.0%}" for limit in (1.01, 1.05, 1.2)
+    ]
     print(f"{name:<24} left out while perplexity rises by no more than " + ", ".join(ends))
 heads = {p["k"]: p["perplexity"] / record["dense"] for p in record["heads"]["accuracy"]["curve"]}
-print("heads alone, times dense: " + "   ".join(f"{k} of 4: {value:.2f}" for k, value in heads.items()))
+print(
+    "heads alone, times dense: "
+    + "   ".join(f"{k} of 4: {value:.2f}" for k, value in heads.items())
+)
 
 # %% [markdown]
 # TEXT4
@@ -735,7 +760,14 @@ for (convention, name), color in zip(NAMES.items(), plots.COLORS):
     axes[0].plot(range(1, LAYERS), by_block[TENTH], "o-", ms=3, color=color, label=name)
     points = {p["k"]: p["perplexity"] / record["dense"] for p in found["curve"]}
     print(f"{'  perplexity':<18}" + "".join(f"{points[k]:>8.2f}" for k in record_code.KEPT[3:]))
-    axes[1].plot([100 * (1 - k / NEURONS) for k in points], points.values(), "o-", ms=3, color=color, label=name)
+    axes[1].plot(
+        [100 * (1 - k / NEURONS) for k in points],
+        points.values(),
+        "o-",
+        ms=3,
+        color=color,
+        label=name,
+    )
 axes[0].set(xlabel="block", ylabel=f"recall of the {TENTH} best", ylim=(0, 1.02))
 axes[1].set(xlabel="neurons left out (%)", ylabel="perplexity / dense", ylim=(0.95, 3))
 for ax in axes:
@@ -802,7 +834,9 @@ with torch.no_grad():
                     step(mlp, int(share * WIDE))
                 seconds = (time.perf_counter() - began) / len(mlps)
                 took[name, share] = min(seconds, took.get((name, share), 9.0))
-print(f"an MLP of {HIDDEN} x {WIDE}, predictor of rank {RANK}, one thread: ms, and times as fast as dense")
+print(
+    f"an MLP of {HIDDEN} x {WIDE}, predictor of rank {RANK}, one thread: ms, and times as fast as dense"
+)
 print(f"{'neurons used':<34}" + "".join(f"{share:>16.0%}" for share in KEPT_SHARES))
 for name in STEPS:
     print(
@@ -824,7 +858,11 @@ for name, color in zip(STEPS, (plots.GREY, plots.ORANGE, plots.VERMILLION, plots
     )
 floor = [1e3 * took["dense", share] * share for share in KEPT_SHARES]
 ax.plot(
-    [100 * (1 - share) for share in KEPT_SHARES], floor, ":", color="0.4", label="dense x share used"
+    [100 * (1 - share) for share in KEPT_SHARES],
+    floor,
+    ":",
+    color="0.4",
+    label="dense x share used",
 )
 ax.set(xlabel="neurons left out (%)", ylabel="ms for an MLP and a token", ylim=(0, None))
 ax.legend(fontsize=8)
