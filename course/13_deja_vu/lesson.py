@@ -36,6 +36,7 @@ import json
 import os
 import time
 from functools import partial
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import torch
@@ -508,7 +509,7 @@ def neighbours(states, layers, point, centred):
     """Cosines of a point's states in blocks l and l + 1, mean over tokens."""
     taken = [states[point, l] for l in range(layers)]
     taken = [x - x.mean(dim=0) if centred else x for x in taken]
-    return [float(F.cosine_similarity(a, b, dim=-1).mean()) for a, b in zip(taken, taken[1:])]
+    return [float(F.cosine_similarity(a, b, dim=-1).mean()) for a, b in pairwise(taken)]
 
 
 streams = {"tiny-relu": (states, LAYERS)}
@@ -779,12 +780,12 @@ plt.show()
 #
 # ## Experiment 6: time of a decoding step
 #
-# `tiny-relu` is far too small to be slow: one of its MLPs lies in the cache of a core. So here is an MLP of OPT-1.3B's widths (2,048 and 8,192, 134 MB in float32), with your `sparse_mlp` and your `predict` and `choose` before it, on this machine's CPU. Eight such layers take turns, so that none is in the cache when its turn comes.
+# `tiny-relu` is far too small to be slow: one of its MLPs lies in the cache of a core. So here is an MLP of OPT-1.3B's widths (2,048 and 8,192, 134 MB in float32), with your `sparse_mlp` and your `predict` and `choose` before it, on this machine's CPU. Four such layers take turns, so that none is in the cache when its turn comes.
 #
 # `down` is `(hidden, neurons)`: a neuron's column is strewn over all of it, a number in every row. Stored the other way round, transposed in memory, a column is a piece. Your function reads either; is there a difference?
 
 # %% tags=["experiment"]
-HIDDEN, WIDE, RANK, LAYERS_TIMED = (256, 1024, 32, 2) if FAST else (2048, 8192, 256, 8)
+HIDDEN, WIDE, RANK, LAYERS_TIMED = (256, 1024, 32, 2) if FAST else (2048, 8192, 256, 4)
 g = torch.Generator().manual_seed(0)
 
 
@@ -826,7 +827,7 @@ STEPS = {
 KEPT_SHARES = (0.5, 0.25, 0.1, 0.05)
 took = {}
 with torch.no_grad():
-    for round_ in range(2 if FAST else 5):  # in turns, so that a slow moment hits all of them
+    for _ in range(2 if FAST else 5):  # in turns, so that a slow moment hits all of them
         for share in KEPT_SHARES:
             for name, step in STEPS.items():
                 began = time.perf_counter()

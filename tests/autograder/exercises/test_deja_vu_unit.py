@@ -95,7 +95,7 @@ def test_a_sparse_mlp_is_as_in_the_library():
 def test_the_active_neurons_are_enough():
     stage = next(stage for stage in find("deja_vu.sparse_mlp").stages if stage.name.startswith("exact"))
     for case in find("deja_vu.sparse_mlp").cases(stage, "public")[:3]:
-        x, chosen, up, down, gate, b_up, _ = case.args
+        x, chosen, up, _, gate, b_up, _ = case.args
         decides = (F.linear(x, up, b_up) if gate is None else F.linear(x, gate))[chosen]
         assert 0 < len(decides) < len(chosen)
         assert (decides > 0).all()
