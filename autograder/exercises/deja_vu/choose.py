@@ -26,9 +26,12 @@ choose = Exercise(
     minutes=8,
     difficulty=2,
     hints=(
-        "Each token gets its own k units, those with its largest logits. No probability is asked for. What needs a thought is which of equal logits come first.",
-        "`topk` does not say which of equal values it takes. A sort that is stable does: equal ones stay in the order that they had. Take its first k places of each token, and write True there.",
-        "`best = logits.sort(dim=-1, descending=True, stable=True).indices[:, :k]`, then `torch.zeros_like(logits, dtype=torch.bool).scatter(-1, best, True)`; and a ValueError if `k < 1`.",
+        "Each token gets its own k units, those with its largest logits. No probability is asked for. What needs a thought "
+        "is which of equal logits come first.",
+        "`topk` does not say which of equal values it takes. A sort that is stable does: equal ones stay in the order that "
+        "they had. Take its first k places of each token, and write True there.",
+        "`best = logits.sort(dim=-1, descending=True, stable=True).indices[:, :k]`, then `torch.zeros_like(logits, "
+        "dtype=torch.bool).scatter(-1, best, True)`; and a ValueError if `k < 1`.",
     ),
     reference=reference,
     misconceptions=mistakes,
@@ -44,7 +47,8 @@ def case(g: torch.Generator, tokens: int, units: int, k: int, shift: float = 0.0
 @choose.stage(
     "the k largest of each token",
     points=1,
-    exposes="Every token has exactly k units, those with its largest logits, whatever other tokens have and whether or not they are positive.",
+    exposes="Every token has exactly k units, those with its largest logits, whatever other tokens have and whether or not "
+    "they are positive.",
 )
 def _(g):
     yield case(g, 7, 11, 3)

@@ -31,7 +31,8 @@ def checked(of):
 
 mistakes(
     "by a limit of 0.5",
-    "You chose what has a probability of 0.5 or more. That is how predictors are evaluated in training; at inference k units are taken, whatever their logits.",
+    "You chose what has a probability of 0.5 or more. That is how predictors are evaluated in training; at inference k units "
+    "are taken, whatever their logits.",
 )(checked(lambda z, k: z >= 0))
 mistakes(
     "positive ones only",

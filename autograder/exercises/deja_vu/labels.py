@@ -26,9 +26,12 @@ labels = Exercise(
     minutes=10,
     difficulty=1,
     hints=(
-        "The two are of different kinds. A neuron is needed or not by itself, so that a token may need many or none. Of heads a fixed number is needed, those with the largest outputs.",
-        "For neurons one comparison with zero does. For heads take the l2 norm over the last axis, find the `int(share * heads)` largest of each token, and write True at their places.",
-        "`neurons = pre > 0`; `sizes = outputs.norm(dim=-1)`; `best = sizes.topk(count, dim=-1).indices`; `heads = torch.zeros_like(sizes, dtype=torch.bool).scatter(-1, best, True)`.",
+        "The two are of different kinds. A neuron is needed or not by itself, so that a token may need many or none. Of "
+        "heads a fixed number is needed, those with the largest outputs.",
+        "For neurons one comparison with zero does. For heads take the l2 norm over the last axis, find the `int(share * "
+        "heads)` largest of each token, and write True at their places.",
+        "`neurons = pre > 0`; `sizes = outputs.norm(dim=-1)`; `best = sizes.topk(count, dim=-1).indices`; `heads = "
+        "torch.zeros_like(sizes, dtype=torch.bool).scatter(-1, best, True)`.",
     ),
     reference=reference,
     misconceptions=mistakes,
@@ -44,7 +47,8 @@ def case(g: torch.Generator, tokens: int, neurons: int, heads: int, head_dim: in
 @labels.stage(
     "the largest heads of each token",
     points=1,
-    exposes="Of each token's heads the int(share * heads) with the largest l2 norm are needed; of its neurons those that are above zero.",
+    exposes="Of each token's heads the int(share * heads) with the largest l2 norm are needed; of its neurons those that are "
+    "above zero.",
 )
 def _(g):
     yield case(g, 40, 9, 6, 4, 0.5)
@@ -57,7 +61,8 @@ def _(g):
 @labels.stage(
     "neurons that ReLU leaves",
     points=1,
-    exposes="A neuron is needed if what ReLU gives is not zero: strictly above zero, however faint, and for each token by itself. There may be none.",
+    exposes="A neuron is needed if what ReLU gives is not zero: strictly above zero, however faint, and for each token by "
+    "itself. There may be none.",
 )
 def _(g):
     yield case(g, 20, 11, 6, 4, 0.5, zeros=0.3)
@@ -85,7 +90,8 @@ def _(g):
 @labels.stage(
     "leaves its arguments alone",
     points=1,
-    exposes="The activations are the model's: they stay as they are. Labels are boolean, of new memory, and the same in each call.",
+    exposes="The activations are the model's: they stay as they are. Labels are boolean, of new memory, and the same in each "
+    "call.",
     pure=True,
 )
 def _(g):

@@ -68,7 +68,8 @@ varied(
 )
 varied(
     "a share of the neurons",
-    "You took a share of the neurons, the largest. The share is for heads; a neuron is needed if it is above zero, and how many are is up to the token.",
+    "You took a share of the neurons, the largest. The share is for heads; a neuron is needed if it is above zero, and how "
+    "many are is up to the token.",
     neurons=lambda pre: largest(pre, max(1, int(0.7 * pre.shape[-1]))),
 )
 varied(

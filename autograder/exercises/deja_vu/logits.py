@@ -23,16 +23,17 @@ logits = Exercise(
     difficulty=1,
     hints=(
         "Two matrix products, one after the other, and nothing else. Which of them comes first says what it costs.",
-        "Each token times the narrow matrix first: that gives rank numbers, of which the second makes one for each unit. Neither has a bias, and nothing stands between them.",
+        "Each token times the narrow matrix first: that gives rank numbers, of which the second makes one for each unit. "
+        "Neither has a bias, and nothing stands between them.",
         "`F.linear(F.linear(x, A), B)`, or `(x @ A.T) @ B.T`, with the brackets where they are.",
     ),
     reference=reference,
 )
 
 
-def case(g: torch.Generator, tokens: int, inputs: int, rank: int, units: int, *, size=1.0, **more) -> Case:
+def case(g: torch.Generator, tokens: int, inputs: int, rank: int, units: int, *, size=1.0, dtype=torch.float32, **more) -> Case:
     x, A = size * (0.4 + normal(g, tokens, inputs)), normal(g, rank, inputs, size=inputs**-0.5)
-    return call(x, A, normal(g, units, rank, size=rank**-0.5), **more)
+    return call(*(W.to(dtype) for W in (x, A, normal(g, units, rank, size=rank**-0.5))), **more)
 
 
 def infinite(g: torch.Generator, tokens: int, inputs: int, rank: int, units: int) -> Case:
@@ -53,6 +54,7 @@ def _(g):
     yield case(g, 5, 7, 3, 11)
     yield case(g, 4, 6, 9, 5)
     yield case(g, 200, 8, 5, 7)
+    yield case(g, 6, 7, 4, 9, dtype=torch.float64)
     yield case(g, 3, 300, 40, 130, size=30.0)
 
 
@@ -117,13 +119,18 @@ wrong("of the mean", "You subtracted each token's mean. The predictor reads hidd
 wrong(
     "choices", "You return which logits are positive. Return the logits: they are trained, and the largest of them are chosen."
 )(lambda x, A, B: F.linear(F.linear(x, A), B) > 0)
+wrong("always float32", "You return float32 for float64. Logits have the dtype of what comes in.")(
+    lambda x, A, B: F.linear(F.linear(x, A), B).float()
+)
 wrong(
     "B A made first",
-    "You multiplied B and A first. That is a matrix as large as the layer that the predictor is there to avoid: multiply each token by A, then by B.",
+    "You multiplied B and A first. That is a matrix as large as the layer that the predictor is there to avoid: multiply "
+    "each token by A, then by B.",
 )(lambda x, A, B: F.linear(x, B @ A))
 wrong(
     "no gradient",
-    "The values are right, but no gradient reaches the weights: detach(), .data or torch.no_grad() cuts it off, and nothing is learned.",
+    "The values are right, but no gradient reaches the weights: detach(), .data or torch.no_grad() cuts it off, and nothing "
+    "is learned.",
 )(lambda x, A, B: F.linear(F.linear(x, A.detach()), B.detach()) + 0 * (x.sum() + A[A.abs() < 9].sum() + B[B.abs() < 9].sum()))
 wrong(
     "only the second layer trains",

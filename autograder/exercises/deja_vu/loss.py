@@ -26,9 +26,12 @@ loss = Exercise(
     minutes=10,
     difficulty=2,
     hints=(
-        "It is binary cross entropy of each unit with a weight for each: exactly 1 where the label is True, and the same w everywhere else.",
-        "Make numbers of the labels; their mean over everything, plus extra, is w. torch has binary cross entropy that takes logits, which stays exact for large ones, and a weight for each entry.",
-        "`y = labels.to(logits.dtype)`; `w = y.mean() + extra`; `F.binary_cross_entropy_with_logits(logits, y, weight=y * (1 - w) + w)`.",
+        "It is binary cross entropy of each unit with a weight for each: exactly 1 where the label is True, and the same w "
+        "everywhere else.",
+        "Make numbers of the labels; their mean over everything, plus extra, is w. torch has binary cross entropy that takes "
+        "logits, which stays exact for large ones, and a weight for each entry.",
+        "`y = labels.to(logits.dtype)`; `w = y.mean() + extra`; `F.binary_cross_entropy_with_logits(logits, y, weight=y * (1 "
+        "- w) + w)`.",
     ),
     reference=reference,
     misconceptions=mistakes,
@@ -49,7 +52,8 @@ def case(
 @loss.stage(
     "weighs what is not needed less",
     points=1,
-    exposes="A needed unit weighs 1, any other w: the share of needed ones over all tokens and units, plus extra. The loss is the mean.",
+    exposes="A needed unit weighs 1, any other w: the share of needed ones over all tokens and units, plus extra. The loss "
+    "is the mean.",
 )
 def _(g):
     yield case(g, 6, 5, 0.3, 0.0)

@@ -31,7 +31,8 @@ def varied(
 
 varied(
     "no weight",
-    "All units weigh the same in your loss. Few are needed, so a predictor that never says yes would have a small one: those that are not needed weigh w.",
+    "All units weigh the same in your loss. Few are needed, so a predictor that never says yes would have a small one: those "
+    "that are not needed weigh w.",
     weights=lambda y, extra: torch.ones_like(y) + 0 * extra,
 )
 varied(
@@ -111,12 +112,14 @@ varied(
 )
 varied(
     "through probabilities",
-    "You took the logarithm of probabilities. For a sure predictor these round to 0 or 1, and their logarithms to -inf or to -100. Work on logits.",
+    "You took the logarithm of probabilities. For a sure predictor these round to 0 or 1, and their logarithms to -inf or to "
+    "-100. Work on logits.",
     entropy=lambda z, y: F.binary_cross_entropy(z.sigmoid(), y, reduction="none"),
 )
 varied(
     "probabilities kept away from 0 and 1",
-    "You keep probabilities away from 0 and 1 by an epsilon. The loss of a sure mistake stops growing then, and its gradient is 0. Work on logits.",
+    "You keep probabilities away from 0 and 1 by an epsilon. The loss of a sure mistake stops growing then, and its gradient "
+    "is 0. Work on logits.",
     entropy=lambda z, y: F.binary_cross_entropy(z.sigmoid().clamp(1e-6, 1 - 1e-6), y, reduction="none"),
 )
 varied(

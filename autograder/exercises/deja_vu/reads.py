@@ -22,8 +22,10 @@ reads = Exercise(
     difficulty=1,
     hints=(
         "It is the table above, and one question more: is there such a block? For which predictors is there none?",
-        "Each entry is a point and how many blocks back it is. Five of the six say something of a block or its MLP; take the layer, go back, and look if you are below zero.",
-        '`point, back = {"training": {"heads": ("block", 1), "neurons": ("mlp", 0)}, ...}[convention][kind]`, then `(point, layer - back) if layer >= back else None`; a name that is not in the table is a `ValueError`.',
+        "Each entry of the table is a point and how many blocks back its state is. Take the layer, go back, and see whether you are below "
+        "block 0.",
+        '`point, back = {"training": {"heads": ("block", 1), "neurons": ("mlp", 0)}, ...}[convention][kind]`, then `(point, '
+        "layer - back) if layer >= back else None`; a name that is not in the table is a `ValueError`.",
     ),
     reference=reference,
     misconceptions=mistakes,
@@ -33,7 +35,8 @@ reads = Exercise(
 @reads.stage(
     "heads",
     points=1,
-    exposes="By all three conventions heads are predicted from what the block before reads. The first block has none before it: None.",
+    exposes="By all three conventions heads are predicted from what the block before reads. The first block has none before "
+    "it: None.",
 )
 def _(g):
     for convention in CONVENTIONS:
@@ -45,8 +48,8 @@ def _(g):
 @reads.stage(
     "neurons",
     points=1,
-    exposes="In training neurons are predicted from what their own MLP reads, for accuracy from what their own block reads, for latency from what the MLP of "
-    "the block before reads.",
+    exposes="In training neurons are predicted from what their own MLP reads, for accuracy from what their own block reads, for "
+    "latency from what the MLP of the block before reads.",
 )
 def _(g):
     for convention in CONVENTIONS:

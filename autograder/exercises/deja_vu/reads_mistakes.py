@@ -35,12 +35,14 @@ def everywhere(point_back, kind):
 
 varied(
     "before the first",
-    "For the first block you return a block -1. There is none, so nothing is predicted: None. (In a list, -1 would be the last block, silently.)",
+    "For the first block you return a block -1. There is none, so nothing is predicted: None. (In a list, -1 would be the "
+    "last block, silently.)",
     found=lambda point, block, layer: (point, block),
 )
 varied(
     "the first block from itself",
-    "For the first block you return its own state where an earlier one is wanted. Where there is none, nothing is predicted: None.",
+    "For the first block you return its own state where an earlier one is wanted. Where there is none, nothing is predicted: "
+    "None.",
     found=lambda point, block, layer: (point, max(block, 0)),
 )
 varied(
@@ -70,7 +72,8 @@ varied(
 )
 varied(
     "heads from their own block",
-    "You predict heads from what their own block reads. Attention begins with that, so it would have to wait for the predictor: all conventions read the block before.",
+    "You predict heads from what their own block reads. Attention begins with that, so it would have to wait for the "
+    "predictor: all conventions read the block before.",
     table=everywhere(("block", 0), "heads"),
 )
 varied(
@@ -85,7 +88,8 @@ varied(
 )
 varied(
     "no lookahead anywhere",
-    "You predict neurons from what their own MLP reads, by all conventions. That is how they are trained; where accuracy and latency are measured, the state is an earlier one.",
+    "You predict neurons from what their own MLP reads, by all conventions. That is how they are trained; where accuracy and "
+    "latency are measured, the state is an earlier one.",
     table=everywhere(("mlp", 0), "neurons"),
 )
 varied(
@@ -120,12 +124,14 @@ varied(
 )
 varied(
     "latency reads the block",
-    "By latency you predict neurons from what the block before reads. Its MLP comes later, and what that reads is the newest state that there is in time.",
+    "By latency you predict neurons from what the block before reads. Its MLP comes later, and what that reads is the newest "
+    "state that there is in time.",
     table={("latency", "neurons"): ("block", 1)},
 )
 varied(
     "latency from its own block",
-    "By latency you predict neurons from what their own block reads. They are predicted while the MLP of the block before is at work, from what that reads.",
+    "By latency you predict neurons from what their own block reads. They are predicted while the MLP of the block before is "
+    "at work, from what that reads.",
     table={("latency", "neurons"): ("block", 0)},
 )
 mistakes("any name", "You take any convention and any kind. Those that do not exist are a ValueError.")(

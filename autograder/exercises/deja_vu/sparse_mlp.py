@@ -35,9 +35,12 @@ sparse_mlp = Exercise(
     minutes=12,
     difficulty=2,
     hints=(
-        "It is the MLP that you know, with smaller matrices: the rows of the first layer and the columns of the second that belong to the chosen neurons. Take them out before you multiply.",
-        "Index with the mask: rows of up and gate, entries of the first bias, columns of down. The second bias has nothing to do with neurons and is added as it is.",
-        "`h = up[chosen] @ x`, plus `b_up[chosen]` if there is one; `h = torch.relu(h)` without a gate, else `torch.relu(gate[chosen] @ x) * h`; `down[:, chosen] @ h`, plus `b_down` if there is one.",
+        "It is the MLP that you know, with smaller matrices: the rows of the first layer and the columns of the second that "
+        "belong to the chosen neurons. Take them out before you multiply.",
+        "Index with the mask: rows of up and gate, entries of the first bias, columns of down. The second bias has nothing "
+        "to do with neurons and is added as it is.",
+        "`h = up[chosen] @ x`, plus `b_up[chosen]` if there is one; `h = torch.relu(h)` without a gate, else "
+        "`torch.relu(gate[chosen] @ x) * h`; `down[:, chosen] @ h`, plus `b_down` if there is one.",
     ),
     reference=reference,
     misconceptions=mistakes,
@@ -81,7 +84,8 @@ def case(
 @sparse_mlp.stage(
     "the chosen neurons only",
     points=1,
-    exposes="With ReLU, as in OPT: the sum over the chosen neurons of what ReLU gives times the neuron's column of down. What is not chosen does not count, "
+    exposes="With ReLU, as in OPT: the sum over the chosen neurons of what ReLU gives times the neuron's column of down. "
+    "What is not chosen does not count, "
     "though it may be active, and nothing makes up for it.",
 )
 def _(g):
@@ -95,7 +99,8 @@ def _(g):
 @sparse_mlp.stage(
     "with a gate, and with biases",
     points=1,
-    exposes="With a gate it is relu(gate x) * (up x). b_up is added before ReLU, entry by entry of the chosen neurons, and b_down at the end.",
+    exposes="With a gate it is relu(gate x) * (up x). b_up is added before ReLU, entry by entry of the chosen neurons, and "
+    "b_down at the end.",
 )
 def _(g):
     yield case(g, 6, 14, 0.5, gated=True)
@@ -109,7 +114,8 @@ def _(g):
 @sparse_mlp.stage(
     "reads nothing else",
     points=2,
-    exposes="Rows of up and gate, entries of b_up and columns of down that are not chosen are NaN or infinite here. They may not be read.",
+    exposes="Rows of up and gate, entries of b_up and columns of down that are not chosen are NaN or infinite here. They may "
+    "not be read.",
 )
 def _(g):
     yield case(g, 7, 13, 0.5, unread=True)
@@ -121,7 +127,8 @@ def _(g):
 @sparse_mlp.stage(
     "exact where all active ones are chosen",
     points=1,
-    exposes="With all active neurons chosen it is the dense MLP. All may be chosen, and there may be none: then b_down is left, or 0.",
+    exposes="With all active neurons chosen it is the dense MLP. All may be chosen, and there may be none: then b_down is "
+    "left, or 0.",
 )
 def _(g):
     yield case(g, 8, 30, 0, active=True, unread=True)

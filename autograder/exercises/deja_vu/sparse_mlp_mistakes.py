@@ -49,7 +49,8 @@ mistakes("all neurons", "You computed the whole MLP. Only the chosen neurons cou
 )
 mistakes(
     "a mask",
-    "You computed all neurons and put zeros where they are not chosen: nothing is saved. Read only the chosen rows of `up` and `gate`, and only the "
+    "You computed all neurons and put zeros where they are not chosen: nothing is saved. Read only the chosen rows of `up` "
+    "and `gate`, and only the "
     "chosen columns of `down`.",
 )(dense)
 varied("no ReLU", "ReLU is missing.", act=lambda z: z)
@@ -93,7 +94,8 @@ varied(
 )
 varied(
     "rescaled",
-    "You scaled the sum up by neurons / chosen, as dropout does. What was left out is zero, or counts as zero: nothing makes up for it.",
+    "You scaled the sum up by neurons / chosen, as dropout does. What was left out is zero, or counts as zero: nothing makes "
+    "up for it.",
     scale=lambda h, chosen: h * len(chosen) / max(1, int(chosen.sum())),
 )
 varied(

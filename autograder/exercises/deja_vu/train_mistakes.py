@@ -82,7 +82,8 @@ varied(
 )
 varied(
     "the last weights",
-    "You return the weights of the last epoch. Return those of the epoch with the best recall, and keep them as copies: later steps change the weights "
+    "You return the weights of the last epoch. Return those of the epoch with the best recall, and keep them as copies: "
+    "later steps change the weights "
     "in place.",
     result=lambda kept, weights, curve: (*weights, curve),
 )
@@ -155,7 +156,8 @@ def accuracy(said: Tensor, labels: Tensor) -> float:
 
 other(
     "accuracy for recall",
-    "Your recall is the accuracy: the share of units that were told right. Recall is the share of needed units that were predicted.",
+    "Your recall is the accuracy: the share of units that were told right. Recall is the share of needed units that were "
+    "predicted.",
     lambda said, labels: (accuracy(said, labels), *shares(said, labels)[1:]),
 )
 other(
@@ -185,6 +187,11 @@ other(
     "precision of nothing",
     "With nothing predicted your precision is 0. A predictor that says nothing says nothing wrong: 1.",
     lambda said, labels: (shares(said, labels)[0], shares(said, labels)[1] * bool(said.any()), shares(said, labels)[2]),
+)
+varied(
+    "always float64",
+    "You return float64 for matrices in float32. The weights keep their dtype.",
+    result=lambda kept, weights, curve: (*[W.double() for W in kept], curve),
 )
 varied(
     "in place",
