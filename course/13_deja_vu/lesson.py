@@ -21,15 +21,19 @@
 #
 # $$ y = \sum_n W_{down}[:, n] \; \text{ReLU}(W_{up}[n] \cdot x + b_n) + b_{down} $$
 #
-# and where ReLU gives 0 neither of them matters. For a token most neurons are zero, in large models (OPT-175B) about 95 %, but *which ones* depends on the token. That is **contextual sparsity** (Liu et al. 2023, Deja Vu). The paper finds some in attention as well: for a given token most heads may be
+# and where ReLU gives 0 neither of them matters. For a token most neurons are zero, in large models (OPT-175B) about 95 %, but *which ones* depends on the token. That is **contextual
+# sparsity** (Liu et al. 2023, Deja Vu). The paper finds some in attention as well: for a given token most heads may be
 # left out with little harm.
 #
-# There is a catch. To know which neurons are zero one has to multiply by all rows of $W_{up}$, and then half of the work is done. So Deja Vu has a **predictor**: a small network that guesses the active neurons from a hidden state, before the MLP begins. What it must learn, how it is trained,
+# There is a catch. To know which neurons are zero one has to multiply by all rows of $W_{up}$, and then half of the work is done. So Deja Vu has a **predictor**: a small network that guesses
+# the active neurons from a hidden state, before the MLP begins. What it must learn, how it is trained,
 # what the MLP does with its guess, and from which hidden state it guesses: these are the exercises.
 #
-# **Conventions of the course.** Hidden states are `(tokens, hidden)`, labels and masks boolean `(tokens, units)`, where True means needed or used. *Units* are heads or neurons. Weights are as in `nn.Linear`: `up` and `gate` are `(neurons, hidden)`, `down` is `(hidden, neurons)`.
+# **Conventions of the course.** Hidden states are `(tokens, hidden)`, labels and masks boolean `(tokens, units)`, where True means needed or used. *Units* are heads or neurons. Weights are as
+# in `nn.Linear`: `up` and `gate` are `(neurons, hidden)`, `down` is `(hidden, neurons)`.
 #
-# **The model.** SmolLM2, like nearly all of today's models, has SiLU, and none of its neurons is ever zero. So this unit has `tiny-relu`: the tiny model of the other units with ReLU in place of SiLU, trained for a while with a second loss that makes zeros (`python -m sparsity_edu.activations.train_tiny_relu`). It has 12 blocks of 384 neurons and 4 heads.
+# **The model.** SmolLM2, like nearly all of today's models, has SiLU, and none of its neurons is ever zero. So this unit has `tiny-relu`: the tiny model of the other units with ReLU in place
+# of SiLU, trained for a while with a second loss that makes zeros (`python -m sparsity_edu.activations.train_tiny_relu`). It has 12 blocks of 384 neurons and 4 heads.
 
 # %%
 import json
@@ -56,7 +60,8 @@ plots.style()
 # A predictor learns from labels, which the dense model gives.
 #
 # - **Neurons.** A neuron is needed if ReLU leaves something of it: if what goes in is above 0. That label is exact, and how many neurons are needed is up to the token.
-# - **Heads.** No head's output is zero. The label is a rank: the `int(share * heads)` heads with the largest outputs of attention, by l2 norm, before the output projection. Not by their attention weights, which sum to 1 in every head. The share is a choice; the authors' code has 0.7 if nothing is said, and 0.3 in its scripts for OPT-66B.
+# - **Heads.** No head's output is zero. The label is a rank: the `int(share * heads)` heads with the largest outputs of attention, by l2 norm, before the output projection. Not by their
+#   attention weights, which sum to 1 in every head. The share is a choice; the authors' code has 0.7 if nothing is said, and 0.3 in its scripts for OPT-66B.
 
 
 # %% exercise="deja_vu.labels"
@@ -96,7 +101,8 @@ def needed(
 #
 # $$ z = B \, (A x) \qquad A: r \times d, \quad B: \text{units} \times r $$
 #
-# without biases, and with *no activation between them*. (That was asked about: the code has `nn.Sequential(Linear, Linear)`, and means it.) So it is one matrix of low rank. It costs $r \, (d + \text{units})$ multiplications where $W_{up}$ costs $d \cdot \text{units}$; the authors have $r = 1000$ for $d = 12288$.
+# without biases, and with *no activation between them*. (That was asked about: the code has `nn.Sequential(Linear, Linear)`, and means it.) So it is one matrix of low rank. It costs $r \, (d
+# + \text{units})$ multiplications where $W_{up}$ costs $d \cdot \text{units}$; the authors have $r = 1000$ for $d = 12288$.
 
 
 # %% exercise="deja_vu.logits"
@@ -120,7 +126,8 @@ def predict(x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
 # %% [markdown]
 # ## The loss
 #
-# Each unit is a yes or no of its own: binary cross entropy. But few units are needed. With 5 % of them, a predictor that always says no is right in 95 % of all cases, and of no use: a needed neuron that is left out is an error, while one that is used in vain costs a little time. So units that are not needed weigh less. The authors' weights:
+# Each unit is a yes or no of its own: binary cross entropy. But few units are needed. With 5 % of them, a predictor that always says no is right in 95 % of all cases, and of no use: a needed
+# neuron that is left out is an error, while one that is used in vain costs a little time. So units that are not needed weigh less. The authors' weights:
 #
 # $$ L = \frac{1}{\text{tokens} \cdot \text{units}} \sum_{t, u} \begin{cases} -\log \sigma(z_{tu}) & \text{needed} \\ -w \, \log (1 - \sigma(z_{tu})) & \text{not needed} \end{cases} \qquad w = \text{share of needed ones in the batch} + \text{extra} $$
 #
@@ -161,7 +168,8 @@ def weighted_loss(logits: torch.Tensor, labels: torch.Tensor, extra: float = 0.0
 #
 # The authors keep the weights with the best **recall**, and stop when it is above 0.99. A predictor that always says yes has a recall of 1, so the other two must be reported beside it.
 #
-# Your function uses `predict` and `weighted_loss`. Batches come ready made and in a fixed order, so that the result is a matter of arithmetic; the checks have float64, where no rounding decides. All shares are over all tokens and units together.
+# Your function uses `predict` and `weighted_loss`. Batches come ready made and in a fixed order, so that the result is a matter of arithmetic; the checks have float64, where no rounding
+# decides. All shares are over all tokens and units together.
 
 
 # %% exercise="deja_vu.train"
@@ -218,7 +226,8 @@ def train_predictor(
 # %% [markdown]
 # ## The choice
 #
-# At inference nobody asks for a probability. A kernel wants to know how much there is to do, so each token gets its **k largest logits**, whatever their size: for OPT-175B 5,000 of 49,152 neurons, and 24 or 48 of 96 heads.
+# At inference nobody asks for a probability. A kernel wants to know how much there is to do, so each token gets its **k largest logits**, whatever their size: for OPT-175B 5,000 of 49,152
+# neurons, and 24 or 48 of 96 heads.
 #
 # Of equal logits, the unit with the lower number comes first. (`topk` promises nothing about that.)
 
@@ -249,12 +258,15 @@ def choose(logits: torch.Tensor, k: int) -> torch.Tensor:
 # %% [markdown]
 # ## An MLP on chosen neurons
 #
-# Now the saving. Computing everything and multiplying by a mask gives the right numbers and saves nothing; issues of the authors' repository ask again and again where the speed is, and that is where it was lost. The chosen rows of `up` and columns of `down` must be taken *before* they are multiplied, and the others not be read at all: in the checks they are NaN
+# Now the saving. Computing everything and multiplying by a mask gives the right numbers and saves nothing; issues of the authors' repository ask again and again where the speed is, and that
+# is where it was lost. The chosen rows of `up` and columns of `down` must be taken *before* they are multiplied, and the others not be read at all: in the checks they are NaN
 # or infinite. (That tells a product with them. Whether you load a row and drop it unused, nobody can see in the result: mind it yourself.)
 #
-# Two forms are in use. OPT's MLP is $\text{ReLU}(W_{up} x + b)$; Llama's layout, which `tiny-relu` has, is gated, $\text{ReLU}(W_{gate} x) \odot (W_{up} x)$, where the gate alone says which neurons are zero.
+# Two forms are in use. OPT's MLP is $\text{ReLU}(W_{up} x + b)$; Llama's layout, which `tiny-relu` has, is gated, $\text{ReLU}(W_{gate} x) \odot (W_{up} x)$, where the gate alone says which
+# neurons are zero.
 #
-# Nothing is rescaled for what is left out, as dropout would: it is zero, or counts as zero. So if all active neurons are chosen the result is not nearly but *exactly* that of the dense MLP, in exact arithmetic.
+# Nothing is rescaled for what is left out, as dropout would: it is zero, or counts as zero. So if all active neurons are chosen the result is not nearly but *exactly* that of the dense MLP,
+# in exact arithmetic.
 
 
 # %% exercise="deja_vu.sparse_mlp"
@@ -294,9 +306,11 @@ def sparse_mlp(
 # %% [markdown]
 # ## Lookahead
 #
-# From which hidden state should the predictor guess? From what the MLP itself reads it guesses best. But then the MLP has to wait for the predictor. If it guesses from an *earlier* state it can work beside something else: **lookahead**. What makes it possible is that the residual stream changes slowly: each block adds a little to a long vector.
+# From which hidden state should the predictor guess? From what the MLP itself reads it guesses best. But then the MLP has to wait for the predictor. If it guesses from an *earlier* state it
+# can work beside something else: **lookahead**. What makes it possible is that the residual stream changes slowly: each block adds a little to a long vector.
 #
-# There are two points at which states are taken, both in the residual stream, before a norm: `"block"`, what reaches a block, and `"mlp"`, what reaches its MLP (attention added). In the authors' one repository there are three conventions for what a predictor of block $l$ reads:
+# There are two points at which states are taken, both in the residual stream, before a norm: `"block"`, what reaches a block, and `"mlp"`, what reaches its MLP (attention added). In the
+# authors' one repository there are three conventions for what a predictor of block $l$ reads:
 #
 # | convention | heads of block l | neurons of block l | |
 # |---|---|---|---|
@@ -430,7 +444,8 @@ plt.show()
 # %% [markdown]
 # TEXT1A
 #
-# Now the same number of neurons in two ways. **Contextual**: for each token the k neurons whose products are largest, by an oracle that has computed them all. **Static**: the same k neurons for every token, those that are largest on the training text. SmolLM2 is measured in the same way, on less text: it has no zeros, only small and large products.
+# Now the same number of neurons in two ways. **Contextual**: for each token the k neurons whose products are largest, by an oracle that has computed them all. **Static**: the same k neurons
+# for every token, those that are largest on the training text. SmolLM2 is measured in the same way, on less text: it has no zeros, only small and large products.
 
 # %% tags=["experiment"]
 from sparsity_edu.activations.execution import masked
@@ -501,7 +516,9 @@ plt.show()
 #
 # ## Experiment 2: how fast the stream changes
 #
-# Lookahead lives on this: the cosine of what reaches a block and what reaches the next. The paper has about 0.99 for OPT-175B. And the norm between stream and MLP changes nothing about directions but for its weights; a large part that all tokens share makes cosines high, though nothing can be told from it. So here are both, the plain cosine, and that of what is left when the mean over tokens is taken off.
+# Lookahead lives on this: the cosine of what reaches a block and what reaches the next. The paper has about 0.99 for OPT-175B. And the norm between stream and MLP changes nothing about
+# directions but for its weights; a large part that all tokens share makes cosines high, though nothing can be told from it. So here are both, the plain cosine, and that of what is left when
+# the mean over tokens is taken off.
 
 
 # %% tags=["experiment"]
@@ -540,7 +557,9 @@ plt.show()
 #
 # ## Experiment 3: how wide must a predictor be?
 #
-# Your `train_predictor`, for the neurons of block 6, with several ranks, from what reaches the block (convention "accuracy"). Then the same for all blocks from the record of `python -m sparsity_edu.activations.deja_vu_record`, whose training goes through the text in random order and keeps the weights with the least loss. Recall is here that of the k best logits, as at inference.
+# Your `train_predictor`, for the neurons of block 6, with several ranks, from what reaches the block (convention "accuracy"). Then the same for all blocks from the record of `python -m
+# sparsity_edu.activations.deja_vu_record`, whose training goes through the text in random order and keeps the weights with the least loss. Recall is here that of the k best logits, as at
+# inference.
 
 # %% tags=["experiment"]
 EPOCHS, RATE, BATCH = (2 if FAST else 6), 1e-2, 256
@@ -637,7 +656,8 @@ plt.show()
 #
 # ## Experiment 4: perplexity against sparsity
 #
-# How many neurons can be left out? Your predictors for all blocks (rank 64, convention "accuracy"), your `choose`, and the whole model; beside it the record with more training, and an oracle, a static mask and chance. Heads are left out as well, 1 or 2 of 4.
+# How many neurons can be left out? Your predictors for all blocks (rank 64, convention "accuracy"), your `choose`, and the whole model; beside it the record with more training, and an oracle,
+# a static mask and chance. Heads are left out as well, 1 or 2 of 4.
 
 
 # %% tags=["experiment"]
@@ -780,9 +800,11 @@ plt.show()
 #
 # ## Experiment 6: time of a decoding step
 #
-# `tiny-relu` is far too small to be slow: one of its MLPs lies in the cache of a core. So here is an MLP of OPT-1.3B's widths (2,048 and 8,192, 134 MB in float32), with your `sparse_mlp` and your `predict` and `choose` before it, on this machine's CPU. Four such layers take turns, so that none is in the cache when its turn comes.
+# `tiny-relu` is far too small to be slow: one of its MLPs lies in the cache of a core. So here is an MLP of OPT-1.3B's widths (2,048 and 8,192, 134 MB in float32), with your `sparse_mlp` and
+# your `predict` and `choose` before it, on this machine's CPU. Four such layers take turns, so that none is in the cache when its turn comes.
 #
-# `down` is `(hidden, neurons)`: a neuron's column is strewn over all of it, a number in every row. Stored the other way round, transposed in memory, a column is a piece. Your function reads either; is there a difference?
+# `down` is `(hidden, neurons)`: a neuron's column is strewn over all of it, a number in every row. Stored the other way round, transposed in memory, a column is a piece. Your function reads
+# either; is there a difference?
 
 # %% tags=["experiment"]
 HIDDEN, WIDE, RANK, LAYERS_TIMED = (256, 1024, 32, 2) if FAST else (2048, 8192, 256, 4)
@@ -872,9 +894,12 @@ plt.show()
 # %% [markdown]
 # TEXT6
 #
-# **Heads that are skipped.** An MLP can skip a neuron and forget it. Attention cannot: a head that this token skips writes no key and value, and if a later token uses that head they are missing. Deja Vu's code for accuracy computes all keys and values. Its code for latency keeps the inputs of up to 16 tokens and fills a head's gaps when it is next chosen. `sparsity_edu.activations.deferred` does the same.
+# **Heads that are skipped.** An MLP can skip a neuron and forget it. Attention cannot: a head that this token skips writes no key and value, and if a later token uses that head they are
+# missing. Deja Vu's code for accuracy computes all keys and values. Its code for latency keeps the inputs of up to 16 tokens and fills a head's gaps when it is next chosen.
+# `sparsity_edu.activations.deferred` does the same.
 #
-# **Batches.** Two tokens need different neurons, and the weights that are read are those of both. With many tokens at once hardly anything is left to skip: contextual sparsity is for decoding one or few sequences.
+# **Batches.** Two tokens need different neurons, and the weights that are read are those of both. With many tokens at once hardly anything is left to skip: contextual sparsity is for decoding
+# one or few sequences.
 #
 # ## What to remember
 #
@@ -884,4 +909,5 @@ plt.show()
 # - With all active neurons chosen the sparse MLP is exact. A mask after a dense product saves nothing.
 # - Lookahead costs recall and hides the predictor's time. There are three conventions in one repository: say which.
 #
-# **Papers.** Liu et al. 2023, Deja Vu (sec. 3 on contextual sparsity, sec. 4 on predictors and lookahead); Mirzadeh et al. 2023, ReLU strikes back; Song et al. 2024, ProSparse (how models get ReLU back).
+# **Papers.** Liu et al. 2023, Deja Vu (sec. 3 on contextual sparsity, sec. 4 on predictors and lookahead); Mirzadeh et al. 2023, ReLU strikes back; Song et al. 2024, ProSparse (how models get
+# ReLU back).

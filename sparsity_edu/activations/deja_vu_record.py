@@ -132,7 +132,8 @@ def main(epochs: int = EPOCHS, training: int = TRAINING, validation: int = VALID
     trained = {}
     with tqdm(total=len(RANKS) + len(dejavu.LOOKAHEAD) + 6, desc="record", unit="part") as bar:
         for lookahead in dejavu.LOOKAHEAD:
-            trained[lookahead], curves = fit(lookahead, rank=RANK)
+            kinds = dejavu.KINDS if lookahead == "accuracy" else ("neurons",)
+            trained[lookahead], curves = fit(lookahead, rank=RANK, kinds=kinds)
             neurons = [points[-1]._asdict() for (kind, _), points in curves.items() if kind == "neurons"]
             of = trained[lookahead]
             record["neurons"][lookahead] = {
@@ -144,7 +145,7 @@ def main(epochs: int = EPOCHS, training: int = TRAINING, validation: int = VALID
             }
             bar.update()
         for rank in RANKS:
-            of = trained["accuracy"] if rank == RANK else fit("accuracy", rank=rank)[0]
+            of = trained["accuracy"] if rank == RANK else fit("accuracy", rank=rank, kinds=("neurons",))[0]
             record["ranks"][rank] = {
                 "recall": {k: recalls(model, of, held_out, k) for k in (96, 38)},
                 "curve": curve(model, held_out.flatten(), lambda k, of=of: of.selectors(neurons=k), "accuracy", (96, 38)),
