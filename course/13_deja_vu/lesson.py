@@ -369,7 +369,7 @@ model, tokenizer = load("tiny-relu")
 blocks, LAYERS = model.model.layers, model.config.num_hidden_layers
 HEADS, NEURONS = model.config.num_attention_heads, model.config.intermediate_size
 WINDOW = record_code.WINDOW
-LEARN, HELD_OUT = (4, 1) if FAST else (16, 4)  # windows
+LEARN, HELD_OUT = (4, 1) if FAST else (8, 4)  # windows
 learn_ids = record_code.windows(tokenizer, "train", LEARN)
 held_ids = record_code.windows(tokenizer, "validation", HELD_OUT)
 
@@ -562,7 +562,7 @@ plt.show()
 # inference.
 
 # %% tags=["experiment"]
-EPOCHS, RATE, BATCH = (2 if FAST else 6), 1e-2, 256
+EPOCHS, RATE, BATCH = (2 if FAST else 5), 1e-2, 256
 train_states, train_pre, train_outputs = watch(model, learn_ids)
 train_labels = label(train_pre, train_outputs)
 
