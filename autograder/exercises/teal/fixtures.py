@@ -140,24 +140,22 @@ def dense_reads(x: Tensor, weights: Weights) -> Weights:
     return found
 
 
-def is_clear(x: Tensor, weights: Weights, thresholds: dict[str, float]) -> bool:
-    """Whether every input that is read stands off its threshold."""
-    clear = []
+def tried(x: Tensor, weights: Weights, dense: Tensor, thresholds: dict[str, float]) -> tuple[float, float]:
+    """The error of a block, and how far, of its size, the nearest input stands off its threshold; all in float64."""
+    gaps = [1.0]
 
     def note(name: str, h: Tensor) -> Tensor:
-        t = thresholds.get(name, 0.0)
-        clear.append(t <= 0 or bool((h.abs() / t - 1).abs().min() > CLEAR))
-        return sparse(h, t) if t > 0 else h
+        if (t := thresholds.get(name, 0.0)) <= 0:
+            return h
+        gaps.append(float((h.abs() / t - 1).abs().min()))
+        return sparse(h, t)
 
-    block(x.double(), double(weights), note)
-    return all(clear)
+    got = block(x, weights, note)
+    squares = (dense - got)[:, x.shape[1] - x.shape[1] // 4 :].square().sum(dim=1)  # (batch, channels)
+    return float(squares.sqrt().mean()), min(gaps)
 
 
-def off(x: Tensor, weights: Weights, thresholds: dict[str, float]) -> float:
-    """The error of a block, channel by channel."""
+def off(x: Tensor, weights: Weights, thresholds: dict[str, float]) -> tuple[float, float]:
+    """`tried` of a block and thresholds, compared with the dense block."""
     x, weights = x.double(), double(weights)
-    wanted = block(x, weights, lambda name, h: h)
-    got = block(x, weights, lambda name, h: sparse(h, thresholds[name]) if name in thresholds else h)
-    last = x.shape[1] // 4
-    squares = (wanted - got)[:, x.shape[1] - last :].square().sum(dim=1)  # (batch, channels)
-    return float(squares.sqrt().mean())
+    return tried(x, weights, block(x, weights, lambda name, h: h), thresholds)

@@ -189,7 +189,7 @@ def _(model, batches, sparsity):
 @layers.misconception("one for all layers", "You gave all layers one threshold. Each has its own inputs.")
 def _(model, batches, sparsity):
     found = reference(model, batches, sparsity)
-    return dict.fromkeys(found, next(iter(found.values()))) if len(found) > 1 else {name: 1.1 * t for name, t in found.items()}
+    return dict.fromkeys(found, next(iter(found.values())))
 
 
 @layers.misconception("every part", "You gave thresholds to parts that are no linear layers.")
@@ -199,7 +199,7 @@ def _(model, batches, sparsity):
         for name, part in model.named_children():
             found[name] = fixtures.limit(*fixtures.distribution(torch.cat([b.flatten() for b in batches]), 10_000), sparsity)
             batches = [part(batch) for batch in batches]
-    return found | {"model": 0.0}
+    return found
 
 
 @layers.misconception("the list changed", "The thresholds are right, but the caller's list of batches has changed: make a new list.")

@@ -109,15 +109,12 @@ def _(shapes, levels, layers, rest, itemsize=2):
 @read.misconception("the mean of levels", "You took the mean of the levels. They weigh as much as their matrices.")
 def _(shapes, levels, layers, rest, itemsize=2):
     mean = sum(min(levels.get(name, 0.0), 1.0) for name in shapes) / len(shapes)
-    names = ("q", "down")
-    if tuple(shapes) == names or len(shapes) == 1:  # there it is the same
-        return counted(shapes, levels, layers, rest, itemsize)
     return counted(shapes, dict.fromkeys(shapes, mean), layers, rest, itemsize)
 
 
 @read.misconception("the bound without the rest", "Your bound is that of the projections alone. The rest takes its time in both models.")
 def _(shapes, levels, layers, rest, itemsize=2):
-    return counted(shapes, levels, layers, rest, itemsize)[0], counted(shapes, levels, layers, 0, itemsize)[1] if levels else 1.01
+    return counted(shapes, levels, layers, rest, itemsize)[0], counted(shapes, levels, layers, 0, itemsize)[1]
 
 
 @read.misconception("the bound first", "You return the bound first. Bytes come first.")
