@@ -15,11 +15,12 @@ NEAR = 1e-6  # inputs nearer to a threshold, as a share of it, might be on its o
 
 
 def searched(x: Tensor, weights: Weights, distributions: Distributions, target: float, step: float):
-    """Levels, effective sparsity, and whether another precision would have gone the same way."""
+    """Levels, effective sparsity, the levels a step before, and whether another precision would have gone the same way."""
     x, weights = x.double(), fixtures.double(weights)
     dense = fixtures.block(x, weights, lambda name, h: h)
     sizes = {name: weights[name].numel() for name in distributions}
     levels, effective, clear = dict.fromkeys(distributions, 0.0), 0.0, True
+    before = levels
     while effective < target:
         found = []
         for name in distributions:
@@ -30,13 +31,13 @@ def searched(x: Tensor, weights: Weights, distributions: Distributions, target: 
                 found.append((error, trial))
                 clear &= gap > NEAR
         found.sort(key=lambda pair: pair[0])
-        levels = found[0][1]
+        before, levels = levels, found[0][1]
         effective = sum(levels[name] * sizes[name] for name in sizes) / sum(sizes.values())
         clear &= len(found) < 2 or found[1][0] > (1 + APART) * found[0][0]
         clear &= abs(effective - target) > 1e-4 and all(abs(p - 1) > 1e-4 for p in levels.values())
         if not clear:
             break
-    return levels, effective, clear
+    return levels, effective, before, clear
 
 
 allocate = Exercise(
@@ -70,7 +71,7 @@ def case(
     target: float,
     step: float,
     names=PROJECTIONS,
-    accept=lambda levels, step, sizes: True,
+    accept=lambda levels, before: True,
 ) -> Case:
     def draw():
         weights = fixtures.layer(g, *widths)
@@ -79,8 +80,8 @@ def case(
         return x, weights, {name: fixtures.distribution(reads[name]) for name in names}, target, step
 
     def fine(drawn) -> bool:
-        levels, _, clear = searched(*drawn)
-        return clear and accept(levels, step, {name: drawn[1][name].numel() for name in names})
+        levels, _, before, clear = searched(*drawn)
+        return clear and accept(levels, before)
 
     return call(*fixtures.redraw(draw, fine))
 
@@ -102,7 +103,7 @@ def _(g):
     exposes="Every step tries all projections anew, on top of the levels that are there: which one hurts least changes.",
 )
 def _(g):
-    def several(levels, step, sizes):
+    def several(levels, before):
         return sum(p > 0 for p in levels.values()) > 1
 
     yield case(g, 1, 24, WIDTHS, 0.12, 0.25, accept=several)
@@ -118,13 +119,25 @@ def _(g):
     pure=True,
 )
 def _(g):
-    def over(levels, step, sizes):
-        return max(levels.values()) > 1
+    def over(levels, before):
+        return max(before.values()) > 1  # and a step follows
 
     yield case(g, 1, 20, WIDTHS, 0.3, 0.6, ("q", "k", "v", "o"), over)
     yield case(g, 1, 20, OTHERS, 0.25, 0.9, accept=over)
-    yield case(g, 2, 15, WIDTHS, 0.55, 0.5, ("k", "gate", "down"), over)
+    yield case(g, 2, 15, WIDTHS, 0.55, 0.55, ("k", "gate", "down"), over)
     yield case(g, 1, 24, WIDTHS, 0.33, 0.4)
+
+
+def error_of(x: Tensor, weights: Weights, distributions: Distributions):
+    """The error by levels."""
+    dense = fixtures.block(x, weights, lambda name, h: h)
+
+    def error(levels):
+        limits = {name: fixtures.limit(*distributions[name], p) for name, p in levels.items()}
+        sparse = fixtures.block(x, weights, lambda name, h: fixtures.sparse(h, limits[name]) if name in limits else h)
+        return (dense - sparse)[:, -(x.shape[1] // 4) :].norm(dim=1).mean().item()
+
+    return error
 
 
 def zeroed(x: Tensor, t: float) -> Tensor:
@@ -162,6 +175,7 @@ def _(x, weights, distributions, target, step=0.05):
 
 @allocate.accepts("min over names, by recursion")
 def _(x, weights, distributions, target, step=0.05):
+    error = error_of(x, weights, distributions)
     numbers = {name: weights[name].numel() for name in distributions}
     rise = {name: step * weights["q"].numel() / count for name, count in numbers.items()}
 
@@ -171,8 +185,7 @@ def _(x, weights, distributions, target, step=0.05):
             return levels, effective
 
         def hurts(name):
-            trial = {n: p + rise[n] * (n == name) for n, p in levels.items()}
-            return fixtures.off(x, weights, {n: fixtures.limit(*distributions[n], p) for n, p in trial.items()})[0]
+            return error({n: p + rise[n] * (n == name) for n, p in levels.items()})
 
         best = min((name for name in levels if levels[name] < 1), key=hurts)
         return go_on({**levels, best: levels[best] + rise[best]})
@@ -182,7 +195,7 @@ def _(x, weights, distributions, target, step=0.05):
 
 @allocate.accepts("levels in a tensor")
 def _(x, weights, distributions, target, step=0.05):
-    names = list(distributions)
+    names, error = list(distributions), error_of(x, weights, distributions)
     share = torch.tensor([float(weights[n].numel()) for n in names], dtype=torch.float64)
     rise = step * weights["q"].numel() / share
     share = share / share.sum()
@@ -193,7 +206,6 @@ def _(x, weights, distributions, target, step=0.05):
             if p[i] < 1:
                 q = p.clone()
                 q[i] += rise[i]
-                limits = {n: fixtures.limit(*distributions[n], s) for n, s in zip(names, q.tolist(), strict=True)}
-                errors[i] = fixtures.off(x, weights, limits)[0]
+                errors[i] = error(dict(zip(names, q.tolist(), strict=True)))
         p[errors.argmin()] += rise[errors.argmin()]
     return dict(zip(names, p.tolist(), strict=True)), float((p * share).sum())

@@ -61,8 +61,16 @@ def varied(name: str, says: str, **parts) -> None:
     mistakes(name, says)(lambda *args, **options: chosen(*args, **options, **parts))
 
 
-varied("equal rises", "All your projections rise alike. A larger one saves more, so it rises by step / size.", rise=lambda step, size: step)
-varied("larger rises for larger ones", "You multiplied the step by the size. Divide, so that each rise saves as much.", rise=lambda step, size: step * size)
+varied(
+    "equal rises",
+    "All your projections rise alike. A larger one saves more, so it rises by step / size.",
+    rise=lambda step, size: step,
+)
+varied(
+    "larger rises for larger ones",
+    "You multiplied the step by the size. Divide, so that each rise saves as much.",
+    rise=lambda step, size: step * size,
+)
 varied(
     "all alike",
     "You took all projections for equally large.",
@@ -83,8 +91,16 @@ varied(
     "You measured sizes by the first projection that has a distribution. The unit is the queries' matrix.",
     sizes=lambda weights, names: {name: weights[name].numel() / weights[next(iter(names))].numel() for name in names},
 )
-varied("the plain mean", "You stop at the plain mean of the levels. It is weighted by size: that is the share of the work.", skipped=lambda levels, size: sum(levels.values()) / len(levels))
-varied("the sum", "You did not divide by the sum of the sizes.", skipped=lambda levels, size: sum(levels[name] * size[name] for name in size))
+varied(
+    "the plain mean",
+    "You stop at the plain mean of the levels. It is weighted by size: that is the share of the work.",
+    skipped=lambda levels, size: sum(levels.values()) / len(levels),
+)
+varied(
+    "the sum",
+    "You did not divide by the sum of the sizes.",
+    skipped=lambda levels, size: sum(levels[name] * size[name] for name in size),
+)
 varied(
     "over the whole block",
     "You divided by all seven matrices. The mean is over the projections that have a distribution.",
@@ -103,9 +119,21 @@ varied(
     "You took all thresholds from one distribution. Each projection has its own.",
     limits=lambda d, levels: {name: fixtures.limit(*d[next(iter(d))], p) for name, p in levels.items()},
 )
-varied("clipped", "You cut levels at 1. They are returned as they are, though they count as 1 for the threshold.", result=lambda levels, e: ({n: min(p, 1.0) for n, p in levels.items()}, e))
-varied("never above 1", "You raise a projection only if it stays below 1. It may exceed 1 by its last rise.", open_to=lambda p, rise: p + rise <= 1)
-varied("beyond 1", "You go on raising projections that are at 1 or above. Nothing is left to skip there.", open_to=lambda p, rise: True)
+varied(
+    "clipped",
+    "You cut levels at 1. They are returned as they are, though they count as 1 for the threshold.",
+    result=lambda levels, e: ({n: min(p, 1.0) for n, p in levels.items()}, e),
+)
+varied(
+    "never above 1",
+    "You raise a projection only if it stays below 1. It may exceed 1 by its last rise.",
+    open_to=lambda p, rise: p + rise <= 1,
+)
+varied(
+    "beyond 1",
+    "You go on raising projections that are at 1 or above. Nothing is left to skip there.",
+    open_to=lambda p, rise: True,
+)
 varied("the share first", "You return the share first. Levels come first.", result=lambda levels, e: (e, levels))
 varied(
     "the norm of a token",
@@ -127,7 +155,10 @@ def _(x, weights, distributions, target, step=0.05):
     return chosen(x, weights, distributions, target, step, most=steps - 1)
 
 
-@mistakes("ranked once", "You compared the projections once and raised them in that order. After a rise others hurt less: try all of them in every step.")
+@mistakes(
+    "ranked once",
+    "You compared the projections once and raised them in that order. After a rise others hurt less: try all of them in every step.",
+)
 def _(x, weights, distributions, target, step=0.05):
     size = by_queries(weights, distributions)
     alone = {name: {name: step / size[name]} for name in distributions}
@@ -139,7 +170,9 @@ def _(x, weights, distributions, target, step=0.05):
     return levels, weighted(levels, size)
 
 
-@mistakes("each by itself", "You tried each rise with the other projections dense. They keep the levels that they have reached.")
+@mistakes(
+    "each by itself", "You tried each rise with the other projections dense. They keep the levels that they have reached."
+)
 def _(x, weights, distributions, target, step=0.05):
     size = by_queries(weights, distributions)
     levels = dict.fromkeys(distributions, 0.0)
@@ -150,7 +183,9 @@ def _(x, weights, distributions, target, step=0.05):
     return levels, weighted(levels, size)
 
 
-@mistakes("trials pile up", "Your trials change the levels themselves, so that all projections rise in each step. Work on copies.")
+@mistakes(
+    "trials pile up", "Your trials change the levels themselves, so that all projections rise in each step. Work on copies."
+)
 def _(x, weights, distributions, target, step=0.05):
     size = by_queries(weights, distributions)
     levels = dict.fromkeys(distributions, 0.0)

@@ -40,19 +40,48 @@ varied(
     "Your norm runs over the channels of a token. The authors' runs over the tokens, channel by channel: dim=1.",
     size=lambda gap: gap.norm(dim=-1).mean(),
 )
-varied("one norm", "You took one norm of everything. It is one for each channel and sequence, and then their mean.", size=lambda gap: gap.norm())
-varied("over sequences too", "Your norm runs over sequences as well. Each sequence has norms of its own.", size=lambda gap: gap.flatten(0, 1).norm(dim=0).mean())
+varied(
+    "one norm",
+    "You took one norm of everything. It is one for each channel and sequence, and then their mean.",
+    size=lambda gap: gap.norm(),
+)
+varied(
+    "over sequences too",
+    "Your norm runs over sequences as well. Each sequence has norms of its own.",
+    size=lambda gap: gap.flatten(0, 1).norm(dim=0).mean(),
+)
 varied("squared", "You left out the root: the mean of squared norms.", size=lambda gap: gap.square().sum(dim=1).mean())
-varied("the mean square", "You took the mean square. It is a norm over tokens: the root of the sum of squares.", size=lambda gap: gap.square().mean())
-varied("the root of the mean", "You divided by the number of tokens under the root. The norm is the root of the sum.", size=lambda gap: gap.square().mean(dim=1).sqrt().mean())
-varied("magnitudes", "You took the mean of magnitudes. The norm is the root of the sum of squares.", size=lambda gap: gap.abs().mean())
-varied("summed magnitudes", "You summed magnitudes over tokens. The norm is the root of the sum of squares.", size=lambda gap: gap.norm(p=1, dim=1).mean())
+varied(
+    "the mean square",
+    "You took the mean square. It is a norm over tokens: the root of the sum of squares.",
+    size=lambda gap: gap.square().mean(),
+)
+varied(
+    "the root of the mean",
+    "You divided by the number of tokens under the root. The norm is the root of the sum.",
+    size=lambda gap: gap.square().mean(dim=1).sqrt().mean(),
+)
+varied(
+    "magnitudes",
+    "You took the mean of magnitudes. The norm is the root of the sum of squares.",
+    size=lambda gap: gap.abs().mean(),
+)
+varied(
+    "summed magnitudes",
+    "You summed magnitudes over tokens. The norm is the root of the sum of squares.",
+    size=lambda gap: gap.norm(p=1, dim=1).mean(),
+)
 varied("the largest", "You took the largest norm. It is their mean.", size=lambda gap: gap.norm(dim=1).max())
 varied("summed", "You summed the norms. It is their mean.", size=lambda gap: gap.norm(dim=1).sum())
-varied("all tokens", "You compared all tokens. The last quarter is compared.", last=lambda gap: gap)
-varied("the last half", "You compared the last half. It is sparse, but only the last quarter is compared.", last=lambda gap: gap[:, -(gap.shape[1] // 2) :])
+varied(
+    "all tokens", "You compared more than the last quarter of the tokens: all of them, or the last half.", last=lambda gap: gap
+)
 varied("the last token", "You compared the last token only. It is the last quarter.", last=lambda gap: gap[:, -1:])
-varied("the quarter rounded up", "You rounded the quarter up. It is tokens // 4.", last=lambda gap: gap[:, -(-(-gap.shape[1] // 4)) :])
+varied(
+    "the quarter rounded up",
+    "You rounded the quarter up. It is tokens // 4.",
+    last=lambda gap: gap[:, -gap.shape[1] // 4 :],
+)
 varied("the first quarter", "You compared the first quarter, which is dense.", last=lambda gap: gap[:, : gap.shape[1] // 4])
 varied(
     "sparse from the first token on",
@@ -62,9 +91,9 @@ varied(
 varied(
     "the last quarter sparse",
     "Only the tokens that are compared are sparse in yours. It is the last half, as always.",
-    read=lambda h, name, t: torch.cat([h[:, : -(h.shape[1] // 4)], fixtures.sparse(h, t[name])[:, -(h.shape[1] // 4) :]], dim=1)
-    if name in t
-    else h,
+    read=lambda h, name, t: (
+        torch.cat([h[:, : -(h.shape[1] // 4)], fixtures.sparse(h, t[name])[:, -(h.shape[1] // 4) :]], dim=1) if name in t else h
+    ),
 )
 varied(
     "gate's for up",
@@ -105,13 +134,18 @@ def _(x, weights, thresholds):
     return float((dense - fixtures.block(x, changed, read))[:, -(x.shape[1] // 4) :].norm(dim=1).mean())
 
 
-@mistakes("from dense inputs inside", "Your projections all read sparsified inputs of the dense block. Within a block the later ones read what the sparse ones before them make.")
+@mistakes(
+    "from dense inputs inside",
+    "Your projections all read sparsified inputs of the dense block. Within a block the later ones read what the sparse ones before them make.",
+)
 def _(x, weights, thresholds):
     dense = fixtures.dense_reads(x, weights)
     return measured(x, weights, thresholds, read=lambda h, name, t: reading(dense[name], name, t))
 
 
-@mistakes("summed over projections", "You summed the errors of the projections, each sparse by itself. They are sparse together.")
+@mistakes(
+    "summed over projections", "You summed the errors of the projections, each sparse by itself. They are sparse together."
+)
 def _(x, weights, thresholds):
     return sum(measured(x, weights, {name: t}) for name, t in thresholds.items())
 

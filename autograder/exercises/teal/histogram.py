@@ -85,7 +85,7 @@ def made(
     ends=lambda a: (a[:1], a[-1:]),
     inner=lambda bins: bins - 1,
     centers=lambda edges: (edges[:-1] + edges[1:]) / 2,
-    last=lambda below, n: below[:-1].tolist() + [n],
+    last=lambda below, n: [*below[:-1].tolist(), n],
     right=False,
     counts=lambda counts: counts,
 ) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,11 @@ def varied(name: str, says: str, **parts) -> None:
 
 
 varied("magnitudes", "You counted |x|. The histogram is of the numbers with their signs.", flat=lambda x: x.abs().flatten())
-varied("first row only", "You counted the first part of x only. All of its numbers count.", flat=lambda x: x[0].flatten() if x.ndim > 1 else x)
+varied(
+    "first row only",
+    "You counted the first part of x only. All of its numbers count.",
+    flat=lambda x: x[0].flatten() if x.ndim > 1 else x,
+)
 varied(
     "no outliers",
     "Your equal bins go from the smallest to the largest number. A single outlier makes all of them wide: begin at place int(outliers * n), on either side.",
@@ -121,22 +125,34 @@ varied(
     "You rounded outliers * n to the nearest whole number. It is cut off.",
     few=lambda outliers, n: max(1, round(outliers * n)),
 )
-varied(
-    "outliers rounded up", "You rounded outliers * n up. It is cut off.", few=lambda outliers, n: -int(-outliers * n // 1)
-)
+varied("outliers rounded up", "You rounded outliers * n up. It is cut off.", few=lambda outliers, n: -int(-outliers * n // 1))
 varied(
     "outliers split",
     "You left half of the outliers on either side. Each side has all of them.",
     few=lambda outliers, n: max(1, int(outliers * n / 2)),
 )
-varied(
-    "its own outliers", "You ignore the argument `outliers` and take 1 %.", few=lambda outliers, n: max(1, int(0.01 * n))
-)
+varied("its own outliers", "You ignore the argument `outliers` and take 1 %.", few=lambda outliers, n: max(1, int(0.01 * n)))
 varied("one bin too many", "You made one bin too many: there are `bins` of them, with both end bins.", inner=lambda bins: bins)
-varied("two bins too many", "You made `bins` bins between the end bins. The end bins are two of the `bins`.", inner=lambda bins: bins + 1)
-varied("one bin too few", "You made one bin too few: bins have `bins + 1` edges, of which `bins - 1` are equally spaced.", inner=lambda bins: bins - 2)
-varied("left edges", "You return the left edges. The numbers of a bin are stood for by its middle.", centers=lambda edges: edges[:-1])
-varied("right edges", "You return the right edges. The numbers of a bin are stood for by its middle.", centers=lambda edges: edges[1:])
+varied(
+    "two bins too many",
+    "You made `bins` bins between the end bins. The end bins are two of the `bins`.",
+    inner=lambda bins: bins + 1,
+)
+varied(
+    "one bin too few",
+    "You made one bin too few: bins have `bins + 1` edges, of which `bins - 1` are equally spaced.",
+    inner=lambda bins: bins - 2,
+)
+varied(
+    "left edges",
+    "You return the left edges. The numbers of a bin are stood for by its middle.",
+    centers=lambda edges: edges[:-1],
+)
+varied(
+    "right edges",
+    "You return the right edges. The numbers of a bin are stood for by its middle.",
+    centers=lambda edges: edges[1:],
+)
 varied("edges", "You return the edges, of which there is one more than bins. Return the middles.", centers=lambda edges: edges)
 varied(
     "the largest is lost",
@@ -144,7 +160,9 @@ varied(
     last=lambda below, n: below.tolist(),
 )
 varied("shares", "You return shares. Counts are whole numbers.", counts=lambda counts: counts / counts.sum())
-varied("cumulative", "You summed the counts up already. Return how many are in each bin.", counts=lambda counts: counts.cumsum(0))
+varied(
+    "cumulative", "You summed the counts up already. Return how many are in each bin.", counts=lambda counts: counts.cumsum(0)
+)
 varied("counts as floats", "Your counts are floats. Return int64.", counts=lambda counts: counts.float())
 
 
@@ -155,7 +173,10 @@ def _(x, bins=10_000, outliers=0.01):
     return counts, centers
 
 
-@histogram.misconception("clamped", "You clamped the outliers, so that the end bins are as narrow as the others. They reach to the smallest and largest number.")
+@histogram.misconception(
+    "clamped",
+    "You clamped the outliers, so that the end bins are as narrow as the others. They reach to the smallest and largest number.",
+)
 def _(x, bins=10_000, outliers=0.01):
     a = x.flatten().sort().values
     few = int(outliers * len(a))

@@ -137,15 +137,25 @@ def outputs_of(model, batches, sparsity):
         for name, part in model.named_children():
             batches = [part(batch) for batch in batches]
             if isinstance(part, nn.Linear):
-                found[name] = fixtures.limit(*fixtures.distribution(torch.cat([b.flatten() for b in batches]), 10_000), sparsity)
+                found[name] = fixtures.limit(
+                    *fixtures.distribution(torch.cat([b.flatten() for b in batches]), 10_000), sparsity
+                )
     return found
 
 
 layers.misconception("outputs", "You took what the layers give. What is skipped is what they read.")(outputs_of)
 varied("the first batch", "You took the first batch only.", of=lambda batches: batches[0].flatten())
 varied("the last batch", "You took the last batch only.", of=lambda batches: batches[-1].flatten())
-varied("the first sequence", "You took the first sequence of each batch only.", of=lambda batches: torch.cat([b[0].flatten() for b in batches]))
-varied("the last token", "You took the last token of each sequence only. All tokens count.", of=lambda batches: torch.cat([b[:, -1:].flatten().repeat(30) for b in batches]))
+varied(
+    "the first sequence",
+    "You took the first sequence of each batch only.",
+    of=lambda batches: torch.cat([b[0].flatten() for b in batches]),
+)
+varied(
+    "the last token",
+    "You took the last token of each sequence only. All tokens count.",
+    of=lambda batches: torch.cat([b[:, -1:].flatten().repeat(30) for b in batches]),
+)
 varied(
     "sparse inputs",
     "Your later layers see what the sparse ones before them make. Thresholds come from the dense model.",
@@ -161,13 +171,21 @@ varied(
     "You ran the linear layers only. What a layer reads is behind the activation.",
     goes_on=lambda part, batches, t: [part(batch) for batch in batches] if t is not None else batches,
 )
-varied("numbered", "You named the layers by counting them. Their names are those in the model.", named=lambda name, linear: str(linear + 1))
+varied(
+    "numbered",
+    "You named the layers by counting them. Their names are those in the model.",
+    named=lambda name, linear: str(linear + 1),
+)
 varied(
     "magnitudes",
     "You took the quantile of the magnitudes. Use your own histogram and threshold.",
     limit=lambda x, s: float(x.abs().quantile(s)),
 )
-varied("signed quantile", "You took the quantile s of the signed inputs. It is 0.5 + s / 2.", limit=lambda x, s: float(x.quantile(s)))
+varied(
+    "signed quantile",
+    "You took the quantile s of the signed inputs. It is 0.5 + s / 2.",
+    limit=lambda x, s: float(x.quantile(s)),
+)
 varied(
     "half of it",
     "Your level is another one than `sparsity`.",
@@ -202,7 +220,9 @@ def _(model, batches, sparsity):
     return found
 
 
-@layers.misconception("the list changed", "The thresholds are right, but the caller's list of batches has changed: make a new list.")
+@layers.misconception(
+    "the list changed", "The thresholds are right, but the caller's list of batches has changed: make a new list."
+)
 def _(model, batches, sparsity):
     found = reference(model, list(batches), sparsity)
     with torch.no_grad():
@@ -227,7 +247,9 @@ def _(model, batches, sparsity):
     seen, handles = {}, []
     for name, part in model.named_modules():
         if isinstance(part, nn.Linear):
-            handles.append(part.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(args[0].flatten())))
+            handles.append(
+                part.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(args[0].flatten()))
+            )
     with torch.no_grad():
         for batch in batches:
             model(batch)

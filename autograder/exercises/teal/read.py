@@ -83,22 +83,40 @@ def varied(name: str, says: str, **parts) -> None:
     read.misconception(name, says)(lambda *args, **options: counted(*args, **options, **parts))
 
 
-varied("what is skipped", "You counted what is not read: a level is the share that is skipped.", kept=lambda level: min(level, 1.0))
+varied(
+    "what is skipped", "You counted what is not read: a level is the share that is skipped.", kept=lambda level: min(level, 1.0)
+)
 varied("nothing saved", "You counted every weight. A small input's weights are not read.", kept=lambda level: 1.0 + 0 * level)
 varied("levels above 1", "You counted fewer than no weights: a level above 1 counts as 1.", kept=lambda level: 1 - level)
-varied("squared", "You took the share twice, for inputs and for outputs. Inputs alone are skipped.", kept=lambda level: (1 - min(level, 1.0)) ** 2)
+varied(
+    "squared",
+    "You took the share twice, for inputs and for outputs. Inputs alone are skipped.",
+    kept=lambda level: (1 - min(level, 1.0)) ** 2,
+)
 varied("one layer", "You counted one layer. Each of them is read.", times=lambda layers: 1)
 varied("inputs only", "You counted the inputs, not the weights that they meet.", size=lambda rows, cols: cols)
 varied("outputs only", "You counted outputs. Weights are outputs times inputs.", size=lambda rows, cols: rows)
-varied("square matrices", "You took matrices for square. They have outputs times inputs weights.", size=lambda rows, cols: cols * cols)
+varied(
+    "square matrices",
+    "You took matrices for square. They have outputs times inputs weights.",
+    size=lambda rows, cols: cols * cols,
+)
 varied("no rest", "You left out the rest, which is read for every token.", beside=lambda rest, part: 0)
 varied("the rest saved too", "You saved on the rest as well. It is read in any case.", beside=lambda rest, part: rest * part)
 varied("missing levels are 1", "A projection without a level is read as a whole.", missing=1.0)
 varied("numbers, not bytes", "You counted numbers. Each has `itemsize` bytes.", bytes_of=lambda numbers, itemsize: numbers)
-varied("always two bytes", "You ignore `itemsize`.", bytes_of=lambda numbers, itemsize: 2 * numbers)
+varied("always two bytes", "You ignore the argument `itemsize`.", bytes_of=lambda numbers, itemsize: 2 * numbers)
 varied("bits", "You counted bits. `itemsize` is in bytes already.", bytes_of=lambda numbers, itemsize: 8 * itemsize * numbers)
-varied("the bound upside down", "Your bound is below 1: it is what the dense model reads, divided by what the sparse one reads.", ratio=lambda dense, sparse: sparse / dense)
-varied("what is saved", "You return the share that is saved. The bound is how many times as fast it can be.", ratio=lambda dense, sparse: 1 - sparse / dense)
+varied(
+    "the bound upside down",
+    "Your bound is below 1: it is what the dense model reads, divided by what the sparse one reads.",
+    ratio=lambda dense, sparse: sparse / dense,
+)
+varied(
+    "what is saved",
+    "You return the share that is saved. The bound is how many times as fast it can be.",
+    ratio=lambda dense, sparse: 1 - sparse / dense,
+)
 
 
 @read.misconception("the rest in every layer", "You counted the rest once for each layer. It is that of the whole model.")
@@ -112,7 +130,9 @@ def _(shapes, levels, layers, rest, itemsize=2):
     return counted(shapes, dict.fromkeys(shapes, mean), layers, rest, itemsize)
 
 
-@read.misconception("the bound without the rest", "Your bound is that of the projections alone. The rest takes its time in both models.")
+@read.misconception(
+    "the bound without the rest", "Your bound is that of the projections alone. The rest takes its time in both models."
+)
 def _(shapes, levels, layers, rest, itemsize=2):
     return counted(shapes, levels, layers, rest, itemsize)[0], counted(shapes, levels, layers, 0, itemsize)[1]
 

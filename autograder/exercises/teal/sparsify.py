@@ -105,23 +105,39 @@ varied(
     stays=lambda x, t: x.abs() > t * x.abs().amax(dim=-1, keepdim=True),
 )
 varied("squared", "You compared squares with the threshold itself.", stays=lambda x, t: x.square() > t)
-varied("squares", "You compared squares: with a negative threshold that is another question.", stays=lambda x, t: x.square() > t * t)
+varied(
+    "squares",
+    "You compared squares: with a negative threshold that is another question.",
+    stays=lambda x, t: x.square() > t * t,
+)
 varied("all tokens", "You sparsified the whole prompt. Its first half stays dense.", first=lambda T: 0)
-varied("the first half", "You sparsified the wrong tokens: of three the last one goes sparse, of two the last, and a single one does.", first=lambda T: T // 2 if T > 1 else 0)
+varied(
+    "the first half",
+    "You sparsified the wrong tokens: of three the last one goes sparse, of two the last, and a single one does.",
+    first=lambda T: T // 2 if T > 1 else 0,
+)
 varied("prompts stay dense", "You left prompts alone. Their last half is sparsified.", first=lambda T: T if T > 1 else 0)
-varied("one token stays dense", "A single token stays dense in yours. In decoding tokens come one by one, and those are the ones to save on.", first=lambda T: T - T // 2)
+varied(
+    "one token stays dense",
+    "A single token stays dense in yours. In decoding tokens come one by one, and those are the ones to save on.",
+    first=lambda T: T - T // 2,
+)
 varied("the last token only", "You sparsified the last token of a prompt only. It is the last half.", first=lambda T: T - 1)
 varied("all but the first", "Your half is not one: of T tokens the last T // 2 are sparse.", first=lambda T: min(1, T - 1))
 
 
-@sparsify.misconception("the first half sparse", "You sparsified the first half of the prompt. The last half is what predicts as in decoding.")
+@sparsify.misconception(
+    "the first half sparse", "You sparsified the first half of the prompt. The last half is what predicts as in decoding."
+)
 def _(x, threshold):
     tokens = x.shape[1]
     late = torch.arange(tokens)[:, None] >= tokens // 2
     return torch.where((x.abs() > threshold) | (late & (tokens > 1)), x, 0.0)
 
 
-@sparsify.misconception("tokens in the batch", "You took the first dimension for tokens. It is the batch; tokens are dimension 1.")
+@sparsify.misconception(
+    "tokens in the batch", "You took the first dimension for tokens. It is the batch; tokens are dimension 1."
+)
 def _(x, threshold):
     return made(x.transpose(0, 1), threshold).transpose(0, 1).clone()
 
@@ -149,7 +165,10 @@ def _(x, threshold):
     return (made(x, threshold) != 0).to(x.dtype)
 
 
-@sparsify.misconception("x changed", "The result is right, but x has changed. The layers that share this input have thresholds of their own: work on a copy.")
+@sparsify.misconception(
+    "x changed",
+    "The result is right, but x has changed. The layers that share this input have thresholds of their own: work on a copy.",
+)
 def _(x, threshold):
     x.copy_(made(x, threshold))
     return x.clone()

@@ -111,30 +111,74 @@ def folded(counts: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     return counts[order], centers.abs()[order]
 
 
-varied("the quantile s", "You took the quantile s of the signed numbers. Half of them are negative: a share 0.5 + s / 2 lies below the threshold.", q=lambda s: s)
-varied("the quantile (1 + s)", "Half of the sparsity lies above zero: the quantile is 0.5 + s / 2.", q=lambda s: min(0.5 + s, 1.0))
-varied("the quantile 1 - s / 2", "You kept a share s where you should have removed it: the quantile is 0.5 + s / 2.", q=lambda s: 1 - s / 2)
+varied(
+    "the quantile s",
+    "You took the quantile s of the signed numbers. Half of them are negative: a share 0.5 + s / 2 lies below the threshold.",
+    q=lambda s: s,
+)
+varied(
+    "the quantile (1 + s)", "Half of the sparsity lies above zero: the quantile is 0.5 + s / 2.", q=lambda s: min(0.5 + s, 1.0)
+)
+varied(
+    "the quantile 1 - s / 2",
+    "You kept a share s where you should have removed it: the quantile is 0.5 + s / 2.",
+    q=lambda s: 1 - s / 2,
+)
 varied(
     "the other tail",
     "You took the quantile 0.5 - s / 2, which is negative. The threshold is on the other side of zero.",
     q=lambda s: max(0.5 - s / 2, 0.0),
 )
-varied("the lower tail's size", "You took the size of the lower quantile. They agree if the numbers are symmetric; TEAL takes the upper one.", q=lambda s: max(0.5 - s / 2, 0.0), after=abs)
-varied("magnitudes", "You took the quantile s of the magnitudes. That is the plain rule; TEAL's is the quantile 0.5 + s / 2 of the signed numbers.", q=lambda s: min(s, 1.0), weigh=folded)
-varied("no straight line", "You return the middle of a bin. Between two middles the threshold goes in a straight line.", value=lambda c, i, part: c[i])
-varied("the bin before", "You return the middle of the bin before. Go on from there, by the part of this bin that is needed.", value=lambda c, i, part: c[i - 1])
-varied("the line backwards", "Your line runs backwards: with more of the bin needed, the threshold is nearer to this bin's middle.", value=lambda c, i, part: c[i] - part * (c[i] - c[i - 1]))
+varied(
+    "the lower tail's size",
+    "You took the size of the lower quantile. They agree if the numbers are symmetric; TEAL takes the upper one.",
+    q=lambda s: max(0.5 - s / 2, 0.0),
+    after=abs,
+)
+varied(
+    "magnitudes",
+    "You took the quantile s of the magnitudes. That is the plain rule; TEAL's is the quantile 0.5 + s / 2 of the signed numbers.",
+    q=lambda s: min(s, 1.0),
+    weigh=folded,
+)
+varied(
+    "no straight line",
+    "You return the middle of a bin. Between two middles the threshold goes in a straight line.",
+    value=lambda c, i, part: c[i],
+)
+varied(
+    "the bin before",
+    "You return the middle of the bin before. Go on from there, by the part of this bin that is needed.",
+    value=lambda c, i, part: c[i - 1],
+)
+varied(
+    "the line backwards",
+    "Your line runs backwards: with more of the bin needed, the threshold is nearer to this bin's middle.",
+    value=lambda c, i, part: c[i] - part * (c[i] - c[i - 1]),
+)
 varied(
     "one bin on",
     "You went from the middle of this bin to that of the next. It is from the one before to this one.",
     value=lambda c, i, part: c[i] + part * (c[min(i + 1, len(c) - 1)] - c[i]),
 )
-varied("its size", "You returned the size of the threshold. Where more than half of the numbers are negative, it is negative, and has no effect.", after=abs)
-varied("not below zero", "You set negative thresholds to 0. The contract returns them as they are.", after=lambda t: max(t, 0.0))
-varied("0 is not special", "A sparsity of 0 has the threshold 0: nothing is to go. The median of the numbers is another number.", zero=False)
+varied(
+    "its size",
+    "You returned the size of the threshold. Where more than half of the numbers are negative, it is negative, and has no effect.",
+    after=abs,
+)
+varied(
+    "not below zero", "You set negative thresholds to 0. The contract returns them as they are.", after=lambda t: max(t, 0.0)
+)
+varied(
+    "0 is not special",
+    "A sparsity of 0 has the threshold 0: nothing is to go. The median of the numbers is another number.",
+    zero=False,
+)
 
 
-@threshold.misconception("counts ignored", "You interpolated the middles as if all bins held equally many numbers. Use the counts.")
+@threshold.misconception(
+    "counts ignored", "You interpolated the middles as if all bins held equally many numbers. Use the counts."
+)
 def _(counts, centers, sparsity):
     if sparsity == 0:
         return 0.0
@@ -142,7 +186,10 @@ def _(counts, centers, sparsity):
     return float(np.interp(place, np.arange(len(centers)), centers.numpy()))
 
 
-@threshold.misconception("non-empty bins only", "You left out empty bins before you took the line. It begins at the middle of the bin before, whether that is empty or not.")
+@threshold.misconception(
+    "non-empty bins only",
+    "You left out empty bins before you took the line. It begins at the middle of the bin before, whether that is empty or not.",
+)
 def _(counts, centers, sparsity):
     return found(counts[counts > 0], centers[counts > 0], sparsity)
 
@@ -186,7 +233,7 @@ def _(counts, centers, sparsity):
         return 0.0
     left = (0.5 + sparsity / 2) * sum(counts.tolist())
     previous = centers[0].item()
-    for count, center in zip(counts.tolist(), centers.tolist()):
+    for count, center in zip(counts.tolist(), centers.tolist(), strict=True):
         if count and left <= count:
             return previous + (center - previous) * left / count
         left, previous = left - count, center
