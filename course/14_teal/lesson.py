@@ -547,9 +547,9 @@ for place, i in enumerate(chosen_blocks):
 # %% tags=["experiment"]
 import json
 
-from sparsity_edu.activations.measure_teal import RECORD, costs, in_turns
 from sparsity_edu.activations import teal
 from sparsity_edu.activations.decoding import decoding_perplexity
+from sparsity_edu.activations.measure_teal import RECORD, costs, in_turns
 from sparsity_edu.models import perplexity
 
 record = json.loads(RECORD.read_text())
