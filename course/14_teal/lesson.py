@@ -391,15 +391,6 @@ KINDS = {
     "gate, up": "mlp.gate_proj",
     "down": "mlp.down_proj",
 }
-SHARE = {
-    "q_proj": 1,
-    "k_proj": 1,
-    "v_proj": 1,
-    "o_proj": 2,
-    "gate_proj": 3,
-    "up_proj": 3,
-    "down_proj": 4,
-}
 measured = {kind: [] for kind in KINDS}  # a dict for each block
 hooks, bar = [], tqdm(total=4 * len(blocks), desc="histograms")
 
@@ -477,7 +468,7 @@ plt.show()
 
 # %% tags=["experiment"]
 HEAD = model.model.rotary_emb
-TOKENS, TARGET, STEP = (64, 0.3, 0.4) if FAST else (256, 0.5, 0.2)
+TOKENS, TARGET, STEP = (64, 0.3, 0.4) if FAST else (128, 0.5, 0.2)
 chosen_blocks = (1,) if FAST else (2, 14, 27)
 states = []
 hooks = [

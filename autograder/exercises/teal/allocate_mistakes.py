@@ -140,11 +140,11 @@ varied(
     "Your error is another one. Use block_error.",
     error=lambda x, weights, limits: measured(x, weights, limits, size=lambda gap: gap.abs().amax()),
 )
-varied(
-    "the target",
-    "You return the target for what is skipped. The last step may go beyond it.",
-    result=lambda levels, e: (levels, round(e, 1)),
-)
+
+
+@mistakes("the target", "You return the target for what is skipped. The last step may go beyond it.")
+def _(x, weights, distributions, target, step=0.05):
+    return chosen(x, weights, distributions, target, step)[0], target
 
 
 @mistakes("stopped before", "You stop one step too early: the first levels that reach the target are returned.")

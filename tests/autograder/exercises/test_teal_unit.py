@@ -41,9 +41,7 @@ def librarys_error(x, weights, distributions):
 
     def error(levels):
         limits = {name: Histogram(c, m.double()).threshold(levels[name]) for name, (c, m) in distributions.items()}
-        read = fixtures.block(
-            x, weights, lambda name, h: teal.sparsify(h, limits[name], "last_half") if name in limits else h
-        )
+        read = fixtures.block(x, weights, lambda name, h: teal.sparsify(h, limits[name], "last_half") if name in limits else h)
         return allocation.block_error([dense], [read])
 
     return error
