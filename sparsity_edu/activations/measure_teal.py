@@ -185,6 +185,8 @@ def main(parts: Sequence[str], name: str, record: Path) -> None:
             measured = _alone(model, validation, distributions)
         else:
             measured = _speed(model, validation[None, :PROMPT], distributions)
+        if record.exists():  # others may have measured other parts meanwhile
+            kept = json.loads(record.read_text())["parts"]
         kept[part] = {"seconds": round(time.perf_counter() - began, 1)} | measured
         whole = {
             "command": "python -m sparsity_edu.activations.measure_teal",
