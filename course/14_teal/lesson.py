@@ -460,7 +460,9 @@ axes[0].legend(title="goes", fontsize=8, title_fontsize=8)
 plt.show()
 
 # %% [markdown]
-# TEXT1
+# - Hardly any input is exactly 0: SwiGLU leaves none. But many are small, most of all those of down projections, 31 % of which are below a tenth of their root mean square. There the tails are longest as well: the largest is 151 times the root mean square. That is why the outliers have bins of their own.
+# - Inputs are nearly symmetric. Asked for 50 %, the authors' rule removes 48 to 51 % of what q, k, v, gate, up and down read. The output projection is the exception: in one block 41 %, in another 55 %. The quantile of |x| gives 50 % everywhere; the histogram's advantage is that all levels come from 80 kB.
+# - In the fast setting: the tiny model's inputs are less symmetric, 53 % go on average in q, k, v, gate and up.
 #
 # ## Experiment 2: the error of a block, and greedy levels
 #
@@ -526,7 +528,9 @@ for place, i in enumerate(chosen_blocks):
     print("   alone, 50 % " + "  ".join(f"{name} {p:.2f}" for name, p in alone.items()))
 
 # %% [markdown]
-# TEXT2
+# - It is the model's own block, to the last bit.
+# - Alone at 50 %, gate and up hurt most in blocks 2 and 14, up most in block 27. They are also the largest matrices, with down: levels that save as much are cheaper elsewhere. So the search raises q, k, o and down above the mean and leaves up below it, as in the levels that the authors ship.
+# - The gain is 20 % of the error in block 2, 15 % in block 27, and none in block 14: a search that takes the best step each time need not end at the best levels, and with a step of 0.2 and 128 tokens it is a rough one. The authors' levels for Llama-2-7B have errors of 0.91 times the uniform ones at 50 %, in the middle of their blocks.
 #
 # ## Experiment 3: perplexity
 #
