@@ -791,7 +791,7 @@ from sparsity_edu.kv_cache.train_attentions import KINDS, RECORD, Parts, train
 record = json.loads(RECORD.read_text())
 runs = record["runs"]
 print(record["command"], f"   (torch {record['torch']}, {record['threads']} thread)")
-LIVE, LIVE_STEPS = ("MLA 64", "MLA 32"), (50 if FAST else 100)
+LIVE, LIVE_STEPS = ("MLA 64", "MLA 32"), 50
 with tqdm(total=len(LIVE) * LIVE_STEPS, desc="training steps") as bar:
     for name in LIVE:
         parts = Parts(latent, rotate, naive_attention)
@@ -816,14 +816,14 @@ for name, kind in KINDS.items():
         f"{name:<8} {kind.numbers:>18} {2 * 2 * kind.numbers:>17} {runs[name][0]['parameters']:>11}   {statistics.mean(last[name]):>8.3f} ± {statistics.stdev(last[name]):.3f}    "
         + " ".join(f"{d:+.3f}" for d in pairs)
     )
-steps = [point["step"] for point in runs["MHA"][0]["curve"]][2::2]
+steps = [point["step"] for point in runs["MHA"][0]["curve"]][4::4]
 print("\nless MHA's, mean over seeds, after steps " + "".join(f"{step:>8}" for step in steps))
 for name in list(KINDS)[1:]:
     gaps = [
         statistics.mean(
             a["curve"][i]["bits"] - b["curve"][i]["bits"] for a, b in zip(runs[name], runs["MHA"])
         )
-        for i in range(2, len(runs["MHA"][0]["curve"]), 2)
+        for i in range(4, len(runs["MHA"][0]["curve"]), 4)
     ]
     print(f"{name:<41}" + "".join(f"{gap:>+8.3f}" for gap in gaps))
 print("\nMLA less what has as many numbers, seed by seed")
@@ -877,7 +877,7 @@ axes[1].set(
     xscale="log",
 )
 for ax in axes:
-    ax.set_xticks([64, 128, 256, 512], ["64", "128", "256", "512"])
+    ax.set_xticks([128, 256, 512], ["128", "256", "512"])
     ax.minorticks_off()
 axes[0].legend(fontsize=8)
 plt.show()
@@ -916,11 +916,14 @@ FULL = (
 calibration = tokens(tokenizer, python_docs("calibration"), CALIBRATION * WINDOW).view(-1, WINDOW)
 validation = tokens(tokenizer, python_docs("validation"), VALIDATION * WINDOW)
 original_perplexity = perplexity(model, validation, WINDOW, progress=False)
-RANKS = [FULL // 16 * part for part in ((16, 8) if FAST else (16, 13, 11, 8))]
+RANKS = [FULL // 16 * part for part in ((8, 4) if FAST else (16, 13, 11, 8))]
 read = input_statistics(model, calibration)
-CHOICES = {"PCA on text": (read, RANKS), "SVD of weights": (None, RANKS[1:])}
+CHOICES = {
+    "PCA on text": (read, RANKS),
+    "SVD of weights": (None, [rank for rank in RANKS if rank < FULL]),
+}
 found = {name: {} for name in CHOICES}
-with tqdm(total=2 * len(RANKS) - 1, desc="models") as bar:
+with tqdm(total=sum(len(ranks) for _, ranks in CHOICES.values()), desc="models") as bar:
     for name, (known, ranks) in CHOICES.items():
         for rank in ranks:
             small = from_gqa(model, rank, known)

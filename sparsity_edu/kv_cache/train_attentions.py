@@ -33,7 +33,7 @@ BYTES, CONTEXT, BATCH = 256, 128, 8  # vocabulary; bytes of a window; windows of
 BLOCKS, D, HEADS, HEAD_DIM = 2, 64, 4, 16
 BASE = 100.0  # of the rotation: over a window all pairs of channels turn by radians
 PARAMETERS = 4 * D * HEADS * HEAD_DIM + 3 * D * 128  # of the matrices of a block
-STEPS, EVERY, SEEDS = 400, 50, 3
+STEPS, EVERY, SEEDS = 1000, 50, 3
 LEARNING_RATE, WARM_UP = 3e-3, 50
 HELD_OUT = 64  # windows
 
