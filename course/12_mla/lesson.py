@@ -9,7 +9,7 @@
 # - decode with a cache that holds $d_c + d_R$ numbers of a token and nothing else, in agreement with DeepSeek-V3's attention in `transformers`,
 # - count what each form computes and reads, and say when absorbing loses.
 #
-# About 100 minutes of exercises, then five experiments that use *your* functions. They take about two minutes on two cores; longer trainings are drawn from a record.
+# About 100 minutes of exercises, then five experiments that use *your* functions. They take two to three minutes on two quiet cores; longer trainings are drawn from a record.
 
 # %% [markdown]
 # ## The question
@@ -766,7 +766,7 @@ plt.show()
 # - **Decoding**, one query: naive computes 119 times as much as absorbed, to unpack 8,192 tokens of which keys and values are used once. Unpacked computes least of all, a third of absorbed. But it has to *read* 671 MB where the others read 9.4. See the picture in the middle: unpacked does
 #   one operation for a byte, and a GPU like the H200 could do 200 in the time that a byte takes. Absorbed does 245: it sits at the ridge of the roofline, where neither memory nor arithmetic waits for the other.
 # - **All at once**, as many queries as tokens: absorbed computes 3.3 times as much, because its vectors are wider, 2 · 512 + 64 channels for a query, token and head instead of 128 + 64 + 128. Reading is no matter there. Here absorbing loses.
-# - **In between**, in a prompt that comes in pieces or with several drafted tokens: absorbed is ahead of naive for less than 168 queries. On the CPU, with other widths, the counts say 147, and the times cross between 64 and 256 queries: on a CPU time follows the operations, at 20 to 40 billion a second in both forms.
+# - **In between**, in a prompt that comes in pieces or with several drafted tokens: absorbed is ahead of naive for less than 168 queries. On the CPU, with other widths, the counts say 147, and the times cross between 64 and 256 queries: on a CPU time follows the operations, some 20 billion a second in both forms (fewer where the scores are large).
 #
 # So engines do both: unpack for a prompt, absorb for decoding. That they are the same numbers is what makes it possible.
 #
@@ -888,7 +888,7 @@ plt.show()
 # **A smaller cache does not show in the loss of such models, but MLA learns more slowly.** GQA and MQA are within 0.05 of MHA, with a quarter or half of the bytes, and seeds differ as much among themselves. MLA is 0.05 to 0.15 behind MHA with every seed, and behind what has as many numbers, too.
 # Its distance was largest after 200 steps and gets smaller from there with 64 numbers, and with 32 it stays. A key of MLA is a product of two matrices with a norm in between, which take more steps to learn what one matrix does; and all of its positions have to go through one small key.
 #
-# So this is no picture of what MLA is worth. In DeepSeek's own runs it is ahead of MHA with a twentieth of its cache, after hundreds of billions of tokens instead of 400,000 bytes. It is a picture of what such a small run can say.
+# So this is no picture of what MLA is worth. In DeepSeek's own runs it is ahead of MHA with a twenty-fifth of its cache, after hundreds of billions of tokens instead of 400,000 bytes. It is a picture of what such a small run can say.
 #
 # ## Experiment 5: latents of a model that has none
 #
