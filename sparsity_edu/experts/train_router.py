@@ -9,10 +9,7 @@ The record is `train_router.json` beside this file. With names behind the comman
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +26,7 @@ from sparsity_edu.experts.layer import MixtureLayer
 from sparsity_edu.experts.losses import bias_update, jitter, load_balancing, z_loss
 from sparsity_edu.experts.routing import Routing, group_limited, top_k
 from sparsity_edu.experts.sparsemixer import V1, V2, sparsemixer
+from sparsity_edu.models import trainings
 
 RECORD = Path(__file__).with_suffix(".json")
 BYTES, CONTEXT, BATCH = 256, 64, 8  # vocabulary; bytes of a window; windows of a step
@@ -218,40 +216,11 @@ def train(
     return {"seed": seed, "seconds": round(time.process_time() - began, 1), "curve": curve}
 
 
-def main(names: list[str], seeds: int, steps: int) -> None:
-    """Train every remedy with every seed; the record is written anew after each."""
-    from tqdm.auto import tqdm
-
-    torch.set_num_threads(1)
-    kept = json.loads(RECORD.read_text())["runs"] if RECORD.exists() else {}
-    with tqdm(total=len(names) * seeds * steps, desc="training", unit="step", mininterval=5) as bar:
-        for seed in range(seeds):
-            for name in names:
-                runs = [run for run in kept.get(name, []) if run["seed"] != seed]
-                runs.append(train(REMEDIES[name], seed, steps, tick=bar.update))
-                kept[name] = sorted(runs, key=lambda run: run["seed"])
-                last = kept[name][-1]["curve"][-1]
-                bar.write(f"{name:<26} {seed} {last['bits']:.3f} bits, largest share {max(map(max, last['shares'])):.2f}")
-                record = {
-                    "command": f"python -m sparsity_edu.experts.train_router --seeds {seeds} --steps {steps}",
-                    "data": "sparsity_edu.data.python_docs",
-                    "context": CONTEXT,
-                    "batch": BATCH,
-                    "learning_rate": LEARNING_RATE,
-                    "threads": 1,
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "runs": {known: kept[known] for known in REMEDIES if known in kept},
-                }
-                RECORD.write_text(json.dumps(record) + "\n")
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="remedy", help=f"one of {', '.join(map(repr, REMEDIES))} (default: all)")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="(default: %(default)s)")
-    given = parser.parse_args()
-    if unknown := [name for name in given.names if name not in REMEDIES]:
-        parser.error(f"remedy must be one of {', '.join(map(repr, REMEDIES))}, got {unknown[0]!r}")
-    main(given.names or list(REMEDIES), given.seeds, given.steps)
+
+    def says(run: dict) -> str:
+        last = run["curve"][-1]
+        return f"{last['bits']:.3f} bits, largest share {max(map(max, last['shares'])):.2f}"
+
+    settings = {"context": CONTEXT, "batch": BATCH, "learning_rate": LEARNING_RATE}
+    trainings.run(__doc__, "sparsity_edu.experts.train_router", RECORD, REMEDIES, train, says, settings, SEEDS, STEPS)

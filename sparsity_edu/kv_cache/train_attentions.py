@@ -9,10 +9,7 @@ The record is `train_attentions.json` beside this file. With names behind the co
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +24,7 @@ from torch.nn import functional as F
 from sparsity_edu.data import python_docs
 from sparsity_edu.kv_cache import mla
 from sparsity_edu.kv_cache.attention import rotate
+from sparsity_edu.models import trainings
 
 RECORD = Path(__file__).with_suffix(".json")
 BYTES, CONTEXT, BATCH = 256, 128, 8  # vocabulary; bytes of a window; windows of a step
@@ -212,39 +210,10 @@ def train(
     return {"seed": seed, "parameters": parameters, "seconds": round(time.process_time() - began, 1), "curve": curve}
 
 
-def main(names: list[str], seeds: int, steps: int) -> None:
-    """Train every kind with every seed; the record is written anew after each."""
-    from tqdm.auto import tqdm
-
-    torch.set_num_threads(1)
-    kept = json.loads(RECORD.read_text())["runs"] if RECORD.exists() else {}
-    with tqdm(total=len(names) * seeds * steps, desc="training", unit="step", mininterval=5) as bar:
-        for seed in range(seeds):
-            for name in names:
-                runs = [run for run in kept.get(name, []) if run["seed"] != seed]
-                runs.append(train(KINDS[name], seed, steps=steps, tick=bar.update))
-                kept[name] = sorted(runs, key=lambda run: run["seed"])
-                bar.write(f"{name:<8} seed {seed}: {runs[-1]['curve'][-1]['bits']:.4f} bits, {runs[-1]['seconds']} s")
-                record = {
-                    "command": f"python -m sparsity_edu.kv_cache.train_attentions --seeds {seeds} --steps {steps}",
-                    "data": "sparsity_edu.data.python_docs",
-                    "context": CONTEXT,
-                    "batch": BATCH,
-                    "learning_rate": LEARNING_RATE,
-                    "threads": 1,
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "runs": {known: kept[known] for known in KINDS if known in kept},
-                }
-                RECORD.write_text(json.dumps(record) + "\n")
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="kind", help=f"one of {', '.join(map(repr, KINDS))} (default: all)")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="(default: %(default)s)")
-    given = parser.parse_args()
-    if unknown := [name for name in given.names if name not in KINDS]:
-        parser.error(f"kind must be one of {', '.join(map(repr, KINDS))}, got {unknown[0]!r}")
-    main(given.names or list(KINDS), given.seeds, given.steps)
+
+    def says(run: dict) -> str:
+        return f"{run['curve'][-1]['bits']:.4f} bits, {run['seconds']} s"
+
+    settings = {"context": CONTEXT, "batch": BATCH, "learning_rate": LEARNING_RATE}
+    trainings.run(__doc__, "sparsity_edu.kv_cache.train_attentions", RECORD, KINDS, train, says, settings, SEEDS, STEPS)
