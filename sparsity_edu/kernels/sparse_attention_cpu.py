@@ -51,9 +51,9 @@ def _run(loops: Callable, numbers: int, *arguments) -> None:
     try:
         numba.set_num_threads(threads)
         loops(*arguments)
+    finally:
         if torch.get_num_threads() != before:  # the first start of numba's OpenMP sets the number for all of the process
             torch.set_num_threads(before)
-    finally:
         THREADS.release()
 
 
