@@ -23,6 +23,7 @@ UNITS = (
     "10_h2o",
     "11_quest",
     "12_mla",
+    "13_deja_vu",
     "15_two_four",
     "16_sparse_gemv",
 )

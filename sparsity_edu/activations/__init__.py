@@ -19,5 +19,6 @@ Deja Vu, for models with ReLU, or to see what it costs others: a token uses few 
     dejavu       the predictors of a whole model, and which hidden states they read
     execution    a model on those that were chosen: masked, or reading nothing else; deferred is the cache that it needs
 
-Both go through the blocks of a dense model with a text: dense. train_tiny_relu makes the model "tiny-relu".
+Both go through the blocks of a dense model with a text: dense. train_tiny_relu makes the model "tiny-relu", and
+deja_vu_record measures what can be left out of it.
 """

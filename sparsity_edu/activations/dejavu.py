@@ -214,6 +214,7 @@ def fit(
     rank: int,
     heads: float = 0.7,
     neurons: float | None = None,
+    kinds: tuple[str, ...] = KINDS,
     epochs: int = EPOCHS,
     seed: int = 0,
     progress: bool = True,
@@ -227,6 +228,7 @@ def fit(
         lookahead: see `LOOKAHEAD`.
         rank: of the predictors.
         heads, neurons: what counts as needed, see `examples`.
+        kinds: what to predict.
         epochs: the most.
         seed: of the predictors' first weights, the split and the order of examples.
         progress: show a progress bar.
@@ -237,6 +239,8 @@ def fit(
     """
     predictors, curves = Predictors(lookahead), {}
     for kind, layer, states, labels in examples(model, calibration, lookahead, heads=heads, neurons=neurons, progress=progress):
+        if kind not in kinds:
+            continue
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
