@@ -101,13 +101,12 @@ def alone(class_, tmp_path_factory) -> Class:
 
 
 def _course(root: Path) -> ClassRun:
-    """A course with small limits."""
+    """A course whose submissions get the usual time, and less memory."""
     make_course(root)
     (root / "grading" / "secret").touch(mode=0o600)
     (root / "grading" / "secret").write_text(SECRET)
     config = course_config(root)
-    config.Judge.memory, config.Judge.cell_seconds = 2.0, 15.0
-    config.Judge.exercise_seconds, config.Judge.submission_seconds = 20.0, 120.0
+    config.Judge.memory = 2.0
     return ClassRun(root, UNIT, config)
 
 
