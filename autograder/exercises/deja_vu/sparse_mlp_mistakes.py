@@ -53,7 +53,7 @@ mistakes(
     "and `gate`, and only the "
     "chosen columns of `down`.",
 )(dense)
-varied("no ReLU", "ReLU is missing.", act=lambda z: z)
+varied("no ReLU", "The ReLU between the two layers is missing.", act=lambda z: z)
 varied("GELU", "You took GELU, which is not zero below zero. The model has ReLU.", act=F.gelu)
 varied("SiLU", "You took SiLU, as Llama has it. Here it is ReLU.", act=F.silu)
 varied(

@@ -34,7 +34,7 @@ def test_labels_are_as_in_the_library():
 def test_predictors_are_as_in_the_library():
     for case, want in cases("deja_vu.logits"):
         x, A, B = case.args
-        module = predictor.Predictor(A.shape[1], *B.T.shape)
+        module = predictor.Predictor(A.shape[1], *B.T.shape).to(A.dtype)
         module.load_state_dict({"down.weight": A, "up.weight": B})
         assert near(module(x), want)
 
@@ -58,7 +58,7 @@ def test_training_is_as_in_the_library():
         first, second, batches, held_out, epochs = case.args[:5]
         settings = dict(zip(("rate", "extra"), case.args[5:], strict=False)) | case.kwargs
         settings = {"rate": 1e-3, "extra": 0.005} | settings
-        module = predictor.Predictor(first.shape[1], *second.T.shape).double()
+        module = predictor.Predictor(first.shape[1], *second.T.shape).to(first.dtype)
         module.load_state_dict({"down.weight": first, "up.weight": second})
         optimizer = torch.optim.AdamW(module.parameters(), lr=settings["rate"], weight_decay=predictor.WEIGHT_DECAY)
         points, kept = [], []
