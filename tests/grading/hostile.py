@@ -14,7 +14,7 @@ from .papers import NOTEBOOK, submission
 # Time
 
 
-@submission("infinite loops", points=9, says="took longer than")
+@submission("infinite loops", points=9, says="took longer than", hangs=True)
 def _(paper):
     """In a cell: interrupted, and the notebook goes on. In an answer: that exercise is lost."""
     paper.after("prune-check", "while True:\n    pass")
