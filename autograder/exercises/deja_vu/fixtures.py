@@ -33,7 +33,7 @@ def head_outputs(g: torch.Generator, tokens: int, heads: int, head_dim: int) -> 
     while len(kept) < tokens:
         flat = normal(g, 1, heads, head_dim)
         peaked = 0.3 * flat.sign() * flat.abs() ** (1 + 4 * torch.rand(1, heads, 1, generator=g))
-        drawn = peaked * 2 ** normal(g, 1, heads, 1, size=0.7)
+        drawn = peaked * 2 ** normal(g, 1, heads, 1, size=0.4)
         if bool(apart(drawn.norm(dim=-1))):
             kept.append(drawn[0])
     return torch.stack(kept)

@@ -65,8 +65,8 @@ def _(g):
     "itself. There may be none.",
 )
 def _(g):
-    yield case(g, 20, 11, 6, 4, 0.5, zeros=0.3)
-    yield case(g, 5, 130, 7, 3, 0.5, zeros=0.1)
+    yield case(g, 60, 11, 6, 4, 0.5, zeros=0.3)
+    yield case(g, 30, 130, 7, 3, 0.5, zeros=0.1)
     pre = fixtures.normal(g, 9, 40)
     pre[2], pre[4] = pre[2].abs() + 0.1, -pre[4].abs() - 0.1  # all of them, and none
     pre[6] *= 1e-30
@@ -95,8 +95,8 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield case(g, 13, 8, 6, 5, share=0.5)
-    yield case(g, 7, 17, 9, 2, share=0.35)
+    yield case(g, 40, 8, 6, 5, share=0.5)
+    yield case(g, 30, 17, 9, 3, share=0.35)
 
 
 @labels.accepts("as the authors do: topk, and ones at its places")

@@ -103,9 +103,9 @@ def _(g):
     "b_down at the end.",
 )
 def _(g):
-    yield case(g, 6, 14, 0.5, gated=True)
+    yield case(g, 6, 90, 0.5, gated=True)
     yield case(g, 8, 11, 0.4, biases=True)
-    yield case(g, 5, 17, 0.5, gated=True, biases=True)
+    yield case(g, 5, 37, 0.5, gated=True, biases=True)
     x, chosen, up, down, _, b_up, b_down = case(g, 6, 13, 0.5, biases=True).args
     yield call(x, chosen, up, down, b_down=b_down)
     yield call(x, chosen, up, down, b_up=b_up)
@@ -147,7 +147,7 @@ def _(g):
 )
 def _(g):
     yield case(g, 6, 10, 0.5, biases=True)
-    yield case(g, 7, 15, 0.4, gated=True, biases=True, unread=True)
+    yield case(g, 7, 150, 0.4, gated=True, biases=True, unread=True)
     yield case(g, 5, 9, 0, biases=True)
 
 

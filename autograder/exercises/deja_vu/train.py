@@ -101,11 +101,12 @@ def recalls(curve: list) -> list[float]:
 
 
 def gains(curve: list, losses: list, untrained: float) -> bool:
-    """Whether all shares move, none is 0 or 1, and the last epoch is the best by every measure."""
+    """Whether all shares move, none is 0 or 1, recall never falls, and the last epoch is the best by every measure."""
     r, p = recalls(curve), [point[1] for point in curve]
     return (
         all(0 < value < 1 for point in curve for value in point)
         and untrained < max(r) <= 0.99
+        and r == sorted(r)
         and all(max(values) == values[-1] and values.count(values[-1]) == 1 for values in (r, p, [-loss for loss in losses]))
     )
 
@@ -121,6 +122,12 @@ def peaks(curve: list, losses: list, untrained: float) -> bool:
         and losses.index(min(losses)) != best
         and p.index(max(p)) != best
     )
+
+
+def falls_and_ends(curve: list, losses: list, untrained: float) -> bool:
+    """Whether recall falls on its way, and training ends early all the same."""
+    r = recalls(curve)
+    return 3 <= len(r) <= 9 and r[-1] > 0.99 and r != sorted(r)
 
 
 @train.stage(
@@ -176,7 +183,7 @@ def _(g):
 )
 def _(g):
     yield case(g, 9, 0.02, 0.01, lean=2.0, held=10, wanted=lambda curve, *_: len(curve) == 1)
-    yield case(g, 12, 0.1, 0.01, held=6, wanted=lambda curve, *_: 3 <= len(curve) <= 9 and recalls(curve)[-1] > 0.99)
+    yield case(g, 12, 0.1, 0.01, held=6, wanted=falls_and_ends)
     yield case(g, 2, 0.001, 0.1, lean=-6.0, wanted=lambda curve, *_: curve[-1][2] == 1)
 
 
