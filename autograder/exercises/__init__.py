@@ -23,6 +23,7 @@ UNITS = (
     "10_h2o",
     "11_quest",
     "12_mla",
+    "14_teal",
     "15_two_four",
     "16_sparse_gemv",
 )
