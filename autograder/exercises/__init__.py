@@ -24,6 +24,7 @@ UNITS = (
     "11_quest",
     "12_mla",
     "13_deja_vu",
+    "14_teal",
     "15_two_four",
     "16_sparse_gemv",
 )
