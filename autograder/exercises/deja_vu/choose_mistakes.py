@@ -79,10 +79,16 @@ mistakes("one more", "You chose one unit more than k.")(checked(lambda z, k: fir
 mistakes("one less", "You chose one unit less than k.")(
     checked(lambda z, k: first_best(z, k) & ~first_best(z, 1) if k > 1 else first_best(z, k))
 )
-mistakes(
+
+
+@mistakes(
     "no more than there are",
     "You refuse a k that is larger than the number of units. All are chosen then.",
-)(lambda z, k: first_best(z, 0 if k > z.shape[1] else k))
+)
+def _(z, k):
+    return first_best(z, 0 if k > z.shape[1] else k)
+
+
 mistakes("k of nothing", "You take any k. One below 1 is a ValueError.")(
     lambda z, k: first_best(z, k) if k > 0 else torch.zeros(z.shape, dtype=torch.bool)
 )

@@ -116,26 +116,38 @@ wrong("mean over tokens", "You predict from the mean of all tokens. Each token h
 wrong("of the mean", "You subtracted each token's mean. The predictor reads hidden states as they are.")(
     lambda x, A, B: F.linear(F.linear(x - x.mean(dim=-1, keepdim=True), A), B)
 )
-wrong(
-    "choices", "You return which logits are positive. Return the logits: they are trained, and the largest of them are chosen."
-)(lambda x, A, B: F.linear(F.linear(x, A), B) > 0)
+wrong("choices", "You return which logits are positive. Return the logits: they are trained, and the largest are chosen.")(
+    lambda x, A, B: F.linear(F.linear(x, A), B) > 0
+)
 wrong("always float32", "You return float32 for float64. Logits have the dtype of what comes in.")(
     lambda x, A, B: F.linear(F.linear(x, A), B).float()
 )
-wrong(
+
+
+@wrong(
     "B A made first",
     "You multiplied B and A first. That is a matrix as large as the layer that the predictor is there to avoid: multiply "
     "each token by A, then by B.",
-)(lambda x, A, B: F.linear(x, B @ A))
-wrong(
+)
+def _(x, A, B):
+    return F.linear(x, B @ A)
+
+
+@wrong(
     "no gradient",
     "The values are right, but no gradient reaches the weights: detach(), .data or torch.no_grad() cuts it off, and nothing "
     "is learned.",
-)(lambda x, A, B: F.linear(F.linear(x, A.detach()), B.detach()) + 0 * (x.sum() + A[A.abs() < 9].sum() + B[B.abs() < 9].sum()))
-wrong(
+)
+def _(x, A, B):
+    return F.linear(F.linear(x, A.detach()), B.detach()) + 0 * (x.sum() + A[A.abs() < 9].sum() + B[B.abs() < 9].sum())
+
+
+@wrong(
     "only the second layer trains",
     "A gradient reaches B, and none reaches A. Both layers are trained.",
-)(lambda x, A, B: F.linear(F.linear(x, A).detach(), B))
+)
+def _(x, A, B):
+    return F.linear(F.linear(x, A).detach(), B)
 
 
 @logits.accepts("brackets")

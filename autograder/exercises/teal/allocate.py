@@ -40,6 +40,12 @@ def searched(x: Tensor, weights: Weights, distributions: Distributions, target: 
     return levels, effective, before, clear
 
 
+def reference(
+    x: Tensor, weights: Weights, distributions: Distributions, target: float, step: float = 0.05
+) -> tuple[dict, float]:
+    return searched(x, weights, distributions, target, step)[:2]
+
+
 allocate = Exercise(
     "teal.allocate",
     defines="allocate",
@@ -55,7 +61,7 @@ allocate = Exercise(
         "levels[n] + step / size[n]} for n in levels if levels[n] < 1]` and take `levels = min(trials, key=error)`, where error makes thresholds of the "
         "trial's levels, `{n: threshold(*distributions[n], p) for n, p in trial.items()}`, and gives them to block_error.",
     ),
-    reference=lambda x, weights, distributions, target, step=0.05: searched(x, weights, distributions, target, step)[:2],
+    reference=reference,
     misconceptions=mistakes,
 )
 

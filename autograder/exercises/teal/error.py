@@ -11,6 +11,11 @@ from autograder.exercises.teal.error_mistakes import mistakes
 from autograder.exercises.teal.fixtures import PROJECTIONS
 from autograder.inside.case import Case, call
 
+
+def reference(x: Tensor, weights: fixtures.Weights, thresholds: dict[str, float]) -> float:
+    return fixtures.off(x, weights, thresholds)[0]
+
+
 error = Exercise(
     "teal.error",
     defines="block_error",
@@ -25,7 +30,7 @@ error = Exercise(
         "`dense = block(x, weights, lambda name, h: h)`; `sparse = block(x, weights, lambda name, h: sparsify(h, thresholds.get(name, 0.0)))`; "
         "`(dense - sparse)[:, -(x.shape[1] // 4) :].norm(dim=1).mean().item()`.",
     ),
-    reference=lambda x, weights, thresholds: fixtures.off(x, weights, thresholds)[0],
+    reference=reference,
     rules=Rules(tolerance=2e-4),  # a difference of two results in float32
     misconceptions=mistakes,
 )
