@@ -76,7 +76,7 @@ def _(g):
     yield case(g, 21, 4, batches=((1, 11),))
     yield case(g, 15, 6)
     yield case(g, 11, 3, batches=((1, 10), (3, 7), (2, 2)))
-    yield case(g, 14, 5, size=1e-4)
+    yield case(g, 14, 5, size=1e-8)
 
 
 @layers.stage(
