@@ -66,8 +66,11 @@ def _(g):
         yield case(g, kind, batch=some(g, 2, 40))
         yield case(g, kind, itemsize=4)
         yield case(g, kind, batch=some(g, 2, 40), itemsize=1)
-    for kind in ("mla", "MLP", ""):
+    for kind in ("mla", "MLP", "", "GQA "):
         yield case(g, kind)
+    # an odd number of bytes, and too many of them for a float
+    size = dict(layers=2 * some(g, 3, 30) + 1, heads=8, groups=2, head_dim=64, latent=2 * some(g, 100, 300) + 1, rope=64)
+    yield call("MLA", 10**9 + 2 * some(g, 0, 9000) + 1, **size, batch=10**5 + 2 * some(g, 0, 900) + 1, itemsize=1)
 
 
 @cache_bytes.accepts("a dict of lambdas")
