@@ -29,8 +29,8 @@ def some(g: torch.Generator, low: int, high: int) -> int:
 
 
 def case(g: torch.Generator, kind: str, **more) -> Case:
-    groups = some(g, 2, 9)
-    widths = dict(layers=some(g, 5, 60), heads=groups * some(g, 3, 9), groups=groups, head_dim=16 * some(g, 5, 13))
+    groups = some(g, 2, 6)
+    widths = dict(layers=some(g, 5, 60), heads=groups * some(g, 6, 12), groups=groups, head_dim=16 * some(g, 5, 13))
     return call(kind, some(g, 100, 9000), **widths, latent=some(g, 200, 700), rope=2 * some(g, 11, 39), **more)
 
 

@@ -99,6 +99,7 @@ def _(g):
     yield case(g, 1, (6, 1, 1, 1), WIDTHS, 30.0)
     yield case(g, 3, (3, 1, 1), OTHERS, 30.0)
     yield case(g, 2, (1, 1, 1, 1), MORE, 30.0, False)
+    yield case(g, 2, (2, 1, 1), OTHERS, 30.0, size=1e-3)
 
 
 @decode.stage(

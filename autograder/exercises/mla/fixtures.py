@@ -24,12 +24,12 @@ def attention(
     ]
 
 
-def far_scores(g: torch.Generator, far: float, *sizes: int) -> list[Tensor]:
-    """The same, but the first token's scores are far below all others, and the last token's far above them."""
+def far_scores(g: torch.Generator, low: float, high: float, *sizes: int) -> list[Tensor]:
+    """The same, but the first token's scores are below all others, and the last token's above them, by 30 times this and more."""
     q_nope, q_rope, c, k_rope, W_uk, W_uv = attention(g, *sizes)
-    q_rope[..., 0] = q_rope[..., 0].abs() + 10
+    q_rope[..., 0] = q_rope[..., 0].abs() + 30
     k_rope[..., 0] = 0
-    k_rope[:, 0, 0], k_rope[:, -1, 0] = -far, far
+    k_rope[:, 0, 0], k_rope[:, -1, 0] = -low, high
     return [q_nope, q_rope, c, k_rope, W_uk, W_uv]
 
 

@@ -95,7 +95,7 @@ def test_what_is_lost_beside_large_keys_or_values_is_lost_in_float64_too(make):
 
 
 def test_far_scores_are_further_apart_than_a_number_in_place_of_minus_infinity():
-    q_nope, q_rope, c, k_rope, W_uk, _ = fixtures.far_scores(torch.Generator().manual_seed(0), 1e4, 2, 5, 5, 3, 6, 4, 5, 7)
+    q_nope, q_rope, c, k_rope, W_uk, _ = fixtures.far_scores(torch.Generator().manual_seed(0), 3e3, 3e3, 2, 5, 5, 3, 6, 4, 5, 7)
     scores = torch.einsum("bqhn,hnr,btr->bhqt", q_nope, W_uk, c) + torch.einsum("bqhd,btd->bhqt", q_rope, k_rope)
     assert scores[..., 0].max() < -5e4
     assert scores[..., -1].min() > 5e4
