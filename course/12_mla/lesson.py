@@ -276,7 +276,8 @@ def absorbed_attention(
     Returns:
         (batch, q, heads, value) float32, what naive_attention returns, and a gradient reaches all
         six. But no key W_uk c and no value W_uv c of a token is made. (In some checks such a key or
-        value would be infinite, where the query has a 0, or no weight.)
+        value would be infinite, where the query has a 0, or no weight; or so large that all else is
+        lost beside it, in float64 too, where absorbed queries or sums of latents are exactly 0.)
     """
     ### BEGIN SOLUTION
     q, tokens = q_nope.shape[1], c.shape[1]

@@ -2,13 +2,26 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.exercises.mla.absorbed_mistakes import mistakes
-from autograder.exercises.mla.fixtures import attention, infinite_keys, infinite_value
-from autograder.exercises.mla.variants import reference
+from autograder.exercises.mla.fixtures import attention, drowned_keys, drowned_values, far_scores, infinite_keys, infinite_value
 from autograder.inside.case import call
+
+
+def reference(q_nope: Tensor, q_rope: Tensor, c: Tensor, k_rope: Tensor, W_uk: Tensor, W_uv: Tensor) -> Tensor:
+    """Latents that all heads share, a head at a time, in float64."""
+    q, tokens, scale = q_nope.shape[1], c.shape[1], (q_nope.shape[-1] + q_rope.shape[-1]) ** -0.5
+    later = torch.arange(tokens) > torch.arange(tokens - q, tokens)[:, None]
+    latents, heads = c.double(), []
+    for h in range(len(W_uk)):
+        query = q_nope[:, :, h].double() @ W_uk[h].double()
+        scores = (query @ latents.mT + q_rope[:, :, h].double() @ k_rope.double().mT) * scale
+        heads.append(scores.masked_fill(later, -torch.inf).softmax(dim=-1) @ latents @ W_uv[h].double().T)
+    return torch.stack(heads, dim=2).float()
+
 
 absorbed = Exercise(
     "mla.absorbed",
@@ -52,21 +65,26 @@ def _(g):
     yield call(*attention(g, 2, 3, 8, 3, 6, 4, 5, 7))
     yield call(*attention(g, 3, 4, 4, 4, 5, 6, 2, 3))
     yield call(*attention(g, 1, 6, 7, 2, 4, 2, 3, 5))
+    yield call(*attention(g, 3, 2, 11, 4, 5, 6, 8, 3))
     q_nope, q_rope, *others = attention(g, 2, 4, 9, 3, 6, 4, 5, 7)
     yield call(60 * q_nope, 60 * q_rope, *others)
+    yield call(*far_scores(g, 3e3, 3e3, 2, 5, 5, 3, 6, 4, 5, 7))  # what is not seen has no part in anything
 
 
 @absorbed.stage(
     "makes no key and no value of a token",
     points=2,
     exposes="Here keys would be infinite in a channel that all queries have 0 in, or the values of a token infinite that no query has any weight on. Who "
-    "makes them gets 0 times infinity, NaN. Absorb W_uk into the query, and use W_uv behind the sum.",
+    "makes them gets 0 times infinity, NaN. Or they would be so large that all else is lost beside them, where the absorbed query, or the sum of the "
+    "latents, is 0. Absorb W_uk into the query, and use W_uv behind the sum.",
 )
 def _(g):
     yield call(*infinite_keys(g, 2, 1, 9, 3, 6, 4, 5, 7))
     yield call(*infinite_keys(g, 1, 4, 12, 2, 5, 2, 3, 8))
     yield call(*infinite_value(g, 2, 1, 9, 3, 6, 4, 5, 7))
     yield call(*infinite_value(g, 1, 3, 8, 4, 5, 2, 6, 3))
+    yield call(*drowned_keys(g, 2, 3, 7, 3, 6, 4, 5, 7))
+    yield call(*drowned_values(g, 2, 1, 8, 3, 6, 4, 5, 7))
 
 
 @absorbed.stage(
@@ -78,6 +96,7 @@ def _(g):
 def _(g):
     yield call(*attention(g, 2, 3, 5, 3, 4, 2, 6, 5), gradients=(0, 1, 2, 3, 4, 5))
     yield call(*attention(g, 1, 4, 4, 2, 5, 4, 3, 6), gradients=(0, 1, 2, 3, 4, 5))
+    yield call(*far_scores(g, 0.0, 10.0, 2, 6, 6, 3, 5, 4, 3, 7), gradients=(0, 1, 2, 3, 4, 5))  # exp(its score) is infinite
 
 
 @absorbed.accepts("as one key for all heads, with scaled_dot_product_attention")

@@ -32,6 +32,12 @@ varied(
     output=output_naive,
 )
 varied(
+    "unpacked in float64",
+    "You make keys and values of all tokens, in float64, where they are not infinite. They are not to be made: take the products in the other order.",
+    content=lambda q, c, W: of_content_naive(q.double(), c.double(), W.double()).float(),
+    output=lambda a, c, W: output_naive(a.double(), c.double(), W.double()).float(),
+)
+varied(
     "W_uk twice",
     "You absorbed W_uk and multiplied by it once more: the absorbed query meets the latents as they are.",
     content=lambda q, c, W: of_content_absorbed(torch.einsum("bqhr,hnr->bqhn", torch.einsum("bqhn,hnr->bqhr", q, W), W), c, W),

@@ -29,8 +29,8 @@ def some(g: torch.Generator, low: int, high: int) -> int:
 
 
 def case(g: torch.Generator, kind: str, **more) -> Case:
-    groups = some(g, 2, 9)
-    widths = dict(layers=some(g, 5, 60), heads=groups * some(g, 3, 9), groups=groups, head_dim=16 * some(g, 5, 13))
+    groups = some(g, 2, 6)
+    widths = dict(layers=some(g, 5, 60), heads=groups * some(g, 6, 12), groups=groups, head_dim=16 * some(g, 5, 13))
     return call(kind, some(g, 100, 9000), **widths, latent=some(g, 200, 700), rope=2 * some(g, 11, 39), **more)
 
 
@@ -66,8 +66,11 @@ def _(g):
         yield case(g, kind, batch=some(g, 2, 40))
         yield case(g, kind, itemsize=4)
         yield case(g, kind, batch=some(g, 2, 40), itemsize=1)
-    for kind in ("mla", "MLP", ""):
+    for kind in ("mla", "MLP", "", "GQA "):
         yield case(g, kind)
+    # an odd number of bytes, and too many of them for a float
+    size = dict(layers=2 * some(g, 3, 30) + 1, heads=8, groups=2, head_dim=64, latent=2 * some(g, 100, 300) + 1, rope=64)
+    yield call("MLA", 10**9 + 2 * some(g, 0, 9000) + 1, **size, batch=10**5 + 2 * some(g, 0, 900) + 1, itemsize=1)
 
 
 @cache_bytes.accepts("a dict of lambdas")

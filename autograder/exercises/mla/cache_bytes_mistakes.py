@@ -112,6 +112,11 @@ of_total(
     lambda n, tokens, layers, batch, size: 8 * n * tokens * layers * batch * size,
 )
 of_total(
+    "a float",
+    "You return a float. Bytes are an int: a float counts to 2^53 only, so do not divide with `/`.",
+    lambda n, tokens, layers, batch, size: n * tokens * layers * batch * (16 * size) / 16,
+)
+of_total(
     "tokens squared",
     "You multiplied by the tokens twice. Scores grow with their square; the cache does not.",
     lambda n, tokens, layers, batch, size: n * tokens**2 * layers * batch * size,

@@ -67,6 +67,15 @@ def _(g):
         yield case(g, form, some(g, 2, 90), some(g, 100, 9000))
     for form in ("cached", "Naive", ""):
         yield case(g, form, 2, 9)
+    # half of the operations are an odd number, and too large a one for a float
+    widths = dict(
+        heads=2 * some(g, 4, 10) + 1,
+        nope=2 * some(g, 30, 50),
+        rope=32,
+        value=2 * some(g, 50, 70) + 1,
+        latent=2 * some(g, 100, 150) + 1,
+    )
+    yield call("absorbed", 2 * some(g, 25, 45) + 1, 10**12 + 2 * some(g, 0, 9000) + 1, **widths)
 
 
 @cost.accepts("products counted by their axes")

@@ -185,6 +185,11 @@ def _(form, queries, tokens, **widths):
     return none + pairs * (queries * tokens - queries * (queries - 1) // 2), read
 
 
+@mistakes("floats", "You return floats. Operations are ints: a float counts to 2^53 only, so do not divide with `/`.")
+def _(*args, **options):
+    return tuple(number / 1 for number in counted(*args, **options))
+
+
 @mistakes("read before computed", "You return what is read first. Operations come first.")
 def _(*args, **options):
     return counted(*args, **options)[::-1]

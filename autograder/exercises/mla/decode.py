@@ -73,6 +73,7 @@ def case(
 WIDTHS = (11, 3, 6, 4, 5, 7)  # hidden, heads, nope, rope, value, latent
 OTHERS = (7, 2, 5, 6, 8, 4)
 MORE = (9, 4, 3, 2, 6, 5)
+WIDE = (13, 2, 5, 4, 3, 19)  # also the norm is more than the few bytes over
 
 
 @decode.stage(
@@ -98,6 +99,7 @@ def _(g):
     yield case(g, 1, (6, 1, 1, 1), WIDTHS, 30.0)
     yield case(g, 3, (3, 1, 1), OTHERS, 30.0)
     yield case(g, 2, (1, 1, 1, 1), MORE, 30.0, False)
+    yield case(g, 2, (2, 1, 1), OTHERS, 30.0, size=1e-3)
 
 
 @decode.stage(
@@ -119,9 +121,10 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield case(g, 2, (20, 1, 1), WIDTHS, held=(1, 2))
-    yield case(g, 1, (9, 30, 1), OTHERS, 100.0, held=(1, 2))
+    yield case(g, 2, (20, 1, 1), WIDTHS, held=(0, 1, 2))
+    yield case(g, 1, (9, 30, 1), OTHERS, 100.0, held=(0, 1, 2))
     yield case(g, 3, (1, 25, 3, 1), MORE, 500.0, False, held=(1, 3))
+    yield case(g, 2, (6, 2), WIDE, held=(0, 1))
 
 
 def heads_of(x: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -240,6 +240,25 @@ held(
 )
 
 
+class _Raw(Right):
+    def attend(self, x, weights):
+        d_c, places = len(weights["norm"]), self.places(x)
+        q_nope, q_rope = self.queries(x, weights)
+        down = F.linear(x, weights["down"])
+        c, k = F.rms_norm(down[..., :d_c], (d_c,), weights["norm"], 1e-6), down[..., d_c:]
+        self.c, self.k = (c, k) if self.c is None else (torch.cat([self.c, c], dim=1), torch.cat([self.k, k], dim=1))
+        keys = self.spin(self.k, torch.arange(self.tokens()).expand(len(x), -1))
+        y = self.over(q_nope, self.spin(q_rope, places), self.c, keys, weights["uk"], weights["uv"])
+        return self.result(y, weights)
+
+
+mistakes(
+    "a slice of the down-projection",
+    "The result is right, but the key that you keep of the first call is a slice of what the down-projection gave, which memory holds whole, the raw "
+    "latents included: `.clone()` the slice.",
+)(_Raw)
+
+
 def in_a_buffer(self, c, k):
     held = self.tokens()
     for name, new in (("c", c), ("k", k)):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-HUGE = 1e25  # its square is infinite in float32, and not in the references' float64
+HUGE = 2.0**83  # its square is infinite in float32; beside it all else is lost, also in float64; products with it are exact
 
 
 def attention(
@@ -24,6 +24,15 @@ def attention(
     ]
 
 
+def far_scores(g: torch.Generator, low: float, high: float, *sizes: int) -> list[Tensor]:
+    """The same, but the first token's scores are below all others, and the last token's above them, by 30 times this and more."""
+    q_nope, q_rope, c, k_rope, W_uk, W_uv = attention(g, *sizes)
+    q_rope[..., 0] = q_rope[..., 0].abs() + 30
+    k_rope[..., 0] = 0
+    k_rope[:, 0, 0], k_rope[:, -1, 0] = -low, high
+    return [q_nope, q_rope, c, k_rope, W_uk, W_uv]
+
+
 def infinite_keys(g: torch.Generator, *sizes: int) -> list[Tensor]:
     """The same, with one channel in which every key would be infinite. No query has it, so no score depends on it."""
     q_nope, q_rope, c, k_rope, W_uk, W_uv = attention(g, *sizes)
@@ -39,6 +48,24 @@ def infinite_value(g: torch.Generator, *sizes: int) -> list[Tensor]:
     q_nope[..., 0] = q_nope[..., 0].abs() + 0.1
     c[..., 1], W_uk[:, :, 1], W_uv[:, :, 1] = 0, 0, HUGE
     c[:, 0, 1], W_uk[:, 0, 1] = HUGE, -1  # its score is far below all others
+    return [q_nope, q_rope, c, k_rope, W_uk, W_uv]
+
+
+def drowned_keys(g: torch.Generator, *sizes: int) -> list[Tensor]:
+    """The same, with two channels in which keys are so large that a score loses all else. The absorbed query has exactly 0 there."""
+    q_nope, q_rope, c, k_rope, W_uk, W_uv = attention(g, *sizes)
+    q_nope[..., 1] = q_nope[..., 0]
+    W_uk[:, :, 2] = 0
+    W_uk[:, 0, 2], W_uk[:, 1, 2] = HUGE, -HUGE
+    return [q_nope, q_rope, c, k_rope, W_uk, W_uv]
+
+
+def drowned_values(g: torch.Generator, *sizes: int) -> list[Tensor]:
+    """The same, with two tokens whose values are so large that all else is lost. They have equal weights, and their latents cancel."""
+    q_nope, q_rope, c, k_rope, W_uk, W_uv = attention(g, *sizes)
+    q_nope, q_rope = torch.zeros_like(q_nope), torch.zeros_like(q_rope)  # so all weights are equal, to the last bit
+    c[..., 1], W_uk[:, :, 1] = 0, 0
+    c[:, 0, 1], c[:, 1, 1] = HUGE, -HUGE
     return [q_nope, q_rope, c, k_rope, W_uk, W_uv]
 
 

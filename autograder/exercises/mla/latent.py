@@ -39,6 +39,8 @@ def case(
     x = size * (0.3 + torch.randn(batch, tokens, hidden, generator=g))
     W = torch.randn(d_c + d_R, hidden, generator=g) / hidden**0.5
     norm = torch.ones(d_c) if plain else 0.3 + 1.5 * torch.rand(d_c, generator=g)
+    if not plain:
+        norm[1] *= -1
     return call(x, W, norm, **more)
 
 
@@ -51,7 +53,7 @@ def _(g):
     yield case(g, 1, 1, 9, 5, 2, plain=True)
     yield case(g, 2, 7, 11, 6, 4, plain=True)
     yield case(g, 3, 4, 10, 3, 8, plain=True)
-    yield case(g, 1, 300, 8, 5, 4, plain=True)
+    yield case(g, 1, 300, 8, 5, 4, plain=True, size=10.0)  # so that eps counts for none of them
 
 
 @latent.stage(
@@ -79,6 +81,7 @@ def _(g):
     x[:, 2] = 0
     yield call(x, torch.randn(8, 9, generator=g), 0.5 + torch.rand(6, generator=g))
     yield case(g, 1, 4, 8, 5, 4, size=1e6)
+    yield case(g, 1, 5, 8, 4, 6, size=1e-3, eps=0.0)
 
 
 @latent.stage(

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
-from autograder.exercises.mla.fixtures import attention
+from autograder.exercises.mla.fixtures import attention, far_scores
 from autograder.exercises.mla.naive_mistakes import mistakes
 from autograder.exercises.mla.variants import reference
 from autograder.inside.case import call
@@ -54,6 +54,7 @@ def _(g):
     yield call(*attention(g, 1, 7, 7, 2, 5, 4, 3, 6))
     yield call(*attention(g, 2, 5, 5, 4, 3, 2, 6, 7))
     yield call(*attention(g, 3, 4, 4, 4, 5, 6, 2, 3))
+    yield call(*far_scores(g, 3e3, 3e3, 2, 5, 5, 3, 6, 4, 5, 7))  # what is not seen has no part in anything
 
 
 @naive.stage(
@@ -67,6 +68,7 @@ def _(g):
     yield call(*attention(g, 3, 2, 11, 4, 5, 6, 8, 3))
     q_nope, q_rope, *others = attention(g, 2, 4, 9, 3, 6, 4, 5, 7)
     yield call(60 * q_nope, 60 * q_rope, *others)
+    yield call(*far_scores(g, 3e3, 3e3, 2, 3, 7, 3, 5, 4, 6, 8))
 
 
 @naive.stage(
@@ -78,6 +80,7 @@ def _(g):
 def _(g):
     yield call(*attention(g, 2, 3, 5, 3, 4, 2, 6, 5), gradients=(0, 1, 2, 3, 4, 5))
     yield call(*attention(g, 1, 4, 4, 2, 5, 4, 3, 6), gradients=(0, 1, 2, 3, 4, 5))
+    yield call(*far_scores(g, 0.0, 10.0, 2, 6, 6, 3, 5, 4, 3, 7), gradients=(0, 1, 2, 3, 4, 5))  # exp(its score) is infinite
 
 
 @naive.accepts("as DeepSeek's code, the mask added")

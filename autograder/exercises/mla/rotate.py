@@ -91,6 +91,7 @@ def _(g):
     anywhere = torch.stack([torch.randperm(60, generator=g)[:5] for _ in range(2)])
     yield case(g, 2, 5, 10, positions=anywhere)
     yield case(g, 1, 6, 8, positions=from_(g, 1, 6, 270, 300))
+    yield case(g, 2, 6, 8, positions=torch.tensor([395, 310]).view(2, 1) + torch.arange(6))
 
 
 @rotate.stage(
@@ -113,8 +114,9 @@ def _(g):
     pure=True,
 )
 def _(g):
-    yield case(g, 2, 4, 6, positions=from_(g, 2, 4), gradients=(0,))
-    yield case(g, 2, 3, 5, 4, positions=from_(g, 2, 3), interleaved=False, gradients=(0,))
+    for interleaved in (True, False):
+        yield case(g, 2, 4, 6, positions=from_(g, 2, 4), interleaved=interleaved, gradients=(0,))
+        yield case(g, 2, 3, 5, 4, positions=from_(g, 2, 3), interleaved=interleaved, gradients=(0,))
 
 
 def angles(x: Tensor, positions: Tensor, base: float) -> Tensor:

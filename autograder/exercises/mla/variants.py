@@ -79,6 +79,15 @@ def masked_by_zero(scores: Tensor, scale: float, seen: Tensor) -> Tensor:
     return (scores * scale * seen).softmax(dim=-1)
 
 
+def masked_by_a_number(scores: Tensor, scale: float, seen: Tensor) -> Tensor:
+    return (scores * scale).masked_fill(~seen, -1e4).softmax(dim=-1)
+
+
+def maximum_of_all(scores: Tensor, scale: float, seen: Tensor) -> Tensor:
+    e = (scores * scale - (scores * scale).amax(dim=-1, keepdim=True)).exp() * seen
+    return e / e.sum(dim=-1, keepdim=True)
+
+
 def masked_afterwards(scores: Tensor, scale: float, seen: Tensor) -> Tensor:
     return (scores * scale).softmax(dim=-1) * seen
 
@@ -140,6 +149,14 @@ COMMON = {  # mistakes that either form can have: what differs, and what is said
     "masked by zero": (
         dict(weights=masked_by_zero),
         "You set the scores of what comes later to 0. exp(0) is 1: set them to minus infinity.",
+    ),
+    "masked by a number": (
+        dict(weights=masked_by_a_number),
+        "You set the scores of what comes later to a number such as -10000. Scores that are seen may be lower: take minus infinity.",
+    ),
+    "the largest of all tokens taken off": (
+        dict(weights=maximum_of_all),
+        "You took off the largest score of all tokens, also of those that are not seen. Beside it all that is seen may be 0: mask before you look for it.",
     ),
     "masked after the softmax": (
         dict(weights=masked_afterwards),

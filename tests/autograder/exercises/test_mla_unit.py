@@ -86,6 +86,21 @@ def test_costs_are_as_in_the_library():
             assert counts[1] == mla.cost(shape, queries, tokens, "absorbed")[1]
 
 
+@pytest.mark.parametrize("make", [fixtures.drowned_keys, fixtures.drowned_values])
+def test_what_is_lost_beside_large_keys_or_values_is_lost_in_float64_too(make):
+    args = make(torch.Generator().manual_seed(0), 2, 1, 8, 3, 6, 4, 5, 7)
+    right = find("mla.absorbed").reference(*args)
+    assert near(mla.latent_attention(*args, form="absorbed"), right)
+    assert not near(mla.latent_attention(*(part.double() for part in args), form="naive"), right, 0.1)
+
+
+def test_far_scores_are_further_apart_than_a_number_in_place_of_minus_infinity():
+    q_nope, q_rope, c, k_rope, W_uk, _ = fixtures.far_scores(torch.Generator().manual_seed(0), 3e3, 3e3, 2, 5, 5, 3, 6, 4, 5, 7)
+    scores = torch.einsum("bqhn,hnr,btr->bhqt", q_nope, W_uk, c) + torch.einsum("bqhd,btd->bhqt", q_rope, k_rope)
+    assert scores[..., 0].max() < -5e4
+    assert scores[..., -1].min() > 5e4
+
+
 @pytest.mark.parametrize("make", [fixtures.infinite_keys, fixtures.infinite_value])
 def test_what_may_not_be_made_would_be_infinite(make):
     q_nope, q_rope, c, k_rope, W_uk, W_uv = make(torch.Generator().manual_seed(0), 2, 3, 9, 3, 6, 4, 5, 7)
