@@ -8,7 +8,6 @@ from autograder.checking.exercise import Exercise
 from autograder.exercises.h2o.cache_mistakes import (
     Fading,
     HeavyHitterCache,
-    InHalfPrecision,
     OneQueryTooMany,
     PaddingAsQueries,
     PositionsOfTheFirst,
@@ -121,7 +120,7 @@ def _(g):
     "tokens to a cache that has forgotten some: it attends in full, and forgets once.",
 )
 def _(g):
-    yield cache_case(g, (2, 6, 2, 5, 4), 6, 2, (11, 1, 1, 1, 1, 1), unlike=(InHalfPrecision,))
+    yield cache_case(g, (2, 6, 2, 5, 4), 6, 2, (11, 1, 1, 1))
     yield cache_case(g, (1, 4, 1, 6, 3), 5, 1, (8, 4, 1, 5))
     yield cache_case(g, (2, 6, 3, 6, 5), 7, 3, (10, 6, 1, 1))
 

@@ -320,12 +320,5 @@ class PositionsOfTheFirstText(PositionsOfTheFirst):
     first = slice(1)
 
 
-class InHalfPrecision(HeavyHitterCache):
-    """Keeps the scores in bfloat16."""
-
-    def scores(self, p):
-        return super().scores(p).bfloat16().double()
-
-
 # Too faint to fail in the same stages on every seed, so these have no name that a learner reads. But each fails in some case.
-FAINT = (Fading, InHalfPrecision, OneQueryTooMany, PaddingAsQueries, PositionsOfTheFirst, PositionsOfTheFirstText)
+FAINT = (Fading, OneQueryTooMany, PaddingAsQueries, PositionsOfTheFirst, PositionsOfTheFirstText)
