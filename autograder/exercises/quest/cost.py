@@ -176,11 +176,6 @@ mistaken(
     first=lambda readers, kv_heads, most, page: readers // kv_heads * most * page // (page - 1),
 )
 mistaken(
-    "pays where it reads as much",
-    "You rounded up. Where the division leaves no rest, both read as much at your length, and Quest reads less from the next page on.",
-    first=lambda readers, kv_heads, most, page: -(-readers // kv_heads * most * page // (page - 1)),
-)
-mistaken(
     "pays with one bound",
     "You counted one bound for each page when you asked from where on it pays. There are two.",
     first=lambda readers, kv_heads, most, page: 2 * readers // kv_heads * most * page // (2 * page - 1) + 1,

@@ -194,3 +194,12 @@ def test_bytes_in_float32():
         return tuple(torch.tensor(find("quest.cost").reference(*args, **options)).float().tolist())
 
     assert rejects("quest.cost", wrong)
+
+
+def test_a_length_at_which_both_read_as_much():
+    def wrong(tokens, budget, page, heads, kv_heads, *sizes, shared=False, **options):
+        full, read, _ = find("quest.cost").reference(tokens, budget, page, heads, kv_heads, *sizes, shared=shared, **options)
+        group = 1 if shared else heads // kv_heads
+        return full, read, -(-group * (budget // page) * page // (page - 1)) * page
+
+    assert rejects("quest.cost", wrong)
