@@ -101,7 +101,7 @@ def _(g):
     yield call(None, first.bfloat16())
     yield call(400 + 3 * torch.rand(2, 1, 3, generator=g), shares(g, 2, 1, 1, 4).bfloat16())
     yield later(g, 2, 2, 2, 6)
-    yield call(1e-9 * torch.rand(1, 2, 4, generator=g), 1e-9 * shares(g, 1, 2, 1, 5))  # faint ones count, too
+    yield call(1e-20 * torch.rand(1, 2, 4, generator=g), 1e-20 * shares(g, 1, 2, 1, 5))  # faint ones count, too
 
 
 @accumulate.accepts("the authors' way: old scores added to a slice")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.exercises.h2o.attend_mistakes import mistakes
 from autograder.exercises.h2o.fixtures import attention, left_padding, tokens
@@ -35,6 +36,7 @@ attend = Exercise(
     ),
     reference=reference,
     misconceptions=mistakes,
+    rules=Rules(exact_zeros=True),
 )
 
 
@@ -115,12 +117,16 @@ def _(g):
     yield attend_case(g, 2, 6, 3, 5, 5, 4, 3, pads=[0, 3])
     yield attend_case(g, 3, 4, 2, 2, 6, 5, 2, pads=[5, 0, 1])
     q, k, v = tokens(g, 2, 6, 3, 9, 5, 4, heavy=2)  # after an eviction each head holds padding in other places
-    yield call(q[:, :, -1:].contiguous(), k, v, torch.rand(2, 3, 9, generator=g) < torch.tensor([0.3, 0.9])[:, None, None])
+    mask = torch.rand(2, 3, 9, generator=g) < torch.tensor([0.3, 0.9])[:, None, None]
+    mask[0, 1] = False  # a head that sees nothing at all
+    yield call(q[:, :, -1:].contiguous(), k, v, mask)
     seen_last = torch.rand(2, 3, 9, generator=g).argsort(dim=-1) < 4
     yield call(q[:, :, -3:].contiguous(), k, v, seen_last)
-    q, k, v = whole(*tokens(g, 2, 6, 3, 9, 4, 5))
-    low = torch.full((4,), 8.0)  # all products are about -250: what is masked with -100, or 0, would get all of the weight
-    yield call(q[:, :, -2:] - low, k + 2 * low, v, seen_last)
+    # products of millions: keys masked with -1e6 would get all of the weight, and the largest of all is no key that a query sees
+    for sign in (-1.0, 1.0):
+        ranks = 1.0 + torch.rand(2, 3, 9, 1, generator=g).argsort(dim=2)
+        q, k = torch.full((2, 6, 3, 4), sign * 2**10), 2**10 * ranks.expand(-1, -1, -1, 4).clone()
+        yield call(q, k, torch.randn(2, 3, 9, 5, generator=g), seen_last)
 
 
 @attend.stage(

@@ -5,7 +5,15 @@ import math
 import torch
 
 from autograder.checking.exercise import Exercise
-from autograder.exercises.h2o.cache_mistakes import HeavyHitterCache, mistakes
+from autograder.exercises.h2o.cache_mistakes import (
+    Fading,
+    HeavyHitterCache,
+    OneQueryTooMany,
+    PaddingAsQueries,
+    PositionsOfTheFirst,
+    PositionsOfTheFirstText,
+    mistakes,
+)
 from autograder.exercises.h2o.fixtures import left_padding, tokens
 from autograder.inside.case import HELD, Case, script
 
@@ -47,12 +55,12 @@ def cache_case(
     *normalize: bool,
     pads: list[int] | None = None,
     most: bool = False,
-    unlike: tuple[str, ...] = (),
+    unlike: tuple[str | type, ...] = (),
 ) -> Case:
     """Of `sizes` batch, heads, kv_heads, head_dim, channels of values: steps of so many tokens each, and after each the positions.
 
     No choice of the reference is close. With `most` the bytes that are held are looked at as well. Mistakes that the case must
-    be `unlike` hold other tokens somewhere.
+    be `unlike`, by name or themselves, hold other tokens somewhere.
     """
     batch, heads, kv_heads, dim, v_dim = sizes
     n = sum(steps)
@@ -69,7 +77,8 @@ def cache_case(
             calls += [("step", *given), ("positions",)]
         reference = HeavyHitterCache(budget, recent, *normalize)
         right = held(reference, calls)
-        wrong = [held(mistake.wrong(budget, recent, *normalize), calls) for mistake in mistakes if mistake.name in unlike]
+        others = [mistake.wrong for mistake in mistakes if mistake.name in unlike] + [x for x in unlike if isinstance(x, type)]
+        wrong = [held(other(budget, recent, *normalize), calls) for other in others]
         if reference.clear and right not in wrong:
             break
     if most:
@@ -98,9 +107,10 @@ def _(g):
 def _(g):
     yield cache_case(g, (1, 1, 1, 6, 3), 5, 2, (9, 1, 1, 1))
     yield cache_case(g, (2, 3, 3, 5, 4), 6, 2, (12, 1, 1, 1, 1))
-    yield cache_case(g, (2, 2, 2, 8, 3), 7, 3, (4, 1, 1, 1, 1, 1, 1, 1))  # the budget is reached in decoding
+    yield cache_case(g, (2, 2, 2, 8, 3), 7, 3, (4, 1, 1, 1, 1, 1, 1, 1), unlike=(Fading,))  # the budget is reached in decoding
     yield cache_case(g, (1, 2, 2, 6, 5), 4, 0, (10, 1, 1))
     yield cache_case(g, (1, 2, 2, 6, 5), 4, 4, (10, 1, 1))
+    yield cache_case(g, (1, 2, 2, 6, 5), 7, 2, (7, 1, 1))  # the prompt fills it
 
 
 @cache.stage(
@@ -124,7 +134,8 @@ def _(g):
 def _(g):
     other = ("normalised by place", "never normalised", "normalised sums are kept")
     yield cache_case(g, (1, 2, 2, 6, 3), 5, 2, (9, 1, 1, 1), True, unlike=other)
-    yield cache_case(g, (2, 6, 2, 5, 4), 6, 1, (12, 1, 1, 1, 1, 1, 1), True, unlike=other)
+    faint = OneQueryTooMany, PositionsOfTheFirst, PositionsOfTheFirstText
+    yield cache_case(g, (2, 6, 2, 5, 4), 6, 1, (12, 1, 1, 1, 1, 1, 1), True, unlike=other + faint)
     yield cache_case(g, (1, 4, 2, 6, 3), 6, 3, (8, 5, 1, 1), True, unlike=other)
     yield cache_case(g, (2, 6, 2, 5, 4), 6, 1, (12, 1, 1, 1), False, unlike=("always normalised",))
 
@@ -139,7 +150,14 @@ def _(g):
     yield cache_case(g, (2, 4, 2, 5, 3), 6, 2, (12, 1, 1, 1), pads=[0, 4])
     yield cache_case(g, (3, 3, 3, 6, 3), 7, 2, (12, 1, 1, 1), pads=[9, 0, 2])  # more room than tokens in the first
     yield cache_case(
-        g, (2, 6, 2, 5, 3), 6, 2, (11, 1, 1, 1), True, pads=[3, 0], unlike=("normalised by place", "never normalised")
+        g,
+        (2, 6, 2, 5, 3),
+        6,
+        2,
+        (11, 1, 1, 1),
+        True,
+        pads=[3, 0],
+        unlike=("normalised by place", "never normalised", PaddingAsQueries),
     )
     yield cache_case(g, (2, 4, 2, 5, 3), 6, 2, (4, 5, 2, 1), pads=[6, 1])  # in two pieces, the first of which is nothing else
 
@@ -154,6 +172,7 @@ def _(g):
     yield cache_case(g, (1, 2, 2, 8, 6), 8, 4, (70, 1, 1), most=True)
     yield cache_case(g, (2, 6, 3, 6, 8), 6, 3, (40, 1, 1, 1), most=True)
     yield cache_case(g, (1, 2, 1, 8, 5), 4, 2, (3, *[1] * 12), most=True)
+    yield cache_case(g, (1, 1, 1, 2, 2), 2, 1, (150, 1, 1), most=True)  # also what is a byte for each token of the text
 
 
 @cache.accepts("everything in one dict, gathered")

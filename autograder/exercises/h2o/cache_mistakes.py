@@ -273,3 +273,52 @@ class _(HeavyHitterCache):
         large = dict(self.held)
         super().forget(keep)
         self.large = large if "large" not in vars(self) else self.large
+
+
+class PaddingAsQueries(HeavyHitterCache):
+    """Counts positions without the padding, and tokens with it."""
+
+    padding = 0
+
+    def take_in(self, q, k, v, mask):
+        super().take_in(q, k, v, mask)
+        self.padding = self.padding + (0 if mask is None else (~mask).sum(dim=1)[:, None, None])
+
+    def worth(self):
+        queries = self.seen - self.held["position"] + self.padding
+        return self.held["score"] / queries if self.normalize else self.held["score"]
+
+
+class Fading(HeavyHitterCache):
+    """Takes a little off all scores at every step."""
+
+    def scores(self, p):
+        return 0.99 * self.held["score"] + self.of_keys(p).sum(dim=2)
+
+
+class OneQueryTooMany(HeavyHitterCache):
+    """Divides by seen - position + 1."""
+
+    def worth(self):
+        queries = self.seen - self.held["position"] + 1
+        return self.held["score"] / queries if self.normalize else self.held["score"]
+
+
+class PositionsOfTheFirst(HeavyHitterCache):
+    """Divides by the queries that could see the tokens of the first head of keys."""
+
+    first = (slice(None), slice(1))
+
+    def worth(self):
+        queries = self.seen - self.held["position"][self.first]
+        return self.held["score"] / queries if self.normalize else self.held["score"]
+
+
+class PositionsOfTheFirstText(PositionsOfTheFirst):
+    """The same of the first sequence."""
+
+    first = slice(1)
+
+
+# Too faint to fail in the same stages on every seed, so these have no name that a learner reads. But each fails in some case.
+FAINT = (Fading, OneQueryTooMany, PaddingAsQueries, PositionsOfTheFirst, PositionsOfTheFirstText)

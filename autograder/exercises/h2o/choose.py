@@ -68,6 +68,9 @@ def _(g):
     yield call(
         scored(g, 2, 2, 15, 6, 3, fall=30.0), 6, 3
     )  # the recent ones have most: they do not count as heavy hitters as well
+    yield call(1e-20 * scored(g, 2, 2, 15, 6, 3), 6, 3)  # faint ones
+    yield call(1e12 * scored(g, 2, 2, 15, 6, 3, fall=0.02), 6, 3)  # large ones, yet the recent ones stay
+    yield call(1 + 2.0**-23 * torch.rand(2, 3, 30, generator=g).argsort(dim=-1), 11, 4)  # they differ in the last digit
 
 
 @choose.stage(

@@ -88,6 +88,8 @@ def _(g):
     yield worth_case(g, 2, 4, 4, 5, "sum")
     yield worth_case(g, 1, 4, 2, 3, "each")
     yield worth_case(g, 1, 3, 3, 3, "Sum")
+    yield worth_case(g, 1, 3, 1, 3, "mean")
+    yield worth_case(g, 2, 4, 2, 3, "max", seen=7)
 
 
 @worth.stage(
@@ -104,6 +106,7 @@ def _(g):
     yield worth_case(g, 1, 3, 3, 1, seen=1)
     yield worth_case(g, 1, 4, 1, 5, seen=5000)
     yield call(sums(g, 2, 4, 3), 2, "sum", torch.tensor([[[0, 4, 7]], [[1, 2, 6]]]).repeat(1, 2, 1), 12)  # the newest has gone
+    yield call(sums(g, 2, 4, 6), 2, "first", kept(g, 2, 2, 6, 50_000), 131_073)  # more than half precision counts to
 
 
 @worth.stage(

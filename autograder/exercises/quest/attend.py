@@ -118,7 +118,7 @@ def _(g):
 )
 def _(g):
     yield large(g, 2, 18, 3, 4, 8)
-    yield large(g, 3, 40, 4, 5, 100)
+    yield large(g, 3, 40, 4, 5, 1000)
     q = 8.0 * torch.ones(2, 16)
     keys = torch.randint(-1, 2, (2, 14, 16), generator=g).float() / 8
     for shift in (8.0, -8.0):  # all scores are near 256, or -256, and multiples of 1/4

@@ -72,6 +72,8 @@ def _(g):
     yield append(g, 3, 7, 0, 16 + drawn(g, 3, 12), None)
     yield append(g, 2, 6, 0, 1, 4)
     yield append(g, 2, 7, 0, 121, 6)
+    low, high, tokens, keys, page = append(g, 2, 6, 0, 11, 4).args
+    yield call(low, high, tokens, 1e12 * keys, page)  # no number but infinity is larger than all keys
 
 
 @bounds.stage(

@@ -77,7 +77,9 @@ def _(g):
     yield sizes(g, drawn(g, 80, 90), drawn(g, 4, 9), 1)
     yield sizes(g, drawn(g, 300, 400), drawn(g, 11, 19), 1)
     yield sizes(g, 50, 1, 1)
+    yield call(500, 42, 5, 3, 3, 11)  # at 50 tokens both read as much
     yield call(32768, 2048, 16, 32, 32, 128)
+    yield call(7 * 300_007, 2000, 7, 31, 31, 127)  # more than float32 counts to, or int32 holds
 
 
 @cost.stage(
@@ -93,6 +95,7 @@ def _(g):
     yield sizes(g, drawn(g, 60, 70), drawn(g, 4, 9), 4, itemsize=1, shared=True)
     yield call(8192, 1024, 16, 9, 3, 64, itemsize=4)
     yield sizes(g, 12, 10, 5)  # Quest reads more
+    yield call(630, 31, 7, 9, 3, 11)  # at 98 both read as much
 
 
 @cost.stage(

@@ -55,7 +55,7 @@ def _(g):
     "very large and very faint masses",
     points=1,
     exposes="Masses of 150 or -150 are as good as others: only differences count, and each head has its own. A part that is fainter by 200 has no "
-    "weight, and one that is fainter by 9 has some.",
+    "weight, and one that is fainter by 14 has some.",
 )
 def _(g):
     yield drawn(g, 3, 2, 4, shift=120.0)
@@ -64,7 +64,10 @@ def _(g):
     yield call(parts, masses + torch.tensor([150.0, -150, 100, -95]))  # heads that have little to do with each other
     yield drawn(g, 5, 3, 4, spread=400.0)
     parts, masses = drawn(g, 2, 3, 4, spread=0.5).args
-    yield call(parts * torch.tensor([1.0, 1e4]).view(2, 1, 1), masses - torch.tensor([[0.0], [9]]))
+    yield call(parts * torch.tensor([1.0, 1e6]).view(2, 1, 1), masses - torch.tensor([[0.0], [14]]))
+    parts, masses = drawn(g, 4, 4, 5).args
+    ranks = masses.argsort(dim=0).argsort(dim=0)  # far apart, so that none is rounded away and one part is the result
+    yield call(parts, 2.0**12 * ranks + torch.tensor([0.0, -5e4, 5e4, -(2.0**31)]))
 
 
 @merge.stage(
@@ -83,6 +86,9 @@ def _(g):
     yield call(parts, masses)  # anything stands in an empty part
     parts, masses = parts.clone(), masses.clone()
     parts[2, 1] = parts[0] = torch.nan
+    yield call(parts, masses)
+    parts = parts.clone()
+    parts[2, 1], parts[0] = torch.inf, -torch.inf
     yield call(parts, masses)
     parts, masses = drawn(g, 3, 3, 4).args
     masses[:, 1] = -torch.inf

@@ -43,6 +43,8 @@ def _(g):
     yield call(some_scores(g, 4, 30, last="most"), 48)
     yield call(some_scores(g, 2, 300, last="most"), 55, 5)
     yield call(-50 + some_scores(g, 2, 8, last="most"), 9, 3)  # all are negative
+    yield call(1e-20 * some_scores(g, 2, 8, last="most"), 9, 3)
+    yield call(1 + 2.0**-23 * torch.rand(2, 20, generator=g).argsort(dim=-1), 28, 4)  # they differ in the last digit
 
 
 @select.stage(
@@ -58,6 +60,8 @@ def _(g):
     yield call(some_scores(g, 2, 10), 3, 3)
     yield call(some_scores(g, 3, 7, last="least"), 16, 8)
     yield call(100 + some_scores(g, 2, 8, last="least"), 12, 4)
+    yield call(1e12 * some_scores(g, 2, 8, last="least"), 12, 4)
+    yield call(1e12 * some_scores(g, 2, 8, last="least"), 7, 4)
 
 
 @select.stage(
@@ -75,6 +79,7 @@ def _(g):
     yield call(some_scores(g, 2, 1), 16)  # a short text
     yield call(some_scores(g, 2, 2), 47, 3)
     yield call(some_scores(g, 2, 9), drawn(g, 4, 6), 7)
+    yield call(some_scores(g, 2, 1), 6, 7)  # also where there is one page only
 
 
 @select.stage(

@@ -76,6 +76,7 @@ def _(g):
     yield call(q * torch.tensor([1.0, 0, -1, 0, 0, 1, -1]), low, high)
     yield drawn(g, 2, 2, 9, 6, page=1)
     yield call(1e6 * torch.randn(2, 7, generator=g), 1e-3 * low, 1e-3 * high)
+    yield call(1e-12 * torch.randn(2, 7, generator=g), low, high)  # a faint query has signs, too
 
 
 @upper.stage(

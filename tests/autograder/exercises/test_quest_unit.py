@@ -1,7 +1,13 @@
-"""Unit 11: what its exercises take for right is what the library does, and its inputs are what they claim to be."""
+"""Unit 11: what its exercises take for right is what the library does, and its inputs are what they claim to be.
 
+And wrong answers that are on no list of mistakes, as they are rare, fail all the same.
+"""
+
+import pytest
 import torch
+from torch import Tensor
 
+from autograder.checking.score import score_object
 from autograder.exercises import find
 from autograder.inside.use import Use, used
 from sparsity_edu.kernels.sparse_attention import page_bounds
@@ -79,3 +85,121 @@ def test_bytes_are_those_of_the_librarys_cache():
         assert 2 * keys.nbytes == full
         compared += 1
     assert compared >= 2
+
+
+def rejects(id: str, wrong) -> bool:
+    return not score_object(find(id), wrong).passed
+
+
+def test_bounds_that_begin_with_a_finite_number():
+    def wrong(low, high, tokens, keys, page=16):
+        return tuple(bound.clamp(-1e9, 1e9) for bound in find("quest.bounds").reference(low, high, tokens, keys, page))
+
+    assert rejects("quest.bounds", wrong)
+
+
+def test_a_query_whose_small_numbers_count_as_0():
+    def wrong(q, low, high):
+        return find("quest.upper_bound").reference(torch.where(q.abs() < 1e-3, 0.0, q.float()), low, high)
+
+    assert rejects("quest.upper_bound", wrong)
+
+
+def select(
+    scores,
+    budget,
+    page=16,
+    *,
+    rank=Tensor.clone,
+    last=lambda scores: torch.inf,
+    raises=lambda budget, page, pages: budget < page,
+):
+    if raises(budget, page, scores.shape[1]):
+        raise ValueError
+    value = rank(scores)
+    value[:, -1] = last(scores)
+    order = value.argsort(dim=-1, descending=True, stable=True)
+    return order[:, : max(1, budget // page)].sort(dim=-1).values
+
+
+def earlier(scores: Tensor, by: float) -> Tensor:
+    """Of equal scores the later has a little less; but the others too."""
+    return scores.double() - by * torch.arange(scores.shape[1])
+
+
+SELECT = {
+    "in half precision": {"rank": Tensor.half},
+    "rounded": {"rank": lambda scores: (1e5 * scores).round()},
+    "after a softmax": {"rank": lambda scores: scores.softmax(dim=-1)},
+    "later ones with 1e-6 less": {"rank": lambda scores: earlier(scores, 1e-6)},
+    "later ones with 1e-12 less": {"rank": lambda scores: earlier(scores, 1e-12)},
+    "the last page at 1e4": {"last": lambda scores: 1e4},
+    "the last page at 1e9": {"last": lambda scores: 1e9},
+    "the last page just above the largest": {"last": lambda scores: scores.max() + 1e-3},
+    "no error where one page is all": {"raises": lambda budget, page, pages: budget < page and pages > 1},
+}
+
+
+@pytest.mark.parametrize("name", SELECT)
+def test_selecting(name):
+    assert score_object(find("quest.select"), select).passed
+    assert rejects("quest.select", lambda *args, **options: select(*args, **options, **SELECT[name]))
+
+
+def test_attention_whose_scores_are_cut_off():
+    def wrong(q, keys, values, pages, page=16):
+        outs, masses = [], []
+        for h, chosen in enumerate(pages.tolist()):
+            k, v = (
+                torch.cat([x[h * len(keys) // len(q), p * page :][:page] for p in chosen] or [x[0, :0]]).float()
+                for x in (keys, values)
+            )
+            scores = (k @ q[h].float() / k.shape[1] ** 0.5).clamp(-1e3, 1e3)
+            outs.append(scores.softmax(dim=0) @ v)
+            masses.append(scores.logsumexp(dim=0))
+        return torch.stack(outs), torch.stack(masses)
+
+    assert rejects("quest.attend", wrong)
+
+
+def shares(masses: Tensor) -> Tensor:
+    return masses.softmax(dim=0).nan_to_num(0.0)
+
+
+def without_empty(parts: Tensor, masses: Tensor) -> Tensor:
+    return parts.masked_fill((masses == -torch.inf)[..., None], 0.0)
+
+
+def merge(parts, masses, *, weigh=shares, clean=without_empty):
+    return (weigh(masses)[..., None] * clean(parts, masses)).sum(dim=0), masses.logsumexp(dim=0)
+
+
+MERGE = {
+    "empty below -1e4": {"weigh": lambda masses: shares(masses.masked_fill(masses < -1e4, -torch.inf))},
+    "empty below -1e9": {"weigh": lambda masses: shares(masses.masked_fill(masses < -1e9, -torch.inf))},
+    "cut off at 1000": {"weigh": lambda masses: shares(torch.where(masses.isfinite(), masses.clamp(-1e3, 1e3), masses))},
+    "faint parts left out": {"weigh": lambda masses: torch.where(shares(masses) < 1e-5, 0.0, shares(masses))},
+    "infinity in an empty part": {"clean": lambda parts, masses: torch.where(parts.isnan(), 0.0, parts)},
+}
+
+
+@pytest.mark.parametrize("name", MERGE)
+def test_merging(name):
+    assert score_object(find("quest.merge"), merge).passed
+    assert rejects("quest.merge", lambda parts, masses: merge(parts, masses, **MERGE[name]))
+
+
+def test_bytes_in_float32():
+    def wrong(*args, **options):
+        return tuple(torch.tensor(find("quest.cost").reference(*args, **options)).float().tolist())
+
+    assert rejects("quest.cost", wrong)
+
+
+def test_a_length_at_which_both_read_as_much():
+    def wrong(tokens, budget, page, heads, kv_heads, *sizes, shared=False, **options):
+        full, read, _ = find("quest.cost").reference(tokens, budget, page, heads, kv_heads, *sizes, shared=shared, **options)
+        group = 1 if shared else heads // kv_heads
+        return full, read, -(-group * (budget // page) * page // (page - 1)) * page
+
+    assert rejects("quest.cost", wrong)
