@@ -23,7 +23,13 @@ IGNORED = {".ipynb_checkpoints", "__pycache__"}  # what nbgrader does not copy e
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 REASONS = {errno.ELOOP: "a link", errno.ENOTDIR: "not a folder", errno.ENXIO: "a socket or a device", errno.ENOENT: "missing"}
 
-PAGES = (".html", ".htm", ".xhtml", ".mht", ".svg", ".js")
+# Of a submission's files only kinds that are known to be dead are handed on: nbgrader puts them beside its feedback, and a web
+# server may show that to others.
+DEAD = frozenset(
+    ".bin .ckpt .csv .dat .gif .gz .h5 .ipynb .jpeg .jpg .json .jsonl .log .md .npy .npz .parquet .pdf .pickle .pkl .png .pt "  # noqa: SIM905
+    ".pth .py .pyc .safetensors .tar .toml .tsv .txt .webp .yaml .yml .zip".split()
+)
+ALIVE = re.compile(r"\.(php\d?|phtml|phar|f?cgi|pl|s?html?|xhtml|asp|aspx|jsp)(\.|$)")  # some servers look inside a name too
 
 
 class Refused(Exception):
@@ -135,6 +141,14 @@ def _find_notebook(
     return False, others
 
 
+def _may_act(path: Parts, is_folder: bool) -> bool:
+    """Whether a web server or a browser might do more with a file than to save or show it."""
+    if IGNORED & set(path):  # not handed on
+        return False
+    name = path[-1].lower()
+    return bool(ALIVE.search(name)) or (not is_folder and PurePosixPath(name).suffix not in DEAD)
+
+
 def listing(base: Path, folder: Parts, caps: Caps) -> tuple[dict[Parts, os.stat_result], dict[Parts, str], bool]:
     """All files in a folder and the folders in it.
 
@@ -164,9 +178,10 @@ def listing(base: Path, folder: Parts, caps: Caps) -> tuple[dict[Parts, os.stat_
                     try:
                         if has_odd_letters(entry.name):
                             raise Refused("a name with letters that cannot be shown")
-                        if entry.name.lower().endswith(PAGES):
-                            raise Refused("a page; nbgrader puts a submission's files beside its feedback")
-                        if not entry.is_dir(follow_symlinks=False) or path == ("timestamp.txt",) or is_notebook:
+                        is_folder = entry.is_dir(follow_symlinks=False)
+                        if _may_act(path, is_folder):
+                            raise Refused("of a kind that may act as a page; nbgrader puts it beside its feedback")
+                        if not is_folder or path == ("timestamp.txt",) or is_notebook:
                             with _opened(base, (*folder, *path), caps.notebook if is_notebook else caps.file) as file:
                                 files[path] = os.fstat(file.fileno())
                         elif len(path) > caps.folders:

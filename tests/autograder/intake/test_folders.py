@@ -99,9 +99,9 @@ def test_a_name_in_a_note_is_only_text(look):
 
 
 def test_folders_too_deep_are_left_out(look):
-    found = look({NAME: MINE, "a/b/c/d/e": b"1", "a/b/c/d2": b"1"})
+    found = look({NAME: MINE, "a/b/c/d/e.txt": b"1", "a/b/c/d2.txt": b"1"})
     assert "too many folders deep" in found.notes[0]
-    assert found.extras == [("a", "b", "c", "d2")]
+    assert found.extras == [("a", "b", "c", "d2.txt")]
 
 
 def test_a_large_file_is_left_out(look):
@@ -124,10 +124,14 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
         read_file(tmp_path, ("a.bin",), 1000)
 
 
-@pytest.mark.parametrize("name", ["index.html", "data/a.HTM", "a.xhtml", "a.mht", "picture.svg", "a.js"])
+PAGES = ["index.html", "data/a.HTM", "a.xhtml", "a.mht", "picture.svg", "a.js", "a.xht", "a.xml", "a.shtml", "a.mhtml", "a.hta"]
+PAGES += ["a.php", "a.php.txt", "a.PHTML", ".htaccess", "data/.user.ini", "a.svgz", "a.xsl", "a.wasm", "a", "a.txt.", "a.txt "]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_pages_are_left_out(look, name):
     found = look({NAME: MINE, name: b"<script>pwned()</script>"})
-    assert found.notes == [f"left out: {name} (a page; nbgrader puts a submission's files beside its feedback)"]
+    assert found.notes == [f"left out: {name} (of a kind that may act as a page; nbgrader puts it beside its feedback)"]
     assert (found.notebook, found.extras, found.is_fine) == (MINE, [], False)
 
 
