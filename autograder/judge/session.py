@@ -57,11 +57,13 @@ class Session:
         self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> "Session":
-        self._folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="judge-")))
+        private = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="judge-"))  # for nobody else
+        self._folder = Path(private) / "inside"  # this one is there in the sandbox too, where student code runs as whoever
+        self._folder.mkdir()
         self._folder.chmod(0o755)
         self._listener = self._resources.enter_context(socket.socket(socket.AF_UNIX))
         self._listener.bind(str(self._folder / "socket"))
-        (self._folder / "socket").chmod(0o777)  # whoever student code runs as
+        (self._folder / "socket").chmod(0o777)
         self._listener.listen(16)
         return self
 

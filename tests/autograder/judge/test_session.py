@@ -1,5 +1,8 @@
 """A notebook in its sandbox: what its answers say, and what is lost when it misbehaves."""
 
+import contextlib
+import os
+import socket
 import time
 
 import pytest
@@ -144,3 +147,24 @@ def test_files_of_the_submission_shadow_nothing():
         session.run(nb, checks)
         assert ask(session, "first", 0).value == 42
     assert "judged outside" in str(nb.cells[1].outputs)
+
+
+def enters(path, user):
+    """Whether a user of this machine can connect to a socket."""
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            os.setuid(user)
+            socket.socket(socket.AF_UNIX).connect(path)
+            os._exit(0)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_other_users_of_the_machine_cannot_answer_for_a_student():
+    with Session({}, LIMITS) as session:
+        path = session._listener.getsockname()
+        private = os.stat(os.path.dirname(os.path.dirname(path)))
+        assert (private.st_uid, private.st_mode & 0o077) == (os.geteuid(), 0)
+        assert enters(path, os.geteuid())
+        if os.geteuid() == 0:  # only root can be somebody else
+            assert not enters(path, 65534)
