@@ -28,6 +28,9 @@ def grade(
     unit: Unit,
     jobs: Annotated[int, typer.Option(min=1, help="Submissions judged at once, on this machine.")] = os.cpu_count() or 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a dask.distributed scheduler to judge on instead.")] = None,
+    trust_network: Annotated[
+        bool, typer.Option("--trust-network", help="Take a scheduler without TLS: whoever reaches it runs code as you.")
+    ] = False,
     no_sandbox: Annotated[bool, typer.Option("--no-sandbox", help="Run student code unprotected; reports say so.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Judge again what was cut short by a limit.")] = False,
     json: Json = False,
@@ -40,6 +43,8 @@ def grade(
     from autograder.classroom.results import results, statistics
     from autograder.lessons.layout import course_root
 
+    if scheduler and not scheduler.startswith("tls://") and not trust_network:
+        raise ValueError(f"--scheduler must be tls://..., got {scheduler}; on a network that you trust add --trust-network")
     root = course_root()
     config = _config(root, no_sandbox, retry)
     run = ClassRun(root, unit, config)

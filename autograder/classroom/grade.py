@@ -34,8 +34,17 @@ SETTINGS = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.profile.enabled": False,  # it looks at a worker a hundred times a second
     "distributed.admin.large-graph-warning-threshold": "1TB",
+    "distributed.scheduler.http.routes": [],  # no pages about the class, on any port
+    "distributed.worker.http.routes": [],
 }
-LOCAL = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
+# A scheduler runs what it is sent as whoever started it: with `security` only for who has the certificates of this run.
+LOCAL = {
+    "threads_per_worker": 1,
+    "memory_limit": 0,
+    "dashboard_address": None,
+    "security": True,
+    "silence_logs": logging.CRITICAL,
+}
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -130,10 +132,56 @@ def test_as_many_are_judged_at_once_as_one_asked_for(tmp_path, monkeypatch, jobs
     assert len(workers) == jobs
 
 
+def is_closed(address):
+    """Whether a service takes only clients with a certificate, or serves pages and has none."""
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    anybody.maximum_version = ssl.TLSVersion.TLSv1_2  # later ones refuse after the handshake
+    with socket.create_connection(address, timeout=2) as plain:
+        try:
+            anybody.wrap_socket(plain).close()
+        except OSError as error:  # a plain service may wait for more
+            if "HANDSHAKE_FAILURE" in str(error):
+                return True
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=2) as browser:
+        browser.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return b" 404 " in browser.recv(20)
+    return False
+
+
+def test_nobody_else_can_use_the_workers(tmp_path, monkeypatch):
+    root = make_course(tmp_path / "course", ["perfect"])
+    run = module.ClassRun(root, UNIT, demo.course_config(root))
+    run.prepare()
+    seen, entered = set(), []
+
+    def look(*_):
+        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+            seen.update(c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
+        entered.extend(address for address in seen if not is_closed(address))
+
+    monkeypatch.setattr(module, "judge", lambda _: Judgement({}, {}, [], 0.0))
+    monkeypatch.setattr(Store, "put", look)
+    students = [record.student for record in run.take_in()]
+    assert [error for _, error in run.judge_all(run.open_questions(students), 1) if error] == []
+    assert seen
+    assert {host for host, _ in seen} == {"127.0.0.1"}
+    assert entered == []
+
+
+def test_a_scheduler_without_certificates_is_taken_only_where_one_says_so(tmp_path, autograder, monkeypatch):
+    root = make_course(tmp_path / "course")
+    monkeypatch.chdir(root)
+    code, _, error = autograder("grade", UNIT, "--scheduler", "tcp://10.0.0.1:8786")
+    assert code == 1
+    assert "--scheduler must be tls://..., got tcp://10.0.0.1:8786" in error
+    assert autograder("grade", UNIT, "--scheduler", "tcp://10.0.0.1:8786", "--trust-network")[2].count("no submissions") == 1
+
+
 def test_a_cluster_that_is_there_judges_the_same(graded, tmp_path):
     prepare_workers()
     root = make_course(tmp_path / "course", ["mask-lost"])
-    with dask.config.set(module.SETTINGS), LocalCluster(n_workers=1, **module.LOCAL) as cluster:
+    with dask.config.set(module.SETTINGS), LocalCluster(n_workers=1, **module.LOCAL | {"security": None}) as cluster:
         grade(root, scheduler=cluster.scheduler_address)
     assert gradebook_rows(root) == [row for row in gradebook_rows(graded[0]) if row[0] == "mask-lost"]
 
