@@ -5,6 +5,9 @@ split, and for one. Compiled code is kept on disk, beside the source or in the u
 says so, and torch does the work.
 
 A bfloat16 is the upper half of a float32: it comes in as uint16 and is shifted. Numba on a CPU has no float16.
+
+A small product takes as long as two views of a tensor as an array, since weights that stream through the caches leave nothing
+of what runs between two products. Where that counts, loops are given addresses: see `array`.
 """
 
 import os
@@ -20,6 +23,7 @@ from torch import Tensor
 try:
     import numba
     from numba.core import event
+    from numba.extending import intrinsic
 except ImportError:
     numba = None
 
@@ -29,6 +33,7 @@ ALONE = 2**18  # numbers that one thread reads in less than a tenth of a millise
 ORDERED = {"contract", "nsz"}  # sums as they are written, multiplied and added at once
 FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; infinities stay
 THREADS = threading.Lock()  # for one caller at a time: numba ends a process that calls its threads from two of its own
+LAST = threading.local()  # the number of threads that numba was told, which it keeps for each of Python's threads
 if hasattr(os, "register_at_fork"):  # and a forked one, which has no such threads
     os.register_at_fork(after_in_child=lambda: THREADS.acquire(blocking=False))
 
@@ -62,11 +67,44 @@ def number(x):
     return np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
 
 
+@part(FAST, inline="always")
+def rounded(y, total):
+    """A float32 as a number of the kind of y: to the nearest, and of two to the even one, as torch rounds."""
+    if isinstance(y, np.float32):
+        return total
+    if total != total:
+        return np.uint16(0x7FC0)
+    bits = np.float32(total).view(np.uint32)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+KINDS = {torch.float32: np.float32(0), torch.bfloat16: np.uint16(0)}  # an example of each: numba takes its type from it
+
+if numba is not None:
+
+    @intrinsic
+    def pointer(typing, address):
+        """An integer as what it points to."""
+        return numba.types.voidptr(numba.types.int64), lambda context, builder, signature, given: builder.inttoptr(
+            given[0], context.get_value_type(numba.types.voidptr)
+        )
+
+
+@part(FAST)
+def array(kind, address, shape):
+    """What lies at an address, contiguous, of the type of `kind`. The caller keeps the tensor, and knows its shape."""
+    if isinstance(kind, np.float32):
+        return numba.carray(pointer(address), shape, np.float32)
+    if isinstance(kind, np.uint16):
+        return numba.carray(pointer(address), shape, np.uint16)
+    return numba.carray(pointer(address), shape, np.int64)
+
+
 class Loops:
-    """Decorates a function of loops, which returns nothing, and runs it on as many threads as are worth while.
+    """Decorates a function of loops, and runs it on as many threads as are worth while.
 
     Args:
-        function: of numpy arrays and numbers, with a `prange` over what threads can share.
+        function: of arrays and numbers, with a `prange` over what threads can share.
     """
 
     def __init__(self, function: Callable) -> None:
@@ -76,21 +114,25 @@ class Loops:
             alone.__qualname__ = f"{function.__qualname__}_alone"  # numba keeps its code under this name
             self._together, self._alone = _compiled(function, parallel=True), _compiled(alone)
 
-    def __call__(self, work: int, *arguments) -> None:
+    def __call__(self, work: int, *arguments) -> object:
         """Run it.
 
         Args:
             work: how many numbers it reads, about: for few of them other threads take longer to come than they help.
             arguments: of the function.
+
+        Returns:
+            What the function does.
         """
         before = torch.get_num_threads()
         threads = min(before, numba.config.NUMBA_NUM_THREADS)
         if threads == 1 or work < ALONE or not THREADS.acquire(blocking=False):
-            self._alone(*arguments)
-            return
+            return self._alone(*arguments)
         try:
-            numba.set_num_threads(threads)
-            self._together(*arguments)
+            if getattr(LAST, "threads", 0) != threads:
+                numba.set_num_threads(threads)
+                LAST.threads = threads
+            return self._together(*arguments)
         finally:
             if torch.get_num_threads() != before:  # the first start of numba's OpenMP sets the number for all of the process
                 torch.set_num_threads(before)

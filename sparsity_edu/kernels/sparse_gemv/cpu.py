@@ -1,7 +1,7 @@
 """The products on a CPU: compiled loops where these know the numbers, and torch elsewhere.
 
 `threshold`, `columns`, `rows` and `compact_` are all that others use. Arguments are those of products.py, checked; x is
-(tokens, K). Both ways give the same.
+(tokens, K), and (..., K) for `threshold`. Both ways give the same.
 """
 
 from types import ModuleType

@@ -95,6 +95,6 @@ def test_without_numba_torch_does_it():
     environment = os.environ | {"TRITON_INTERPRET": "0"}
     run = subprocess.run([sys.executable, "-c", WITHOUT], env=environment, capture_output=True, text=True)
     assert run.stdout.splitlines() == [
-        "[-12.0, -13.0, -14.0] [6.0, 7.25, 8.5] [-8.5, -3.75]",
+        "[-12.0, -13.0, -14.0] [6.0, 7.25, 8.5] [-8.25, -3.75]",
         "[[[1.0, 4.0, 7.0, 10.0]]]",
     ], run.stderr
