@@ -92,7 +92,7 @@ def _add_large(kind, W_at, x_at, y_at, tokens, K, N, limit, first, end, width):
 
 @Loops
 def _add_chosen(kind, W_at, x_at, y_at, idx_at, tokens, K, N, n, most, group, width):
-    """y = x W[rows] of the first n: W (K, N), x (tokens, most), y (tokens, N), idx (most // group). False if W has no such rows."""
+    """y = x W[rows], of the first n: W (K, N), x (tokens, most), y (tokens, N), idx (most // group,). False: no such rows."""
     W, x, y = array(kind, W_at, (K, N)), array(kind, x_at, (tokens, most)), array(kind, y_at, (tokens, N))
     rows, weights = np.empty(n, np.uint64), np.empty((tokens, n), np.float32)
     if not _rows_of(array(0, idx_at, (most // group,)), n, group, K, rows):
@@ -142,7 +142,7 @@ def _add_rows(W, rows, weights, low, y):
 
 @Loops
 def _multiply(kind, W_at, x_at, y_at, idx_at, tokens, K, N, n, most, group):
-    """y[:, :n] = x W[rows]^T: W (N, K), x (tokens, K), y (tokens, most), idx (most // group). False if W has no such rows."""
+    """y[:, :n] = x W[rows]^T: W (N, K), x (tokens, K), y (tokens, most), idx (most // group,). False: no such rows."""
     W, x, y = array(kind, W_at, (N, K)), array(kind, x_at, (tokens, K)), array(kind, y_at, (tokens, most))
     rows = np.empty(n, np.int64)
     if not _rows_of(array(0, idx_at, (most // group,)), n, group, N, rows):
