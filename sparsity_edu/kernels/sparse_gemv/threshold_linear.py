@@ -107,7 +107,7 @@ class SharedProduct(nn.Module):
         return result
 
     def _product(self, x: Tensor) -> Tensor:
-        """On a CPU always torch's way: in the interpreter a model would take minutes for a word."""
+        """On a CPU never in Triton's interpreter, where a model would take minutes for a word."""
         if self.prefill != "all" and x.ndim > 1 and x.shape[-2] > 1:
             first = dense_tokens(x.shape[-2], self.prefill)
             last = x[..., first:, :]
