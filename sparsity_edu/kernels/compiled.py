@@ -38,13 +38,15 @@ if hasattr(os, "register_at_fork"):  # and a forked one, which has no such threa
     os.register_at_fork(after_in_child=lambda: THREADS.acquire(blocking=False))
 
 
+KINDS = {torch.float32: np.float32(0), torch.bfloat16: np.uint16(0)}  # an example of each: numba takes its type from it
+
+
 def can_run(*tensors: Tensor) -> bool:
     """Whether loops can be compiled, and know these numbers. They give no gradients."""
-    return numba is not None and all(_is_known(x) for x in tensors)
-
-
-def _is_known(x: Tensor) -> bool:
-    return x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and not (x.requires_grad and torch.is_grad_enabled())
+    for x in tensors:
+        if not x.is_cpu or x.dtype not in KINDS or (x.requires_grad and torch.is_grad_enabled()):
+            return False
+    return numba is not None
 
 
 def numbers(x: Tensor) -> np.ndarray:
@@ -78,16 +80,16 @@ def rounded(y, total):
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-KINDS = {torch.float32: np.float32(0), torch.bfloat16: np.uint16(0)}  # an example of each: numba takes its type from it
-
 if numba is not None:
 
     @intrinsic
     def pointer(typing, address):
         """An integer as what it points to."""
-        return numba.types.voidptr(numba.types.int64), lambda context, builder, signature, given: builder.inttoptr(
-            given[0], context.get_value_type(numba.types.voidptr)
-        )
+
+        def generate(context, builder, signature, given):
+            return builder.inttoptr(given[0], context.get_value_type(numba.types.voidptr))
+
+        return numba.types.voidptr(numba.types.int64), generate
 
 
 @part(FAST)
