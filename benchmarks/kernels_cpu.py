@@ -7,7 +7,7 @@ one token over some pages of a long cache. decoding: SmolLM2, with a threshold f
 not exceed on calibration text.
 
 Each product runs over many matrices in turn, more than a cache holds, and the products take turns; the fastest of several rounds
-counts.
+rounds counts.
 """
 
 import argparse
