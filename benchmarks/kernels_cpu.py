@@ -6,7 +6,7 @@ first: seconds of a first call, when nothing was compiled before. products: larg
 one token over some pages of a long cache. decoding: SmolLM2, with a threshold for each layer that none or half of its inputs do
 not exceed on calibration text.
 
-Each product runs over many matrices in turn, more than a cache holds, and the products take turns; the fastest of several rounds
+Each product runs over many matrices in turn, more than a cache holds, and the products take turns; the fastest of several
 rounds counts.
 """
 
