@@ -1,14 +1,23 @@
 """What skipping saves on a CPU: products beside `torch.mv`, attention beside torch's own, and a model that writes text.
 
-    python benchmarks/kernels_cpu.py [--out benchmarks/results]
+    python benchmarks/kernels_cpu.py [first] [products] [widths] [attention] [decoding] [--out benchmarks/results]
 
-Each product runs over twelve matrices in turn, more than a cache holds, and the products take turns; the fastest of several
-rounds counts. The model is SmolLM2, with a threshold for each layer that half of its inputs do not exceed on calibration text.
+first: seconds of a first call, when nothing was compiled before. products: large matrices. widths: those of SmolLM2. attention:
+one token over some pages of a long cache. decoding: SmolLM2, with a threshold for each layer that none or half of its inputs do
+not exceed on calibration text.
+
+Each product runs over many matrices in turn, more than a cache holds, and the products take turns; the fastest of several
+rounds counts.
 """
 
 import argparse
 import copy
+import itertools
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,10 +34,13 @@ from tqdm.auto import tqdm
 
 from sparsity_edu.data import python_docs
 from sparsity_edu.kernels import sparse_attention, sparse_gemv
+from sparsity_edu.kernels.sparse_gemv import in_torch
 from sparsity_edu.models import load, tokens
 from sparsity_edu.models.layers import prunable_layers
 
 COPIES, SIDE = 12, 4096
+WIDTHS = {"Q, K, V": (576, 960), "O": (576, 576), "gate, up": (576, 3072), "down": (1536, 576)}  # inputs, outputs in SmolLM2
+KINDS = (torch.float32, torch.bfloat16)
 
 
 def seconds(*ways: list[Callable[[], object]], rounds: int = 8) -> list[float]:
@@ -58,6 +70,7 @@ def products(dtype: torch.dtype) -> Table:
     ways: dict[str, Callable[[Tensor, float, Tensor], Tensor]] = {
         "torch.mv": lambda W, threshold, idx: torch.mv(W, x),
         "gemv_threshold": lambda W, threshold, idx: sparse_gemv.gemv_threshold(W, x, threshold),
+        "the same in torch": lambda W, threshold, idx: in_torch.threshold(W, x, (threshold,), (SIDE,)),
         "gemv_columns": lambda W, threshold, idx: sparse_gemv.gemv_columns(W, idx, x[idx]),
         "gemv_rows": lambda W, threshold, idx: sparse_gemv.gemv_rows(W, idx, x),
         "indexing, then mv": lambda W, threshold, idx: W[idx].T @ x[idx],
@@ -73,6 +86,52 @@ def products(dtype: torch.dtype) -> Table:
     rows = table(title, "times as fast as torch.mv", *(f"{share:.0%}".replace("%", " %") for share in shares))
     for name, *each in zip(ways, *times, strict=True):
         rows.add_row(name, *(f"{dense / took:.2f}" for (dense, *_), took in zip(times, each, strict=True)))
+    return rows
+
+
+def widths(dtype: torch.dtype) -> Table:
+    """`gemv_threshold` on matrices of SmolLM2's shapes, beside `torch.mv`."""
+    kind = str(dtype).removeprefix("torch.")
+    shares = (0.0, 0.5, 0.75)
+    names = [f"{share:.0%}".replace("%", " %") for share in shares]
+    rows = table(f"SmolLM2's shapes, {kind}: times as fast as torch.mv", "", "inputs", "outputs", "torch.mv, us", *names)
+    for name, (K, N) in tqdm(WIDTHS.items(), desc=kind, leave=False):
+        copies = [torch.randn(K, N).to(dtype) for _ in range(2**26 // (K * N * dtype.itemsize))]
+        stored = [W.T.contiguous() for W in copies]  # as torch has them
+        x = torch.randn(K).to(dtype)
+        ways = [[partial(torch.mv, W, x) for W in stored]]
+        for share in shares:
+            threshold = x.abs().float().quantile(share).item() if share else -1.0
+            ways.append([partial(sparse_gemv.gemv_threshold, W, x, threshold) for W in copies])
+        dense, *skipping = seconds(*ways, rounds=24)
+        rows.add_row(name, f"{K}", f"{N}", f"{dense * 1e6:.0f}", *(f"{dense / took:.2f}" for took in skipping))
+    return rows
+
+
+FIRST = """
+import time, torch
+from sparsity_edu.kernels.sparse_gemv import gemv_threshold
+W = torch.ones({n}, {n}, dtype=torch.{kind})
+for _ in range(2):
+    start = time.perf_counter(), time.process_time()
+    gemv_threshold(W, W[0], 0.5)
+    print(time.perf_counter() - start[0], time.process_time() - start[1])
+"""
+
+
+def first() -> Table:
+    """Seconds of a first call of `gemv_threshold`, in a new process: with nothing kept of an earlier one, and with that."""
+    rows = table(
+        "The first call of gemv_threshold, seconds", "", "threads", "compiled", "of a processor", "kept", "second call, us"
+    )
+    for kind in ("float32", "bfloat16"):
+        for side, threads in ((64, "1"), (1024, "all")):
+            with tempfile.TemporaryDirectory() as folder:
+                command = [sys.executable, "-c", FIRST.format(n=side, kind=kind)]
+                environment = os.environ | {"NUMBA_CACHE_DIR": folder}
+                runs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+            (cold, busy, again, _), (kept, *_) = ([float(number) for number in run.stdout.split()] for run in runs)
+            rows.add_row(kind, threads, f"{cold:.1f}", f"{busy:.1f}", f"{kept:.2f}", f"{again * 1e6:.0f}")
     return rows
 
 
@@ -95,28 +154,29 @@ def attention(heads: int = 8, dim: int = 64, page: int = 16, budget: int = 1024)
     return rows
 
 
-def decoding(dtype: torch.dtype, share: float = 0.5, length: int = 64, rounds: int = 5) -> Table:
+def decoding(dtype: torch.dtype, length: int = 64, rounds: int = 5) -> Table:
     """Milliseconds per token of SmolLM2, dense and with small inputs skipped: in turns, the fastest of each."""
     model, tokenizer = load("smollm2")
-    thresholds = medians(model, tokens(tokenizer, python_docs("calibration"), 2048).view(4, 512), share)
+    text = tokens(tokenizer, python_docs("calibration"), 2048).view(4, 512)
+    thresholds = {"no input skipped": -1.0, "small inputs skipped": medians(model, text, 0.5)}
     prompt = tokens(tokenizer, python_docs("validation"), 32)[None]
-    dense = model.to(dtype)
-    sparse = copy.deepcopy(dense)
-    sparse_gemv.threshold_linear_(sparse, thresholds)
-    with skipped(sparse) as shares:
-        sparse.generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0)
-    times = [
-        (per_token(dense, prompt, length), per_token(sparse, prompt, length))
-        for _ in tqdm(range(rounds), desc="decoding", leave=False)
-    ]
-    best_dense, best_sparse = map(min, zip(*times, strict=True))
+    models, shares = {"dense": model.to(dtype)}, {}
+    for name, each in thresholds.items():
+        models[name] = copy.deepcopy(models["dense"])
+        sparse_gemv.threshold_linear_(models[name], each)
+        with skipped(models[name]) as found:
+            steps(models[name], prompt, 8)
+        shares[name] = f"{statistics.mean(found):.0%}"
+    taken: dict[str, list[list[float]]] = {name: [] for name in models}
+    for _ in tqdm(range(rounds), desc="decoding", leave=False):
+        for name, each in models.items():
+            taken[name].append(steps(each, prompt, length))
+    best = {name: statistics.mean(map(min, zip(*runs, strict=True))) for name, runs in taken.items()}
     kind = str(dtype).removeprefix("torch.")
     title = f"SmolLM2, {length} tokens after {prompt.shape[1]}, {kind}"
     rows = table(title, "", "ms per token", "times as fast", "inputs skipped")
-    rows.add_row("dense", f"{best_dense * 1e3:.1f}", "1.00", "")
-    rows.add_row(
-        "small inputs skipped", f"{best_sparse * 1e3:.1f}", f"{best_dense / best_sparse:.2f}", f"{statistics.mean(shares):.0%}"
-    )
+    for name, took in best.items():
+        rows.add_row(name, f"{took * 1e3:.1f}", f"{best['dense'] / took:.2f}", shares.get(name, ""))
     return rows
 
 
@@ -156,30 +216,54 @@ def skipped(model: nn.Module) -> Iterator[list[float]]:
         hook.remove()
 
 
-def per_token(model: nn.Module, prompt: Tensor, length: int) -> float:
-    """Seconds of a step of decoding: what `length` more tokens cost."""
-    each = []
-    for count in (1, length + 1):
-        start = time.perf_counter()
-        model.generate(prompt, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0)
-        each.append(time.perf_counter() - start)
-    return (each[1] - each[0]) / length
+class Clock:
+    """Notes when each token comes, where `generate` expects a streamer."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, ids: Tensor) -> None:
+        """The prompt, then a token at a time."""
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """After the last one."""
 
 
-def main(out: Path) -> None:
+def steps(model: nn.Module, prompt: Tensor, length: int) -> list[float]:
+    """Seconds of each of `length` steps of decoding."""
+    clock, count = Clock(), length + 1
+    model.generate(prompt, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0, streamer=clock)
+    _, *times = clock.times  # without the prompt
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+PARTS: dict[str, Callable[[], list[Table]]] = {
+    "first": lambda: [first()],
+    "products": lambda: [products(dtype) for dtype in KINDS],
+    "widths": lambda: [widths(dtype) for dtype in KINDS],
+    "attention": lambda: [attention()],
+    "decoding": lambda: [decoding(dtype) for dtype in KINDS],
+}
+
+
+def main(parts: list[str], out: Path) -> None:
     """Measure, print, and write down."""
     console = Console(width=100, soft_wrap=True, record=True)
     console.print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    for dtype in (torch.float32, torch.bfloat16):
-        console.print(products(dtype))
-    console.print(attention())
-    for dtype in (torch.float32, torch.bfloat16):
-        console.print(decoding(dtype))
+    for part in parts:
+        for rows in PARTS[part]():
+            console.print(rows)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "kernels_cpu.txt").write_text(console.export_text(), encoding="utf-8")
+    name = "kernels_cpu" if parts == list(PARTS) else "_".join(["kernels_cpu", *parts])
+    (out / f"{name}.txt").write_text(console.export_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"any of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the tables")
-    main(parser.parse_args().out)
+    given = parser.parse_args()
+    if wrong := [part for part in given.parts if part not in PARTS]:
+        parser.error(f"parts must be of {', '.join(PARTS)}, got {wrong[0]}")
+    main(given.parts, given.out)

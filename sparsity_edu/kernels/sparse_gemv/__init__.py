@@ -12,7 +12,9 @@ Each file needs those below it alone:
     threshold_linear   linear layers that skip small inputs, and `threshold_linear_`, which puts them into a model
     products           the products above: checks of arguments, and the choice between the next two
     launch             on a GPU, and in the interpreter: launches the kernels of ../sparse_gemv_kernels.py
-    cpu                on a CPU: torch, in a way that saves time there
+    cpu                on a CPU: the choice between the next two
+    loops              compiled loops, in float32 and bfloat16
+    in_torch           torch, in every dtype, in a way that saves time there
 """
 
 from sparsity_edu.kernels.sparse_gemv.products import FEW_TOKENS, compact, gemv_columns, gemv_rows, gemv_threshold

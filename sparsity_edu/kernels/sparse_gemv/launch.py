@@ -1,6 +1,6 @@
 """The products on a GPU, and in the interpreter: how the kernels of sparse_gemv_kernels.py are cut up and launched.
 
-Arguments are those of products.py, checked; x is (tokens, K).
+Arguments are those of products.py, checked; x is (tokens, K), and (..., K) for `threshold`.
 """
 
 import functools
@@ -14,8 +14,8 @@ from sparsity_edu.kernels.devices import processors
 
 
 def threshold(W: Tensor, x: Tensor, thresholds: tuple[float, ...], sizes: tuple[int, ...], atomic: bool) -> Tensor:
-    """`gemv_threshold`, a threshold for each projection: (tokens, K) to (tokens, N)."""
-    (K, N), few = W.shape, len(x)
+    """`gemv_threshold`, a threshold for each projection: (..., K) to (..., N)."""
+    (K, N), few = W.shape, x.shape[:-1].numel()
     tile = _tile(x)
     blocks = _blocks(sizes, tile["COLS"], W.device)
     splits, share = _splits(K, len(blocks), tile["ROWS"], W)
@@ -25,7 +25,7 @@ def threshold(W: Tensor, x: Tensor, thresholds: tuple[float, ...], sizes: tuple[
     kernels.threshold_partials[(len(blocks), splits)](
         W, x, limits, blocks, out, few, K, N, share, **tile, ALIGNED=aligned, ATOMIC=atomic, num_warps=4
     )
-    return out.to(x.dtype) if atomic else _added(out, splits, x, N)
+    return (out.to(x.dtype) if atomic else _added(out, splits, x, N)).view(*x.shape[:-1], N)
 
 
 def columns(W: Tensor, idx: Tensor, x: Tensor, count: Tensor | None, group: int) -> Tensor:
@@ -60,7 +60,7 @@ def compact_(mask: Tensor, idx: Tensor, count: Tensor) -> None:
 
 def _tile(x: Tensor) -> dict:
     """A program's tile: 128 threads hold 64 sums each. In the interpreter a program costs much and its size little."""
-    few = 1 if len(x) == 1 else 16  # a tensor core takes no fewer
+    few = 1 if x.shape[:-1].numel() == 1 else 16  # a tensor core takes no fewer
     if not x.is_cuda:
         return dict(TOKENS=few, ROWS=64, COLS=128, MULTIPLY_IN=tl.float32)
     kind = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(x.dtype, tl.float32)
@@ -94,7 +94,7 @@ def _all_of(idx: Tensor) -> Tensor:
 
 def _added(partials: Tensor, splits: int, x: Tensor, N: int) -> Tensor:
     """The sums of partials (splits * tokens, N) over splits, in the dtype of x."""
-    y = x.new_empty(len(x), N)
+    y = x.new_empty(x.shape[:-1].numel(), N)
     block = 64 if y.is_cuda else 1024
     if y.numel():
         kernels.add_partials[(-(-y.numel() // block),)](partials, y, y.numel(), splits, SPLITS=16, BLOCK=block, num_warps=4)

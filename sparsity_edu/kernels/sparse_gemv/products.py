@@ -38,16 +38,16 @@ def gemv_threshold(
     Source: Liu et al. 2024, Training-free activation sparsity in large language models (TEAL), section 4.4.
     """
     K, N = W.shape
-    tokens = _tokens(x, W, K)
+    tokens = _count_tokens(x, W, K)
     sizes = (N,) if sizes is None else tuple(sizes)
     thresholds = tuple(map(float, threshold)) if isinstance(threshold, Sequence) else (float(threshold),) * len(sizes)
     if sum(sizes) != N or min(sizes) < 1:
         raise ValueError(f"sizes must be positive and sum to {N}, the columns of W, got {sizes}")
     if len(thresholds) != len(sizes):
         raise ValueError(f"threshold must be one number or one for each of {len(sizes)} projections, got {len(thresholds)}")
-    if atomic and len(tokens) > 1:
-        raise ValueError(f"atomic sums are for one token, got {len(tokens)}")
-    return _way(x).threshold(W, tokens, thresholds, sizes, atomic).view(*x.shape[:-1], N)
+    if atomic and tokens > 1:
+        raise ValueError(f"atomic sums are for one token, got {tokens}")
+    return _way(x).threshold(W, x, thresholds, sizes, atomic)
 
 
 def gemv_columns(W: Tensor, idx: Tensor, x: Tensor, count: Tensor | None = None, group: int = 1) -> Tensor:
@@ -127,15 +127,21 @@ def _way(x: Tensor) -> ModuleType:
 
 def _tokens(x: Tensor, W: Tensor, K: int) -> Tensor:
     """x as (tokens, K), once it is known to fit."""
+    _count_tokens(x, W, K)
+    return x[None] if x.ndim == 1 else x.flatten(0, -2)
+
+
+def _count_tokens(x: Tensor, W: Tensor, K: int) -> int:
+    """How many x (..., K) holds, once it is known to fit."""
     if x.ndim < 1 or x.shape[-1] != K or x.dtype != W.dtype or x.device != W.device:
         wanted = f"(..., {K}) in {W.dtype} on {W.device}"
         raise ValueError(f"x must be {wanted}, got {tuple(x.shape)} in {x.dtype} on {x.device}")
     if not x.is_contiguous() or not W.is_contiguous():
         name = "W" if x.is_contiguous() else "x"
         raise ValueError(f"{name} must be contiguous: call {name}.contiguous() first")
-    tokens = x[None] if x.ndim == 1 else x.flatten(0, -2)
-    if len(tokens) > FEW_TOKENS:
-        raise ValueError(f"x must hold at most {FEW_TOKENS} tokens, got {len(tokens)}: a dense product is faster then")
+    tokens = x.shape[:-1].numel()
+    if tokens > FEW_TOKENS:
+        raise ValueError(f"x must hold at most {FEW_TOKENS} tokens, got {tokens}: a dense product is faster then")
     return tokens
 
 

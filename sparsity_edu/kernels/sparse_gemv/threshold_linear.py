@@ -107,16 +107,17 @@ class SharedProduct(nn.Module):
         return result
 
     def _product(self, x: Tensor) -> Tensor:
-        """On a CPU always torch's way: in the interpreter a model would take minutes for a word."""
+        """On a CPU never in Triton's interpreter, where a model would take minutes for a word."""
+        W, threshold = self.W, self.threshold
         if self.prefill != "all" and x.ndim > 1 and x.shape[-2] > 1:
             first = dense_tokens(x.shape[-2], self.prefill)
             last = x[..., first:, :]
-            return torch.cat([x[..., :first, :], torch.where(last.abs().float() > self.threshold, last, 0)], dim=-2) @ self.W
-        if x.numel() > FEW_TOKENS * len(self.W):
-            return torch.where(x.abs().float() > self.threshold, x, 0) @ self.W
+            return torch.cat([x[..., :first, :], torch.where(last.abs().float() > threshold, last, 0)], dim=-2) @ W
+        if x.numel() > FEW_TOKENS * len(W):
+            return torch.where(x.abs().float() > threshold, x, 0) @ W
         if x.is_cuda:
-            return gemv_threshold(self.W, x.contiguous(), self.threshold)
-        return cpu.threshold(self.W, x, (self.threshold,), self.W.shape[1:])
+            return gemv_threshold(W, x.contiguous(), threshold)
+        return cpu.threshold(W, x, (threshold,), W.shape[1:])
 
 
 SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # as Llama, Mistral, Qwen and Gemma name them

@@ -1,7 +1,5 @@
 """Pages are scored by a true bound, and attention over some of them is softmax over their tokens."""
 
-import os
-
 import pytest
 import torch
 from interpreter import shuffled
@@ -25,18 +23,6 @@ def either(request, monkeypatch):
         monkeypatch.setattr(loops, "can_run", lambda x: False)
     if request.param == "numba, threads":
         request.getfixturevalue("threads")
-
-
-@pytest.fixture
-def threads(monkeypatch):
-    """However little there is to do, and although tests run on one thread. Torch keeps its own number, which numba sets."""
-    monkeypatch.setattr(loops, "ALONE", 0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    after = torch.get_num_threads()
-    torch.set_num_threads(before)
-    assert after == 3
 
 
 def cache(dtype=torch.float32, seed=0):
@@ -164,19 +150,6 @@ def test_the_order_of_programs_changes_no_bit():
     for seed in range(3):
         with shuffled(seed):
             assert torch.equal(sparse_decode(q, k, v, pages), first)
-
-
-def test_compiled_loops_survive_a_fork_and_a_second_caller(monkeypatch, threads):
-    """Numba's threads end the process in both cases, with no error that could be caught."""
-    monkeypatch.setattr(sparse_attention, "runs_kernels", lambda x: False)
-    (q, k, v), pages = cache(), some_pages(HEADS, 5)
-    first = sparse_decode(q, k, v, pages)
-    assert not loops.THREADS.locked()
-    if (child := os.fork()) == 0:
-        os._exit(0 if torch.allclose(sparse_decode(q, k, v, pages), first, atol=1e-6) else 1)
-    assert os.waitpid(child, 0)[1] == 0
-    with loops.THREADS:
-        assert torch.allclose(sparse_decode(q, k, v, pages), first, atol=1e-6)
 
 
 Q, K, V = cache()
