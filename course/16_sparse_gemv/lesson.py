@@ -533,8 +533,8 @@ plt.show()
 #
 # ## Experiment 2: what it saves on your machine
 #
-# Skipping is not for GPUs only. A CPU reads its weights from memory too, and a row is as long there. The course's library has a form for CPUs, made
-# of a torch function for something else: an *embedding bag* adds up chosen rows of a table, with weights, and does not copy them first. It is timed
+# Skipping is not for GPUs only. A CPU reads its weights from memory too, and a row is as long there. The course's library has loops for CPUs, compiled
+# by numba: eight chosen rows at a time are read where they are and added to a block of sums that stays in the cache; each thread has blocks of its own. They are timed
 # against `torch.mv` over several matrices in turn, half a gigabyte of them (two of 64 MiB in the fast setting), so that little is left in the cache
 # from the last time. The fastest of several runs counts.
 
@@ -598,9 +598,8 @@ plt.show()
 # %% [markdown]
 # Copying the rows that count reads them, writes them, and reads them again: no saving until few are left. A product that reads rows where they are
 # gains with every row that it skips, along the ideal line and a little below it. How far below is the machine's doing: `torch.mv` streams through its
-# matrix, which processors are best at, and jumping from row to row is a little slower, as is finding the rows. Outputs that are chosen
-# by a list come from another function for something else, which computes chosen entries of a matrix product one by one, for the pattern of a sparse
-# matrix.
+# matrix, which processors are best at, and jumping from row to row is a little slower, as is finding the rows. A point above the line is no error either: it says
+# that `torch.mv` does not read as fast as this machine could. Outputs that are chosen by a list are a dot product for each row.
 #
 # ## Experiment 3: the roofline of this machine
 #
