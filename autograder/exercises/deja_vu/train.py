@@ -147,12 +147,15 @@ def gains(curve: list, losses: list, untrained: float) -> bool:
 
 
 def peaks(curve: list, losses: list, untrained: float) -> bool:
-    """Whether recall is best in the middle, and then again as good; loss and precision are best at another time."""
+    """Whether recall is best in the middle, less than six epochs before the end, then again as good, and falls on its way and at
+    the end; loss and precision are best at another time."""
     r, p = recalls(curve), [point[1] for point in curve]
     best = r.index(max(r))
     return (
-        1 <= best < len(r) - 2
+        max(1, len(r) - 6) <= best < len(r) - 2
         and r.count(max(r)) > 1
+        and r[-1] < max(r)
+        and any(r[i] < max(r[:i]) for i in range(1, len(r) - 1))
         and untrained < max(r) <= 0.99
         and losses.index(min(losses)) != best
         and p.index(max(p)) != best
