@@ -116,7 +116,8 @@ def predict(x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
 
     Returns:
         (tokens, units), of the same dtype: B (A x) of each token. The product B A is never made (in
-        some checks it is infinite, where x is 0). A gradient reaches x, A and B.
+        some checks it is infinite, where x is 0 or tiny), and in float64 all is done in float64. A
+        gradient reaches x, A and B.
     """
     ### BEGIN SOLUTION
     return F.linear(F.linear(x, A), B)
@@ -197,10 +198,10 @@ def train_predictor(
 
     Returns:
         (A, B, curve). An epoch is a step for each batch, in their order; one optimiser for all.
-        After each epoch curve gets (recall, precision, sparsity) of held_out, as floats; where
-        nothing is predicted precision is 1. After one whose recall is above 0.99 training ends. A
-        and B are the weights after the epoch with the highest recall, the first of these, as
-        tensors that need no gradient; weights before training do not count.
+        After each epoch curve gets (recall, precision, sparsity) of held_out, as floats; a logit of
+        0 or more is a yes, and where nothing is predicted precision is 1. After one whose recall is
+        above 0.99 training ends. A and B are the weights after the epoch with the highest recall,
+        the first of these, as tensors that need no gradient; weights before training do not count.
     """
     ### BEGIN SOLUTION
     weights = [W.detach().clone().requires_grad_() for W in (A, B)]
@@ -237,7 +238,7 @@ def choose(logits: torch.Tensor, k: int) -> torch.Tensor:
     """The k units of each token with the largest logits.
 
     Args:
-        logits: (tokens, units) float32, finite; must not be changed.
+        logits: (tokens, units) float32, finite, of any size; must not be changed.
         k: how many; all units, if there are no more.
 
     Returns:

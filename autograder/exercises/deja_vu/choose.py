@@ -38,17 +38,22 @@ choose = Exercise(
 )
 
 
+def drawn(g: torch.Generator, tokens: int, units: int, shift: float = 0.0) -> Tensor:
+    """Logits; tokens lean to one side."""
+    return normal(g, tokens, units, size=2.0) + normal(g, tokens, 1) + shift
+
+
 def case(g: torch.Generator, tokens: int, units: int, k: int, shift: float = 0.0, steps: float = 0.0) -> Case:
-    """Tokens lean to one side; in `steps` many logits are equal."""
-    logits = normal(g, tokens, units, size=2.0) + normal(g, tokens, 1) + shift
+    """In `steps` many logits are equal."""
+    logits = drawn(g, tokens, units, shift)
     return call((logits / steps).round() * steps if steps else logits, k)
 
 
 @choose.stage(
     "the k largest of each token",
     points=1,
-    exposes="Every token has exactly k units, those with its largest logits, whatever other tokens have and whether or not "
-    "they are positive.",
+    exposes="Every token has exactly k units, those with its largest logits, whatever other tokens have, whether or not they "
+    "are positive, and however large or small.",
 )
 def _(g):
     yield case(g, 7, 11, 3)
@@ -56,7 +61,12 @@ def _(g):
     yield case(g, 5, 40, 9, shift=-4.0)
     yield case(g, 6, 13, 5, shift=5.0)
     yield case(g, 300, 5, 1)
+    yield case(g, 300, 40, 10)
     yield case(g, 3, 1100, some(g, 100, 400))
+    yield case(g, 1, 14, 4)
+    yield call(60 * drawn(g, 8, 20), 5)  # probabilities would be 1, or 0, for several
+    sizes = 10.0 ** torch.linspace(-20, 20, 9)[:, None]  # too small for any epsilon, too large for any stand-in of -inf
+    yield call(sizes * drawn(g, 9, 13, shift=-4.0), 6)
 
 
 @choose.stage(

@@ -38,6 +38,16 @@ mistakes(
     "positive ones only",
     "You chose the k largest, but only those above 0. A token gets k units also if all its logits are negative.",
 )(checked(lambda z, k: first_best(z, k) & (z > 0)))
+mistakes(
+    "probabilities",
+    "You ranked probabilities. Those of sure logits round to 1 and are equal, and the first is taken, not the largest. Rank "
+    "the logits.",
+)(checked(lambda z, k: first_best(z.sigmoid(), k)))
+mistakes(
+    "an epsilon for the order",
+    "You took a little off later units, so that no two are equal. Where logits differ by less, that changes their order: use "
+    "a stable sort.",
+)(checked(lambda z, k: first_best(z - 1e-6 * torch.arange(z.shape[1]), k)))
 mistakes("in size", "You ranked logits by their size. A large negative logit means: surely not needed.")(
     checked(lambda z, k: first_best(z.abs(), k))
 )

@@ -8,7 +8,7 @@ from autograder.checking.exercise import Exercise
 from autograder.exercises.deja_vu.fixtures import normal
 from autograder.inside.case import Case, call
 
-HUGE = 1e25
+HUGE = {torch.float32: 1e25, torch.float64: 1e200}  # the square is infinite
 
 
 def reference(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -32,15 +32,18 @@ logits = Exercise(
 
 
 def case(g: torch.Generator, tokens: int, inputs: int, rank: int, units: int, *, size=1.0, dtype=torch.float32, **more) -> Case:
-    x, A = size * (0.4 + normal(g, tokens, inputs)), normal(g, rank, inputs, size=inputs**-0.5)
-    return call(*(W.to(dtype) for W in (x, A, normal(g, units, rank, size=rank**-0.5))), **more)
+    x, A = 0.4 + normal(g, tokens, inputs), normal(g, rank, inputs, size=inputs**-0.5)
+    return call(size * x.to(dtype), A.to(dtype), normal(g, units, rank, size=rank**-0.5).to(dtype), **more)
 
 
-def infinite(g: torch.Generator, tokens: int, inputs: int, rank: int, units: int) -> Case:
-    """B A has infinite entries, where no token has anything."""
-    made = case(g, tokens, inputs, rank, units)
+def infinite(
+    g: torch.Generator, tokens: int, inputs: int, rank: int, units: int, *, tiny=False, dtype: torch.dtype = torch.float32
+) -> Case:
+    """B A has infinite entries, where no token has anything, or so little that its logits are finite."""
+    made = case(g, tokens, inputs, rank, units, dtype=dtype)
     x, A, B = made.args
-    x[:, 1], A[2], A[2, 1], B[:, 2] = 0, 0, HUGE, HUGE
+    huge = HUGE[dtype]
+    x[:, 1], A[2], A[2, 1], B[:, 2] = 1 / huge if tiny else 0, 0, huge, huge
     return made
 
 
@@ -56,6 +59,7 @@ def _(g):
     yield case(g, 200, 8, 5, 7)
     yield case(g, 6, 7, 4, 9, dtype=torch.float64)
     yield case(g, 3, 300, 40, 130, size=30.0)
+    yield case(g, 4, 8, 3, 6, size=1e60, dtype=torch.float64)  # float32 has no such number
 
 
 @logits.stage(
@@ -66,6 +70,9 @@ def _(g):
 def _(g):
     yield infinite(g, 6, 9, 4, 7)
     yield infinite(g, 1, 5, 3, 8)
+    yield infinite(g, 5, 7, 3, 6, dtype=torch.float64)  # nor made in float64, where that of float32 is finite
+    yield infinite(g, 50, 6, 9, 5)  # nor where it would be the cheaper way
+    yield infinite(g, 4, 6, 3, 7, tiny=True)
 
 
 @logits.stage(
@@ -119,6 +126,14 @@ wrong("of the mean", "You subtracted each token's mean. The predictor reads hidd
 wrong("choices", "You return which logits are positive. Return the logits: they are trained, and the largest are chosen.")(
     lambda x, A, B: F.linear(F.linear(x, A), B) > 0
 )
+wrong(
+    "B A made in float64",
+    "You multiplied B and A in float64, where nothing overflows. Their product is never made: each token by A, then by B.",
+)(lambda x, A, B: F.linear(x.double(), B.double() @ A.double()).to(x.dtype))
+wrong(
+    "float64 by way of float32",
+    "You work in float32 and turn the result into float64. Numbers that float32 cannot hold are lost on the way.",
+)(lambda x, A, B: F.linear(F.linear(x.float(), A.float()), B.float()).to(x.dtype))
 wrong("always float32", "You return float32 for float64. Logits have the dtype of what comes in.")(
     lambda x, A, B: F.linear(F.linear(x, A), B).float()
 )

@@ -72,6 +72,7 @@ def _(g):
     yield case(g, 8, 6, 0.25)
     yield case(g, 20, 9, 0.05, 0.02)
     yield case(g, 5, 12, 0.4, 0.3)
+    yield case(g, 6, 7, 0.3, 0.9)  # a weight above 1
     yield call(normal(g, 7, 5), torch.zeros(7, 5, dtype=torch.bool), 0.03)  # none is needed
     yield call(normal(g, 4, 6), torch.ones(4, 6, dtype=torch.bool))
     yield case(g, 7, 8, 0.2, 0.01, dtype=torch.float64)

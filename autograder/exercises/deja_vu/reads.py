@@ -83,8 +83,16 @@ def _(g):
         ("accuracy", "mlp"),
         ("training", "head"),
         ("", "heads"),
+        ("latency", "mlp"),
+        ("latency", "Heads"),
+        ("accuracy", "neuron"),
+        ("train", "neurons"),
+        ("pretraining", "neurons"),
+        ("accuracy ", "heads"),
     ):
         yield call(convention, kind, layer)
+    for convention, kind in (("next", "heads"), ("next", "neurons"), ("latency", "mlp"), ("training", "head")):
+        yield call(convention, kind, 0)  # before it is asked if there is such a block
     yield call("accuracy", "neurons", layer)
 
 

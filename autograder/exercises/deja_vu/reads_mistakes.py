@@ -13,6 +13,8 @@ TABLE = {
     ("latency", "neurons"): ("mlp", 1),
 }
 
+KNOWN = ("training", "accuracy", "latency")
+
 
 def looked_up(convention, kind, layer, *, table=None, found=None):
     """From the table, with some entries exchanged; `found` makes the answer of point, block and the layer asked about."""
@@ -141,6 +143,14 @@ mistakes("any name", "You take any convention and any kind. Those that do not ex
 )
 mistakes("any kind", "You take any kind for neurons. There are heads and neurons, and no other.")(
     lambda convention, kind, layer: looked_up(convention, kind if kind == "heads" else "neurons", layer)
+)
+mistakes(
+    "the block before the names",
+    "For block 0 you return None before you look at the names. A name that does not exist is a ValueError for any block.",
+)(
+    lambda convention, kind, layer: (
+        None if layer == 0 and (kind != "neurons" or convention not in KNOWN) else looked_up(convention, kind, layer)
+    )
 )
 mistakes("no error", "For an unknown convention or kind you return None. It is a ValueError.")(
     lambda convention, kind, layer: looked_up(convention, kind, layer) if (convention, kind) in TABLE else None

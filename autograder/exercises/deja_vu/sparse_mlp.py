@@ -57,10 +57,12 @@ def case(
     biases=False,
     unread=False,
     active=False,
+    one=False,
+    size=1.0,
     **more,
 ) -> Case:
-    """A share of the neurons, or the active ones; what may not be read is NaN or infinite if `unread`."""
-    x = normal(g, hidden)
+    """A share of the neurons, the active ones, or one; what may not be read is NaN or infinite if `unread`."""
+    x = normal(g, hidden, size=size)
     up, gate = (normal(g, neurons, hidden, size=1.4 / hidden**0.5) for _ in range(2))
     down, b_up, b_down = normal(g, hidden, neurons), normal(g, neurons, size=0.7), normal(g, hidden)
     gate, b_up, b_down = gate if gated else None, b_up if biases else None, b_down if biases else None
@@ -69,6 +71,8 @@ def case(
     chosen[torch.randperm(neurons, generator=g)[: round(share * neurons)]] = True
     if active:
         chosen = decides > 0
+    elif one:
+        chosen = torch.arange(neurons) == decides.argmax()
     elif 0 < share < 1:  # some that are active are left out, and some that are not are chosen
         order = decides.argsort()
         chosen[order[:2]], chosen[order[-1]], chosen[order[-2]] = True, False, True
@@ -94,6 +98,9 @@ def _(g):
     yield case(g, 300, 40, 0.4)
     yield case(g, 9, 9, 0.6)
     yield case(g, 4, 1200, 0.1)
+    yield case(g, 8, 10, 0, one=True)
+    yield case(g, 6, 14, 0.5, size=1e3)  # ReLU has no upper end,
+    yield case(g, 7, 11, 0.5, size=1e-8)  # and begins at zero
 
 
 @sparse_mlp.stage(
@@ -109,6 +116,10 @@ def _(g):
     x, chosen, up, down, _, b_up, b_down = case(g, 6, 13, 0.5, biases=True).args
     yield call(x, chosen, up, down, b_down=b_down)
     yield call(x, chosen, up, down, b_up=b_up)
+    x, chosen, up, down, gate, b_up, b_down = case(g, 7, 31, 0.5, gated=True, biases=True).args
+    yield call(x, chosen, up, down, gate, b_down=b_down)
+    yield call(x, chosen, up, down, gate, b_up)
+    yield case(g, 5, 12, 0, gated=True, biases=True, one=True)
 
 
 @sparse_mlp.stage(

@@ -122,6 +122,18 @@ varied(
 )
 
 
+@mistakes(
+    "a neuron alone",
+    "With a single chosen neuron `nonzero().squeeze()` is a number, not a list of one, and its row is a vector. Take "
+    "squeeze(1), or index with the mask.",
+)
+def _(x, chosen, up, down, gate=None, b_up=None, b_down=None):
+    used = chosen.nonzero().squeeze()
+    h = F.linear(x, up[used], None if b_up is None else b_up[used])
+    h = h.relu() if gate is None else F.linear(x, gate[used]).relu() * h
+    return F.linear(h, down[:, used], b_down)
+
+
 class Later:
     """A value and a bias that is added later."""
 

@@ -1,6 +1,7 @@
 """Exercise 13.4: training."""
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,8 @@ def case(
     held=23,
     start=0.7,
     lean=0.0,
+    size=1.0,
+    blank=False,
     wanted=lambda *_: True,
     dtype=torch.float64,
     **more,
@@ -59,10 +62,12 @@ def case(
         A, B = normal(g, rank, inputs, dtype=torch.float64), normal(g, units, rank, dtype=torch.float64)
         x = normal(g, sum(sizes) + held, inputs, dtype=torch.float64)
         x[:, 0] = 1
+        if blank:  # the last token's logits are exactly 0
+            x[-1] = 0
         teacher = normal(g, units, rank, dtype=torch.float64) @ normal(g, rank, inputs, dtype=torch.float64)
         score = x @ teacher.T + 0.3 * normal(g, len(x), units, dtype=torch.float64)
         y = score > score.quantile(0.7)
-        parts = list(zip(x.split([*sizes, held]), y.split([*sizes, held]), strict=True))
+        parts = list(zip((size * x).split([*sizes, held]), y.split([*sizes, held]), strict=True))
         parts = [(states.to(dtype, copy=True), labels.clone()) for states, labels in parts]
         first = start * A / inputs**0.5
         if lean:
@@ -96,6 +101,36 @@ def curve_of(args: tuple, keywords: dict) -> tuple[list, list, float]:
     return trained(*args, **keywords, worth=noted)[-1], losses, shares((states @ A.T) @ B.T >= 0, labels)[0]
 
 
+def patterned(g: torch.Generator, counts: dict[str, int], *settings, **more) -> Case:
+    """Held-out labels chosen so that of the needed units so many are predicted (y) or not (n) after each of the first epochs."""
+
+    def draw() -> Case | None:
+        made, masks = case(g, *settings, **more), []
+        A, B, batches, (states, labels), *rest = made.args
+
+        def noted(said, labels):
+            masks.append(said)
+            return shares(said, labels)
+
+        trained(*made.args, **made.kwargs, measure=noted, enough=lambda worth: False)
+        needed = torch.zeros_like(labels)
+        for pattern, count in counts.items():
+            fits = torch.stack([mask == (letter == "y") for mask, letter in zip(masks, pattern, strict=False)]).all(dim=0)
+            places = fits.flatten().nonzero().view(-1)
+            if len(places) < count:
+                return None
+            needed.view(-1)[places[torch.randperm(len(places), generator=g)[:count]]] = True
+        return replace(made, args=(A, B, batches, (states, needed), *rest))
+
+    def accept(made: Case | None) -> bool:
+        if made is None:
+            return False
+        curve, _, untrained = curve_of(made.args, made.kwargs)
+        return untrained < max(recalls(curve))
+
+    return redraw(draw, accept)
+
+
 def recalls(curve: list) -> list[float]:
     return [point[0] for point in curve]
 
@@ -112,12 +147,15 @@ def gains(curve: list, losses: list, untrained: float) -> bool:
 
 
 def peaks(curve: list, losses: list, untrained: float) -> bool:
-    """Whether recall is best in the middle, and then again as good; loss and precision are best at another time."""
+    """Whether recall is best in the middle, less than six epochs before the end, then again as good, and falls on its way and at
+    the end; loss and precision are best at another time."""
     r, p = recalls(curve), [point[1] for point in curve]
     best = r.index(max(r))
     return (
-        1 <= best < len(r) - 2
+        max(1, len(r) - 6) <= best < len(r) - 2
         and r.count(max(r)) > 1
+        and r[-1] < max(r)
+        and any(r[i] < max(r[:i]) for i in range(1, len(r) - 1))
         and untrained < max(r) <= 0.99
         and losses.index(min(losses)) != best
         and p.index(max(p)) != best
@@ -137,7 +175,7 @@ def falls_and_ends(curve: list, losses: list, untrained: float) -> bool:
     "Recall, precision and sparsity are those of the held-out tokens.",
 )
 def _(g):
-    yield case(g, 1, 0.02, sizes=(11,), wanted=gains)
+    yield case(g, 1, 0.02, sizes=(11,), blank=True, wanted=gains)
     yield case(g, 1, 0.05, 0.3, sizes=(8,), inputs=5, rank=4, units=7, wanted=gains)
     yield case(g, 1, sizes=(13,), inputs=7, rank=2, units=6, wanted=gains)
     yield case(g, 1, 0.03, 0.1, sizes=(12,), dtype=torch.float32, wanted=gains)
@@ -150,7 +188,7 @@ def _(g):
     "point of the curve after each.",
 )
 def _(g):
-    yield case(g, 1, 0.05, 0.1, wanted=gains)
+    yield case(g, 2, 0.05, wanted=gains)
     yield case(g, 3, 0.03, 0.02, wanted=gains)
     yield case(g, 4, 0.02, extra=0.1, inputs=5, rank=2, units=8, sizes=(6, 4), wanted=gains)
 
@@ -178,12 +216,16 @@ def _(g):
 @train.stage(
     "an early end, and nothing predicted",
     points=1,
-    exposes="Training ends after an epoch whose recall is above 0.99, and not before. Where nothing is predicted precision "
+    exposes="Training ends after an epoch whose recall is above 0.99, and not before, gain or no gain. Where nothing is predicted precision "
     "is 1.",
 )
 def _(g):
     yield case(g, 9, 0.02, 0.01, lean=2.0, held=10, wanted=lambda curve, *_: len(curve) == 1)
     yield case(g, 12, 0.1, 0.01, held=6, wanted=falls_and_ends)
+    # recalls of 0.985, not enough, and 0.995, enough without being all; gradients so large that a limit on them would show
+    yield patterned(g, {"yy": 197, "ny": 2, "nn": 1}, 4, 0.1, held=160, size=10.0)
+    # five epochs without a gain, and then one
+    yield patterned(g, {"yyyyyyy": 10, "ynnnnnn": 1, "nnnnnny": 2}, 7, 0.05, held=160)
     yield case(g, 2, 0.001, 0.1, lean=-6.0, wanted=lambda curve, *_: curve[-1][2] == 1)
 
 

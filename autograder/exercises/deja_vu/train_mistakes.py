@@ -135,6 +135,31 @@ varied(
     yes=lambda z: z >= 0.5,
 )
 
+varied(
+    "zero is no",
+    "You take a logit of exactly 0 for a no. Its probability is 0.5, and 0.5 or more means yes.",
+    yes=lambda z: z > 0,
+)
+
+
+@mistakes(
+    "five epochs without gain",
+    "You stopped after epochs without a gain, as the authors' code does. Here only a recall above 0.99 ends training before its "
+    "time.",
+)
+def _(A, B, batches, held_out, epochs, rate=1e-3, extra=0.005):
+    curve = trained(A, B, batches, held_out, epochs, rate, extra)[2]
+    recalls = [point[0] for point in curve]
+    ends = [i + 1 for i in range(len(recalls)) if i - recalls.index(max(recalls[: i + 1])) >= 5]
+    return trained(A, B, batches, held_out, min([epochs, *ends]), rate, extra)
+
+
+varied(
+    "ends at a recall of 1",
+    "You went on until the recall was 1. Training ends when it is above 0.99.",
+    enough=lambda worth: worth >= 1,
+)
+
 
 def other(name: str, says: str, of) -> None:
     """Other shares than those wanted; training goes by the right recall."""

@@ -1,10 +1,18 @@
 """Unit 13: what its exercises take for right is what the library does, and its inputs are what they claim to be."""
 
+from functools import partial
+
+import pytest
 import torch
 import torch.nn.functional as F
 
+from autograder.checking.score import score_object
 from autograder.exercises import find
 from autograder.exercises.deja_vu import fixtures
+from autograder.exercises.deja_vu.choose_mistakes import checked, first_best
+from autograder.exercises.deja_vu.reads_mistakes import TABLE, looked_up
+from autograder.exercises.deja_vu.sparse_mlp_mistakes import gathered
+from autograder.exercises.deja_vu.variants import trained
 from autograder.inside.use import Use, used
 from sparsity_edu.activations import dejavu, execution, labels, predictor
 
@@ -114,3 +122,103 @@ def test_heads_have_another_order_by_every_measure():
     first = outputs.norm(dim=-1).argmax(dim=-1)
     for size in (outputs.abs().sum(dim=-1), outputs.abs().amax(dim=-1), outputs.sum(dim=-1)):
         assert (size.argmax(dim=-1) != first).sum() > 5
+
+
+def cheaper_order(x, A, B):
+    return torch.linalg.multi_dot([x, A.T, B.T])
+
+
+def finite_product(x, A, B):
+    return x @ (B @ A).nan_to_num().T
+
+
+def held_back(x, A, B):
+    return F.linear(F.linear(x, A), B).clamp(-1e4, 1e4)
+
+
+def at_most_one(logits, labels, extra=0.005):
+    y = labels.to(logits.dtype)
+    w = (y.mean() + extra).clamp(max=1)
+    return F.binary_cross_entropy_with_logits(logits, y, weight=torch.where(labels, 1.0, w))
+
+
+def clipped(*args, **options):
+    class Clipped(torch.optim.AdamW):
+        def step(self):
+            torch.nn.utils.clip_grad_norm_(self.param_groups[0]["params"], 1.0)
+            super().step()
+
+    return trained(*args, **options, optimizer=lambda weights, rate: Clipped(weights, lr=rate, weight_decay=0.01))
+
+
+def no_extra(A, B, batches, held_out, epochs, rate=1e-3, extra=0.0):
+    return trained(A, B, batches, held_out, epochs, rate, extra)
+
+
+@checked
+def tiny_steps(z, k):
+    return first_best(z.double() - 1e-15 * torch.arange(z.shape[1]), k)
+
+
+@checked
+def nearly_equal(z, k):
+    return first_best(z.round(decimals=6), k)
+
+
+@checked
+def no_token_axis(z, k):
+    return first_best(z, k).squeeze(0)
+
+
+@checked
+def far_below(z, k):
+    rest, mask = z.clone(), torch.zeros_like(z, dtype=torch.bool)
+    for _ in range(min(k, z.shape[1])):
+        best = rest.argmax(dim=-1, keepdim=True)
+        mask, rest = mask.scatter(-1, best, True), rest.scatter(-1, best, -1e9)
+    return mask
+
+
+def gate_or_bias(x, chosen, up, down, gate=None, b_up=None, b_down=None):
+    return gathered(x, chosen, up, down, gate, b_up if gate is None or b_down is not None else None, b_down)
+
+
+def one_bias_or_none(x, chosen, up, down, gate=None, b_up=None, b_down=None):
+    return gathered(x, chosen, up, down, gate, b_up, b_down if gate is None or b_up is not None else None)
+
+
+def loosely_named(convention, kind, layer):
+    named = next((name for name, _ in TABLE if name in convention), convention)
+    return looked_up(named, "neurons" if kind.startswith("n") else kind, layer)
+
+
+def any_kind_last(convention, kind, layer):
+    return looked_up(convention, "neurons" if convention == "latency" and kind != "heads" else kind, layer)
+
+
+@pytest.mark.parametrize("seed", ["public", "a secret"])
+@pytest.mark.parametrize(
+    ("id", "wrong"),
+    [
+        ("logits", cheaper_order),
+        ("logits", finite_product),
+        ("logits", held_back),
+        ("loss", at_most_one),
+        ("train", clipped),
+        ("train", no_extra),
+        ("choose", tiny_steps),
+        ("choose", nearly_equal),
+        ("choose", no_token_axis),
+        ("choose", far_below),
+        ("sparse_mlp", gate_or_bias),
+        ("sparse_mlp", one_bias_or_none),
+        ("sparse_mlp", partial(gathered, act=F.relu6)),
+        ("sparse_mlp", partial(gathered, act=lambda h: torch.where(h > 1e-3, h, 0.0))),
+        ("reads", loosely_named),
+        ("reads", any_kind_last),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_answers_that_look_right_are_not(id, wrong, seed):
+    verdict = score_object(find(f"deja_vu.{id}"), wrong, seed)
+    assert 0 < verdict.points < verdict.max_points
