@@ -44,7 +44,8 @@ def _(g):
     yield call(some_scores(g, 2, 300, last="most"), 55, 5)
     yield call(-50 + some_scores(g, 2, 8, last="most"), 9, 3)  # all are negative
     yield call(1e-20 * some_scores(g, 2, 8, last="most"), 9, 3)
-    yield call(1 + 2.0**-23 * torch.rand(2, 20, generator=g).argsort(dim=-1), 28, 4)  # they differ in the last digit
+    ranks = torch.cat([torch.rand(2, 19, generator=g).argsort(dim=-1), torch.full((2, 1), 19)], dim=1)
+    yield call(1 + 2.0**-23 * ranks, 28, 4)  # they differ in the last digit
 
 
 @select.stage(
