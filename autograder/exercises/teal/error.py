@@ -73,7 +73,7 @@ def _(g):
 )
 def _(g):
     yield case(g, 3, 15, WIDTHS, ("down",))
-    yield case(g, 2, 11, OTHERS, ("up", "gate"))
+    yield case(g, 2, 11, OTHERS, ("up", "down"))
     yield case(g, 2, 30, OTHERS, ("v",))
     yield case(g, 2, 5, WIDTHS, ("down",))
     yield case(g, 1, 9, OTHERS, ("down",), silent=7)
