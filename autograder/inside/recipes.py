@@ -5,6 +5,7 @@ the arguments built so far, so that an optimiser can be made over the model befo
 """
 
 import inspect
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar
@@ -23,11 +24,16 @@ class Module:
     """`nn.<kind>(*arguments)` with the parameters in `state`; an argument may be a recipe itself, as in a Sequential."""
 
     kind: str  # "Embedding", "LayerNorm", "Sequential", ... or SUBCLASS
-    arguments: tuple = ()
+    arguments: tuple = ()  # of a Sequential whose parts have names: a dict
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def build(self, built: list) -> nn.Module:
-        arguments = (part.build(built) if isinstance(part, RECIPES) else part for part in self.arguments)
+        def made(part):
+            if isinstance(part, dict):
+                return OrderedDict((name, made(entry)) for name, entry in part.items())
+            return part.build(built) if isinstance(part, RECIPES) else part
+
+        arguments = map(made, self.arguments)
         module = getattr(nn.modules.linear if self.kind == SUBCLASS else nn, self.kind)(*arguments)
         if self.state:
             # assigned, so that a layer has the dtype of its state

@@ -107,8 +107,8 @@ def threshold(counts: torch.Tensor, centers: torch.Tensor, sparsity: float) -> f
         sparsity: the share that is to go, at least 0. One above 1 counts as 1.
 
     Returns:
-        A float: 0 if sparsity is 0, else the formula's. Where bin 0 is the first with enough it is
-        that bin's middle. It may be negative: then nothing goes.
+        A float: 0 if sparsity is 0, else the formula's, for the first bin whose C is q n or more.
+        Where that is bin 0 it is that bin's middle. It may be negative: then nothing goes.
     """
     ### BEGIN SOLUTION
     total = counts.cumsum(0).double()
@@ -251,7 +251,7 @@ def block_error(
         x: (batch, tokens, hidden) float32, what reaches the block, 4 tokens or more; must not be
             changed.
         weights: for `block`; must not be changed.
-        thresholds: by projection; one that has none reads what is there.
+        thresholds: by projection; one that has none reads what is there. Must not be changed.
 
     Returns:
         A float: the mean over channels and sequences of the norm, over the last tokens // 4 tokens,
@@ -342,9 +342,9 @@ def token_cost(
     """What is read to decode a token.
 
     Args:
-        shapes: (outputs, inputs) of each projection; all layers have the same.
+        shapes: (outputs, inputs) of each projection; all layers have the same. Must not be changed.
         levels: by projection, the same in all layers. One above 1 counts as 1, and a projection that
-            is missing is read as a whole.
+            is missing is read as a whole. Must not be changed.
         layers: of the model.
         rest: numbers that are read beside the projections, in the whole model, whatever the levels.
         itemsize: bytes of a number.

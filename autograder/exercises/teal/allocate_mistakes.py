@@ -134,12 +134,33 @@ varied(
     "You go on raising projections that are at 1 or above. Nothing is left to skip there.",
     open_to=lambda p, rise: True,
 )
+varied(
+    "raised at 1",
+    "You raise a projection that is at 1 already. Only those below 1 are raised.",
+    open_to=lambda p, rise: p <= 1,
+)
 varied("the share first", "You return the share first. Levels come first.", result=lambda levels, e: (e, levels))
 varied(
     "the norm of a token",
     "Your error is another one. Use block_error.",
     error=lambda x, weights, limits: measured(x, weights, limits, size=lambda gap: gap.abs().amax()),
 )
+
+
+@mistakes(
+    "more than the target",
+    "You go on until more than the target is skipped. It ends when what is skipped is the target, or more.",
+)
+def _(x, weights, distributions, target, step=0.05):
+    return chosen(x, weights, distributions, target + 1e-9, step)
+
+
+@mistakes(
+    "another step",
+    "Without a step yours is another one. Its default is 0.05.",
+)
+def _(x, weights, distributions, target, step=0.1):
+    return chosen(x, weights, distributions, target, step)
 
 
 @mistakes("the target", "You return the target for what is skipped. The last step may go beyond it.")

@@ -1,5 +1,7 @@
 """Exercise 14.1: the histogram."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,12 +32,23 @@ histogram = Exercise(
 )
 
 
-def case(g: torch.Generator, *shape: int, shift: float = 0.0, size: float = 1.0, **options) -> Case:
+def case(g: torch.Generator, *shape: int, shift: float = 0.0, size: float = 1.0, of: Callable = lambda x: x, **options) -> Case:
     bins, outliers = options.get("bins", 10_000), options.get("outliers", 0.01)
     x = fixtures.redraw(
-        lambda: size * fixtures.inputs(g, *shape, shift=shift), lambda x: fixtures.off_the_edges(x, bins, outliers)
+        lambda: of(size * fixtures.inputs(g, *shape, shift=shift)), lambda x: fixtures.off_the_edges(x, bins, outliers)
     )
     return call(x, **options)
+
+
+def capped(x: Tensor) -> Tensor:
+    """The three largest are equal, and so are the three least."""
+    a = x.flatten().sort().values
+    return x.clamp(a[2], a[-3])
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Most numbers are there more than once, also those at which the equal bins begin and end."""
+    return (8 * x).round() / 8
 
 
 @histogram.stage(
@@ -53,14 +66,15 @@ def _(g):
 @histogram.stage(
     "outliers on both sides",
     points=1,
-    exposes="The first bin begins at the smallest number, the last one ends at the largest and holds it. So every number is counted once, and the middle "
-    "of an end bin is far out.",
+    exposes="The first bin begins at the smallest number, the last one ends at the largest and holds it. So every number is counted as often as it is "
+    "there, and the middle of an end bin is far out.",
 )
 def _(g):
     yield case(g, 350, bins=12)
     yield case(g, 199, bins=5)
     yield case(g, 730, bins=9, outliers=0.0125)
     yield case(g, 240, bins=3, outliers=0.2, shift=-1.0)
+    yield case(g, 333, bins=7, outliers=0.03, of=capped)
 
 
 @histogram.stage(
@@ -74,6 +88,7 @@ def _(g):
     yield case(g, 3, 70, bins=6, outliers=0.04, shift=0.4)
     yield case(g, 2, 75)
     yield case(g, 160, size=1e-4, bins=10)
+    yield case(g, 4, 75, bins=9, outliers=0.05, of=lambda x: capped(rounded(x)))
 
 
 def made(
@@ -161,6 +176,16 @@ varied(
     "the largest is lost",
     "The largest number is in none of your bins: the last bin holds its upper edge.",
     last=lambda below, n: below.tolist(),
+)
+varied(
+    "one largest",
+    "You added one to the last bin, for the largest number. It may be there more than once.",
+    last=lambda below, n: [*below[:-1].tolist(), below[-1].item() + 1],
+)
+varied(
+    "different numbers",
+    "You counted equal numbers once. Each of them counts.",
+    flat=lambda x: x.unique(),
 )
 varied("shares", "You return shares. Counts are whole numbers.", counts=lambda counts: counts / counts.sum())
 varied(

@@ -69,7 +69,9 @@ def _(g):
 @read.stage(
     "levels of their own",
     points=1,
-    exposes="Levels weigh as much as their matrices. A projection without a level is read as a whole, and one whose level exceeds 1 not at all.",
+    exposes="Levels weigh as much as their matrices. A projection without a level is read as a whole, and one whose level exceeds 1 not at all. "
+    "Shapes and levels stay as they are.",
+    pure=True,
 )
 def _(g):
     yield case(g)

@@ -25,7 +25,12 @@ sparsify = Exercise(
 )
 
 
-def case(g: torch.Generator, batch: int, tokens: int, channels: int, t: float, *, ties: bool = False, size=1.0) -> Case:
+NEAR = 4e-6  # so near to the threshold, of its size, are some inputs: other float32 numbers, but isclose() says they equal it
+
+
+def case(
+    g: torch.Generator, batch: int, tokens: int, channels: int, t: float, *, ties: bool = False, near: bool = False, size=1.0
+) -> Case:
     def draw() -> Tensor:
         return size * fixtures.inputs(g, batch, tokens, channels)
 
@@ -33,6 +38,9 @@ def case(g: torch.Generator, batch: int, tokens: int, channels: int, t: float, *
     if ties:
         here = torch.rand(x.shape, generator=g) < 0.3
         x = torch.where(here, t * x.sign(), x)
+    if near:
+        where = torch.rand(x.shape, generator=g)
+        x = torch.where(where < 0.3, t * (1 - NEAR) * x.sign(), torch.where(where > 0.7, t * (1 + NEAR) * x.sign(), x))
     return call(x, t)
 
 
@@ -51,11 +59,12 @@ def _(g):
 @sparsify.stage(
     "strictly greater",
     points=1,
-    exposes="An input stays if |x| > threshold. One that equals it goes; with a threshold of 0 nothing changes, and with a negative one neither.",
+    exposes="An input stays if |x| > threshold. One that equals it goes, one that is hardly larger stays; with a threshold of 0 nothing changes, and with a negative one neither.",
 )
 def _(g):
     yield case(g, 3, 1, 20, 0.5, ties=True)
     yield case(g, 2, 6, 9, 0.25, ties=True)
+    yield case(g, 2, 1, 20, 2.0**-14, near=True, size=2e-4)
     yield case(g, 2, 1, 11, 0.0)
     yield case(g, 2, 1, 11, -0.3)
     yield case(g, 1, 5, 12, -1.0)

@@ -27,11 +27,15 @@ threshold = Exercise(
 )
 
 
-def case(g: torch.Generator, sparsity: float | tuple[float, float], *, n=400, bins=16, shift=0.0, outliers=0.02) -> Case:
-    counts, centers = fixtures.distribution(fixtures.inputs(g, n, shift=shift), bins, outliers)
-    if isinstance(sparsity, tuple):
-        sparsity = fixtures.between_ties(g, n, *sparsity)
-    return call(counts, centers, sparsity)
+def case(
+    g: torch.Generator, sparsity: float | tuple[float, float], *, n=400, bins=16, shift=0.0, outliers=0.02, times=1, least=-9.0
+) -> Case:
+    def draw():
+        counts, centers = fixtures.distribution(fixtures.inputs(g, n, shift=shift), bins, outliers)
+        s = fixtures.between_ties(g, n, *sparsity) if isinstance(sparsity, tuple) else sparsity
+        return counts * times, centers, s
+
+    return call(*fixtures.redraw(draw, lambda drawn: fixtures.limit(*drawn) > least))
 
 
 @threshold.stage(
@@ -42,15 +46,15 @@ def case(g: torch.Generator, sparsity: float | tuple[float, float], *, n=400, bi
 )
 def _(g):
     for n, bins in ((400, 9), (310, 30), (577, 14)):
-        yield case(g, (0.2, 0.4), n=n, bins=bins)
-        yield case(g, (0.55, 0.75), n=n, bins=bins)
+        yield case(g, (0.2, 0.4), n=n, bins=bins, least=0.05)
+        yield case(g, (0.55, 0.75), n=n, bins=bins, least=0.05)
 
 
 @threshold.stage(
     "skewed numbers, and empty bins",
     points=1,
     exposes="The numbers need not be symmetric: the threshold is the quantile of the signed numbers all the same, and may be negative. Empty bins have no "
-    "threshold in them.",
+    "threshold in them, and the first bin with enough is the one: its sum may be just enough.",
 )
 def _(g):
     yield case(g, (0.3, 0.5), n=500, shift=0.5)
@@ -61,16 +65,19 @@ def _(g):
     centers = torch.tensor([-3.0, -1.0, -0.4, 0.1, 0.5, 1.2, 2.0, 4.5])
     for sparsity in (0.1, 0.47, 0.73):
         yield call(counts, centers, sparsity)
+    yield call(torch.tensor([2, 3, 7, 0, 0, 3, 1]), centers[1:], 0.5)  # 12 of 16 are wanted: just those of three bins
+    yield case(g, (0.2, 0.4), bins=6, shift=0.3, times=10**7)  # more than an int32 can hold
 
 
 @threshold.stage(
     "at the ends",
     points=1,
-    exposes="A sparsity of 0 has the threshold 0. From 1 on it is the last middle. If the first bin alone holds more than is needed, it is the first middle.",
+    exposes="A sparsity of 0 has the threshold 0, the least other one the formula's. From 1 on it is the last middle. If the first bin alone holds more than is needed, it is the first middle.",
     pure=True,
 )
 def _(g):
     yield case(g, 0.0, shift=0.7)
+    yield case(g, (0.001, 0.004), shift=0.7)
     yield case(g, 1.0)
     yield case(g, 1.3, n=300)
     yield case(g, (0.97, 0.995), n=900)
@@ -90,6 +97,7 @@ def found(
     value=lambda centers, i, part: centers[i - 1] + part * (centers[i] - centers[i - 1]),
     weigh=lambda counts, centers: (counts, centers),
     after=lambda t: t,
+    right=False,
 ) -> float:
     """With its parts exchangeable, for mistakes in one part."""
     if zero and sparsity == 0:
@@ -97,7 +105,7 @@ def found(
     counts, centers = weigh(counts, centers.double())
     total = counts.cumsum(0).double()
     wanted = q(sparsity) * float(total[-1])
-    i = int(torch.searchsorted(total, torch.tensor(wanted, dtype=torch.float64)))
+    i = int(torch.searchsorted(total, torch.tensor(wanted, dtype=torch.float64), right=right))
     if i in (0, len(total)):
         return after(float(centers[0 if i == 0 else -1]))
     return after(float(value(centers, i, (wanted - total[i - 1]) / (total[i] - total[i - 1]))))
@@ -161,6 +169,11 @@ varied(
     "one bin on",
     "You went from the middle of this bin to that of the next. It is from the one before to this one.",
     value=lambda c, i, part: c[i] + part * (c[min(i + 1, len(c) - 1)] - c[i]),
+)
+varied(
+    "more than enough",
+    "You took the first bin with more than enough. It is the first whose sum reaches q times all, and that may be just enough.",
+    right=True,
 )
 varied(
     "its size",

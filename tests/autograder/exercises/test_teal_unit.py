@@ -1,8 +1,10 @@
 """Unit 14: what its exercises take for right is what the library does, and what the lesson's block does."""
 
+import numpy as np
 import pytest
 import torch
 
+from autograder.checking.score import score_object
 from autograder.exercises import find
 from autograder.exercises.teal import fixtures
 from autograder.inside.use import Use, used
@@ -59,8 +61,91 @@ def test_errors_are_the_librarys():
 
 def test_levels_are_the_librarys():
     for case, (levels, effective) in cases("teal.allocate"):
-        x, weights, distributions, target, step = case.args
+        x, weights, distributions, target, *step = case.args
         size = {name: weights[name].numel() / weights["q"].numel() for name in distributions}
-        row = allocation.greedy(librarys_error(x, weights, distributions), size, target, step)[-1]
+        row = allocation.greedy(librarys_error(x, weights, distributions), size, target, *(step or [0.05]))[-1]
         assert row.levels == pytest.approx(levels)
         assert row.effective == pytest.approx(effective)
+
+
+def counted(x, bins=10_000, outliers=0.01, few=lambda outliers, n: int(outliers * n), exact=False):
+    a = x.flatten().sort().values
+    f = few(outliers, len(a))
+    edges = torch.cat([a[:1], torch.linspace(a[f].item(), a[-f].item(), bins - 1), a[-1:]])
+    counts = torch.histogram(a, edges)[0].long()
+    if exact:  # bins at the ends that hold just so many, whatever equals their inner edges
+        inner = torch.histc(a[f:-f], bins - 2, edges[1].item(), edges[-2].item()).long()
+        counts = torch.cat([torch.tensor([f]), inner, torch.tensor([f])])
+    return counts, (edges[:-1] + edges[1:]) / 2
+
+
+def interpolated(counts, centers, sparsity):
+    total = counts.cumsum(0).numpy()
+    return float(np.interp((0.5 + min(sparsity, 1) / 2) * total[-1], total, centers.numpy())) if sparsity else 0.0
+
+
+def needing_a_bias(model, batches, sparsity):
+    found = {}
+    with torch.no_grad():
+        for name, part in model.named_children():
+            if isinstance(part, torch.nn.Linear):
+                found[name] = fixtures.limit(
+                    *fixtures.distribution(torch.cat([b.flatten() for b in batches]), 10_000), sparsity
+                )
+                batches = [b @ part.weight.T + part.bias for b in batches]
+            else:
+                batches = [part(b) for b in batches]
+    return found
+
+
+def error_by(read, norm=lambda gap: gap.norm(dim=1)):
+    def answer(x, weights, thresholds):
+        dense = fixtures.block(x, weights, lambda name, h: h)
+        sparse = fixtures.block(x, weights, lambda name, h: fixtures.sparse(h, thresholds.get(read(name, thresholds), -1.0)))
+        return norm((dense - sparse)[:, -(x.shape[1] // 4) :]).mean().item()
+
+    return answer
+
+
+def levels_added(shapes, levels, *others, **options):
+    for name in shapes:
+        levels.setdefault(name, 0.0)
+    return find("teal.read").reference(shapes, levels, *others, **options)
+
+
+SUBTLE = {
+    "outliers by whole division": ("histogram", lambda *a, **k: counted(*a, **k, few=lambda share, n: n // round(1 / share))),
+    "so many outliers, whatever is equal": ("histogram", lambda *a, **k: counted(*a, **k, exact=True)),
+    "interpolated over empty bins": ("threshold", interpolated),
+    "0 below a hundredth": ("threshold", lambda c, m, s: fixtures.limit(c, m, s) if s >= 0.01 else 0.0),
+    "sums in int32": (
+        "threshold",
+        lambda c, m, s: fixtures.limit(c.cumsum(0, dtype=torch.int32).diff(prepend=c[:1] * 0), m, s),
+    ),
+    "nearly equal": (
+        "sparsify",
+        lambda x, threshold: torch.where(
+            (x - fixtures.sparse(x, threshold) == 0) & ~torch.isclose(x.abs(), torch.tensor(threshold)), x, 0.0
+        ),
+    ),
+    "half precision": ("sparsify", lambda x, threshold: x * (fixtures.sparse(x.half(), threshold) == x.half())),
+    "needs a bias": ("layers", needing_a_bias),
+    "gate's for up without one": (
+        "error",
+        error_by(lambda name, t: "gate" if name == "up" and name not in t else name),
+    ),
+    "an epsilon under the root": (
+        "error",
+        error_by(lambda name, t: name, lambda gap: (gap.square().sum(dim=1) + 1e-6).sqrt()),
+    ),
+    "levels added": ("read", levels_added),
+}
+
+
+@pytest.mark.parametrize("seed", ["public", "a secret"])
+@pytest.mark.parametrize("name", SUBTLE)
+def test_subtle_mistakes_are_rejected(name, seed):
+    id, wrong = SUBTLE[name]
+    verdict = score_object(find(f"teal.{id}"), wrong, seed)
+    assert not verdict.passed
+    assert verdict.points > 0, "wrong in one respect only"

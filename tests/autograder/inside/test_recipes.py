@@ -142,3 +142,8 @@ def test_a_script_can_let_a_training_go_on():
     outcome = run(script(training(), calls=[("rate",), (0, 2), ("rate",)]), Steps)
     assert [outcome.value[0], outcome.value[2]] == [0.1, 0.05]
     assert outcome.value[1]["learning rates"] == [0.1, 0.1]
+
+
+def test_the_parts_of_a_sequential_may_have_names():
+    model = Module("Sequential", ({"up": Module("Linear", (2, 3)), "act": Module("Tanh")},)).build([])
+    assert [(name, type(part).__name__) for name, part in model.named_children()] == [("up", "Linear"), ("act", "Tanh")]
