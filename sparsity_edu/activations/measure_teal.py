@@ -36,7 +36,7 @@ ALONE = 0.5
 WINDOW, CALIBRATION, SEARCH, VALIDATION = 512, 8, 1, 4  # tokens; windows: of distributions, of the search, of perplexity
 STEP = 0.1
 SPEED = (0.0, 0.25, 0.4, 0.5, 0.75, 0.9)
-PROMPT, LENGTH, ROUNDS = 32, 24, 5  # tokens of the prompt, tokens that are timed, turns
+PROMPT, LENGTH, ROUNDS = 32, 24, 3  # tokens of the prompt, tokens that are timed, turns
 
 
 def projection(name: str) -> str:
