@@ -126,14 +126,24 @@ wrong("of the mean", "You subtracted each token's mean. The predictor reads hidd
 wrong("choices", "You return which logits are positive. Return the logits: they are trained, and the largest are chosen.")(
     lambda x, A, B: F.linear(F.linear(x, A), B) > 0
 )
-wrong(
+
+
+@wrong(
     "B A made in float64",
     "You multiplied B and A in float64, where nothing overflows. Their product is never made: each token by A, then by B.",
-)(lambda x, A, B: F.linear(x.double(), B.double() @ A.double()).to(x.dtype))
-wrong(
+)
+def _(x, A, B):
+    return F.linear(x.double(), B.double() @ A.double()).to(x.dtype)
+
+
+@wrong(
     "float64 by way of float32",
     "You work in float32 and turn the result into float64. Numbers that float32 cannot hold are lost on the way.",
-)(lambda x, A, B: F.linear(F.linear(x.float(), A.float()), B.float()).to(x.dtype))
+)
+def _(x, A, B):
+    return F.linear(F.linear(x.float(), A.float()), B.float()).to(x.dtype)
+
+
 wrong("always float32", "You return float32 for float64. Logits have the dtype of what comes in.")(
     lambda x, A, B: F.linear(F.linear(x, A), B).float()
 )
