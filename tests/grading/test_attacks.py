@@ -40,7 +40,7 @@ from .papers import REGISTRY, UNIT, Paper, Submission
 AGAIN = "handed-in-again-after-manual-grading"
 HONEST = [submission for submission in REGISTRY if submission.name.startswith("honest")]
 HANGS = {submission.student for submission in REGISTRY if submission.hangs}
-HANGING = Limits(memory=2 * GB, cell=12, exercise=10, submission=90)  # so that nobody waits long for what never ends
+HANGING = Limits(memory=2 * GB, cell=12, exercise=15, submission=90)  # so that nobody waits long for what never ends
 SECRET, CANARY = "5ec2e7" * 10 + "5ec2", "canary-in-the-environment"
 TURNING = re.compile(r"[\x1b\x9b\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # terminals and directions of text
 
