@@ -764,7 +764,7 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# - In float32 it pays: here 1.2 times as fast as the dense model at 25 to 50 %, and 1.6 times at 75 %. The paper's 1.2 to 1.3 at 25 % is reached, its 1.6 to 1.8 at 50 % is not. At 0 % nothing is skipped; what
+# - In float32 it pays: here 1.2 times as fast as the dense model at 25 to 50 %, and 1.6 times at 75 %. The lecture's 1.2 to 1.3 at 25 % is reached, its 1.6 to 1.8 at 50 % is not. At 0 % nothing is skipped; what
 #   `ThresholdLinear` is faster there it owes to its loops, not to sparsity.
 # - In bfloat16 the dense model is faster from the start, since it reads half the bytes, and skipping pays from 75 % on.
 # - All points lie below the bound, and further below the higher the level. The bound counts bytes and nothing else. In a model of this size a token also costs 120 calls for the products, with a search for the large inputs in
