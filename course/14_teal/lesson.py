@@ -766,8 +766,8 @@ plt.show()
 # %% [markdown]
 # - In float32 it pays: here 1.2 times as fast as the dense model at 25 to 50 %, and 1.6 times at 75 %. The lecture's 1.2 to 1.3 at 25 % is reached, its 1.6 to 1.8 at 50 % is not. At 0 % nothing is skipped; what
 #   `ThresholdLinear` is faster there it owes to its loops, not to sparsity.
-# - In bfloat16 the dense model is faster from the start, since it reads half the bytes, and skipping pays from 75 % on.
-# - All points lie below the bound, and further below the higher the level. The bound counts bytes and nothing else. In a model of this size a token also costs 120 calls for the products, with a search for the large inputs in
+# - In bfloat16 the dense model is faster from the start, since it reads half the bytes, and skipping breaks even at 75 %.
+# - Where something is skipped all points lie below the bound, and further below the higher the level. The bound counts bytes and nothing else. In a model of this size a token also costs 120 calls for the products, with a search for the large inputs in
 #   each, besides attention, norms and Python between them; all that stays as it is. In a model of 70 billion parameters the matrices are over a hundred times as large, and the calls are as many as before for each layer.
 # - Times change from run to run and from machine to machine: look at your own, above the record's.
 #
