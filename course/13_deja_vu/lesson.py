@@ -938,7 +938,9 @@ ax.plot(
     color="0.4",
     label="dense x share used",
 )
-ax.set(xlabel="neurons left out (%)", ylabel="ms for an MLP and a token", ylim=(0, None))
+ax.set(xlabel="neurons left out (%)", ylabel="ms for an MLP and a token (log scale)", yscale="log")
+ax.set_yticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
+ax.minorticks_off()
 ax.legend(fontsize=8)
 plt.show()
 

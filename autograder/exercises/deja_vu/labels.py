@@ -124,7 +124,7 @@ def _(pre, outputs, share=0.7):
 @labels.accepts("ranks by sorting twice")
 def _(pre, outputs, share=0.7):
     n = int(share * outputs.shape[1])
-    if n < 1 or share > 1:
+    if n < 1 or n > outputs.shape[1]:
         raise ValueError(n)
     ranks = outputs.norm(dim=2).argsort(dim=1, descending=True).argsort(dim=1)
     return ~(pre <= 0), ranks < n
