@@ -941,14 +941,14 @@ ax.plot(
 ax.set(xlabel="neurons left out (%)", ylabel="ms for an MLP and a token (log scale)", yscale="log")
 ax.set_yticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
 ax.minorticks_off()
-ax.legend(fontsize=8)
+ax.legend(fontsize=8, loc="lower left")
 plt.show()
 
 # %% [markdown]
 # - *A mask saves nothing.* The predictor comes on top of the dense product, so it is slower, whatever the share.
-# - *Copying costs.* Your function copies the chosen rows, so each is read, written and read again. With `down` turned it wins when a tenth is used (about twice as fast), and loses when half is.
+# - *Copying costs.* Your function copies the chosen rows, so each is read, written and read again. With `down` turned it wins when a tenth is used (1.7 to 2 times as fast, from run to run), and loses when half is.
 # - *Layout decides.* With `down` as it is a column is a number from each of 2,048 rows, and no share that was tried is worth it.
-# - The library's kernels read rows where they lie. They win from a quarter on, and are about 2.5 times as fast at a tenth.
+# - The library's kernels read rows where they lie. They win from a quarter on, and are more than twice as fast at a tenth.
 # - All of it stands on the predictor's time, a quarter of the dense MLP at rank 256. With 5 % of the neurons the rest of the MLP is a twentieth of the work. This is what lookahead is for: to have the predictor done
 #   beside something else.
 #
