@@ -15,7 +15,7 @@ from autograder.checking.verdict import StageVerdict, Verdict
 from autograder.exercises import exercises_of, find
 from autograder.inside.case import Case
 from autograder.inside.outcome import UNDEFINED, Outcome
-from autograder.intake.rebuild import seems_to_define
+from autograder.intake.code import seems_to_define
 from autograder.judge.feedback import clean
 from autograder.judge.flags import flags
 from autograder.judge.session import Session
