@@ -73,8 +73,9 @@ class Store:
         except (OSError, ValueError):
             return None
         match entry:
-            case {"verdict": {"points": _, "flags": _, "cut_short": is_cut_short}, "outputs": list()}:
-                pass
+            case {"verdict": {"points": points, "flags": _, "cut_short": is_cut_short}, "outputs": list(outputs)}:
+                if not isinstance(points, int | float) or not points >= 0 or _score_in(outputs) != f"{points:g}":
+                    return None
             case {"outputs": dict(), "incidents": list(incidents), "seconds": _}:
                 is_cut_short = bool(incidents)
             case _:  # not written by this program
@@ -85,6 +86,17 @@ class Store:
         path = self.folder / key[:2] / f"{key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(entry))
+
+
+def _score_in(outputs: list) -> str | None:
+    """The number in a check's outputs; None where nbgrader might find another score.
+
+    It takes no output, a text, nan and a negative number for full points, and the first of several numbers.
+    """
+    match [output for output in outputs if not (isinstance(output, dict) and output.get("output_type") == "display_data")]:
+        case [{"output_type": "execute_result", "data": {"text/plain": str(text)}}]:
+            return text
+    return None
 
 
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:

@@ -96,6 +96,7 @@ USES = "def one(x):\n    return added(x)"
 FIRST_TRY = "def one(x):\n    return x"
 SYNTAX = "def one(x:\n    return x"
 LINES = RIGHT["one"].split("\n")
+NEEDY, CHECK = [solution("one", USES)], check("one")
 ALL = "\n\n".join(["offset = 1", *RIGHT.values()])
 STUBS = {name: [solution(name)] for name in CHECKS}
 
@@ -105,13 +106,13 @@ SPLIT_AND_PASTED = {
     "helper pasted below the check": paper(one=copies("one", USES), one_check=[check("one"), *copies("one", HELPER, "")[:1]]),
     "stub above, answer below": paper(one=copies("one", stub("one"), RIGHT["one"])),
     "answer above, stub below": paper(one=copies("one", RIGHT["one"], stub("one"))),
-    "answer above, stub with a comment below": paper(one=copies("one", RIGHT["one"], stub("one").replace("# YOUR", "# hm\n    # YOUR"))),
+    "answer above, stub with a comment below": paper(one=copies("one", RIGHT["one"], stub("one").replace("# YOUR", "# my"))),
     "first try above, better answer below": paper(one=copies("one", FIRST_TRY, RIGHT["one"])),
     "first try with a syntax error above": paper(one=copies("one", SYNTAX, RIGHT["one"])),
     "answer above, syntax error below": paper(one=copies("one", RIGHT["one"], SYNTAX)),
     "three cells": paper(one=copies("one", "import math", HELPER, USES)),
     "three tries": paper(one=copies("one", stub("one"), FIRST_TRY, RIGHT["one"])),
-    "stub above, answer below the check": paper(one_check=[check("one"), *copies("one", RIGHT["one"], "")[:1]], one=STUBS["one"]),
+    "stub above, answer below the check": paper(one=STUBS["one"], one_check=[CHECK, *copies("one", RIGHT["one"], "")[:1]]),
     "copy below the check to play with": paper(one_check=[check("one"), *copies("one", FIRST_TRY, "")[:1]]),
     "many identical copies": paper(one=copies("one", *[RIGHT["one"]] * 5)),
     "pasted into another exercise": paper(two=[*copies("one", RIGHT["one"], "")[:1], solution("two", RIGHT["two"])]),
@@ -137,15 +138,15 @@ SPLIT_AND_PASTED = {
     "without metadata below its check": paper(one=STUBS["one"], one_check=[check("one"), *code(RIGHT["one"])]),
     "a pasted check": paper(one_check=[check("one"), again(check("one"))]),
     "a check pasted above": paper(text_one=[again(check("one")), text("one")]),
-    "a helper in the check": paper(one=[solution("one", USES)], one_check=[check("one", f'{HELPER}\n\ncheck("unit.one", one)')]),
-    "a helper below the call": paper(one=[solution("one", USES)], one_check=[check("one", f'check("unit.one", one)\n{HELPER}')]),
-    "the answer in the check": paper(one=STUBS["one"], one_check=[check("one", f'{RIGHT["one"]}\ncheck("unit.one", one)')]),
+    "a helper in the check": paper(one=NEEDY, one_check=[check("one", f"{HELPER}\n\n{CHECK.source}")]),
+    "a helper below the call": paper(one=NEEDY, one_check=[check("one", f"{CHECK.source}\n{HELPER}")]),
+    "the answer in the check": paper(one=STUBS["one"], one_check=[check("one", f"{RIGHT['one']}\n{CHECK.source}")]),
     "a pasted check with a helper": paper(one=[again(check("one", HELPER)), solution("one", USES)]),
     "arguments in the check": paper(
-        one=[solution("one", USES)], one_check=[check("one", f'check("unit.one", one)\nx = check.inputs("unit.one")\n{HELPER}')]
+        one=NEEDY, one_check=[check("one", f'check("unit.one", one)\nx = check.inputs("unit.one")\n{HELPER}')]
     ),
     "IPython's own lines": paper(one=[solution("one", f"%matplotlib inline\n{RIGHT['one']}\n!ls")]),
-    "a code cell of the course with a helper": paper(setup=[new_code_cell(f"offset = 1\n{HELPER}", id="setup")], one=[solution("one", USES)]),
+    "a code cell of the course with a helper": paper(setup=[new_code_cell(f"offset = 1\n{HELPER}", id="setup")], one=NEEDY),
     "all in the last answer": paper(**STUBS | {"three": [solution("three", ALL)]}),
     "all in the first answer": paper(**STUBS | {"one": [solution("one", ALL)]}),
     "all in a cell at the top": paper(**STUBS, title=[*code(ALL), HEAD[0]]),
@@ -170,15 +171,8 @@ def test_what_ran_is_found(name, editor):
 
 
 # where a reader would not know either without the grade_ids
-NEED_METADATA = {"helper pasted below the check", "answer above, stub with a comment below", "in a line"}
-NEED_METADATA |= {
-    "before the indentation is typed",
-    "in the docstring",
-    "into three",
-    "into a line each",
-    "a helper below the call",
-}
-NEED_METADATA |= {"answer above, syntax error below", "arguments in the check"}
+NEED_METADATA = {"helper pasted below the check", "answer above, stub with a comment below", "arguments in the check"}
+NEED_METADATA |= {"before the indentation is typed", "in a line", "into three", "into a line each"}
 
 
 @pytest.mark.parametrize(("ran", "expected"), [((1, 3, 2), 11), ((2, 3, 1), 11), ((1, 2, 3), 10), ((None, None, None), 10)])
