@@ -21,7 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
-from autograder.intake.folders import Finding, Parts, has_odd_letters, inspect, listing, read_file
+from autograder.intake.folders import Parts, has_odd_letters, listing, read_file
+from autograder.intake.inspection import Finding, inspect
 from autograder.intake.reading import Caps
 from autograder.lessons.layout import notebook_path
 
@@ -190,6 +191,8 @@ class _Desk:
         for path in found.extras:
             data, status = read_file(self.submitted, (student, self.unit, *path), self.caps.file)
             _put(part.joinpath(*path), data, status.st_mtime_ns)
+        for path, data in found.unpacked.items():
+            _put(part.joinpath(*path), data, found.modified)
         part.rename(clean)  # complete from here on
 
         notes = self.of_id(student) + found.notes + ([] if graded else ["nothing in the submission could be graded"])
