@@ -12,6 +12,7 @@ import struct
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from queue import Empty
@@ -29,13 +30,17 @@ from autograder.checking.exercise import Exercise
 from autograder.inside.case import Case
 from autograder.inside.outcome import Outcome, Raised, TimeUp
 from autograder.inside.wire import Refused, decode_outcome, encode, receive, send
+from autograder.judge.feedback import MAX_CELL
 from autograder.sandbox.bubblewrap import MB, Limits, SandboxError, environment
 from autograder.sandbox.guard import Guard
 from autograder.sandbox.provisioner import SandboxProvisioner, SandboxSpecs, Submission
 
 COPIES = 2  # snapshots per exercise: one for the hidden cases, one for the public ones
 PATIENCE = 10  # seconds that an interrupted cell has to end, and snapshots to call
-OFFER = "__import__('autograder.inside.answer', fromlist=['offer']).offer({!r}, {}, {})"
+# a statement, not a call of `__import__`: it looks up no name that the student may have given to something else
+OFFER = "from autograder.inside import answer as _judge_; _judge_.offer({!r}, {}, {})"
+DISPLAYS = ("display_data", "execute_result", "update_display_data")
+DRAWN = 10  # times the limit on output, for what is displayed and not kept
 
 
 class Session:
@@ -104,7 +109,7 @@ class Session:
         if self.sandboxed:
             manager.provisioner = SandboxProvisioner(kernel_id="", kernel_spec=manager.kernel_spec, parent=manager)
         client = _Client(notebook, km=manager, timeout=math.ceil(self.limits.cell))
-        client.left, client.flooded = self.limits.output, self._flooded
+        client.left, client.drawn, client.flooded = self.limits.output, DRAWN * self.limits.output, self._flooded
         deaf = None
         try:
             await client.async_start_new_kernel(**self._start())
@@ -259,12 +264,14 @@ class _Manager(AsyncKernelManager):
 class _Client(NotebookClient):
     """nbclient's, which listens to so much output and no more."""
 
-    left: int  # characters
+    left: int  # characters that are kept
+    drawn: int  # characters of pictures and the like that are not, because nobody would see them
     flooded: Callable[[], None]
     interrupted = False
 
     def __init__(self, notebook: NotebookNode, **kwargs) -> None:
         # not coalesce_streams: one long line, and its regular expressions hold this process for hours; `clean` joins them
+        self.shown = Counter()  # characters displayed, by cell
         super().__init__(notebook, allow_errors=True, interrupt_on_timeout=True, raise_on_iopub_timeout=False, **kwargs)
 
     async def _async_handle_timeout(self, timeout: int, cell: NotebookNode | None = None) -> dict | None:
@@ -272,9 +279,16 @@ class _Client(NotebookClient):
         return await super()._async_handle_timeout(timeout, cell)
 
     def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
-        """Count what comes, and keep it as nbclient does."""
-        self.left -= len(repr(msg["content"]))
-        if self.left < 0:
+        """Count what comes, and keep it as nbclient does; of pictures no more than people will see."""
+        size = len(repr(msg["content"]))
+        if msg["msg_type"] in DISPLAYS:
+            self.shown[cell_index] += size
+            if self.shown[cell_index] > MAX_CELL:
+                msg["content"]["data"] = {"text/plain": "(too large to be shown)"}
+                self.shown[cell_index] -= size
+                self.drawn, size = self.drawn - size, 0
+        self.left -= size
+        if min(self.left, self.drawn) < 0:
             self.flooded()
             return None
         return super().process_message(msg, cell, cell_index)

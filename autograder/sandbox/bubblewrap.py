@@ -168,6 +168,7 @@ def environment() -> dict[str, str]:
         "NBGRADER_EXECUTION": "autograde",  # lessons choose their fast setting
         "OMP_NUM_THREADS": "1",  # snapshots are forks, and a pool of threads does not survive one
         "OMP_THREAD_LIMIT": "1",  # also after torch.set_num_threads(4)
+        "TORCHDYNAMO_DISABLE": "1",  # torch.compile gives the function itself: compiling takes longer than a case may
         "TRITON_INTERPRET": "1",  # there is no GPU inside, and checks watch kernels in the interpreter
         "HF_HUB_OFFLINE": "1",
         "AUTOGRADER_JUDGE": f"{JUDGE}/socket",

@@ -149,6 +149,76 @@ def test_files_of_the_submission_shadow_nothing():
     assert "judged outside" in str(nb.cells[1].outputs)
 
 
+def test_student_code_finds_its_own_module_before_one_of_the_standard_library():
+    """JupyterLab puts the notebook's folder first on the path."""
+    files = {"test.py": b"HELP = 40\nfrom statistics import mean", "statistics.py": b"def mean(x): return 1"}
+    files |= {
+        "colorsys.py": b"raise ValueError",
+        "helper.py": b"import test\nfrom test import HELP",
+        "wave/__init__.py": b"ONE = 1",
+    }
+    nb, checks = notebook(
+        "import colorsys, wave, helper, importlib\nfrom test import HELP, mean\ncolorsys.rgb_to_hsv(0, 0, 0);",
+        "def first(x): return helper.HELP + mean([5]) + wave.ONE + importlib.import_module('test').HELP",
+        "first",
+    )
+    with Session(files, LIMITS) as session:
+        session.run(nb, checks)
+        assert session.outcome_of(exercise("first"), 0)(call(0)).value == 82
+    assert nb.cells[0].outputs == []
+
+
+NAMES = "__import__ answer autograder fromlist get_ipython offer os print run send socket torch".split()  # noqa: SIM905
+
+
+def test_no_name_that_a_student_gives_is_in_the_judges_way():
+    nb, checks = notebook(*(f"def {name}(*args): return 'mine'" for name in NAMES), "def first(x): return x + 1", "first")
+    with Session({}, LIMITS) as session:
+        session.run(nb, checks)
+        assert ask(session, "first", 1).value == 2
+
+
+def test_pictures_that_nobody_would_see_end_nothing():
+    limits = Limits(cell=LIMITS.cell, exercise=LIMITS.exercise, submission=120, output=8 * 2**20)
+    nb, checks = notebook(
+        "import os\nfrom IPython.display import Image, display\nbig = b'\\x89PNG' + os.urandom(2**22)",
+        "for _ in range(4): display(Image(big, format='png'))\nfor _ in range(40): display(Image(big[:2**18], format='png'))",
+        "def first(x): return x + 1",
+        "first",
+    )
+    with Session({}, limits) as session:
+        session.run(nb, checks)
+        assert session.incidents == []
+        assert ask(session, "first", 1).value == 2
+    assert sum("image/png" in output.data for output in nb.cells[1].outputs) >= 8
+    assert "(too large to be shown)" in str(nb.cells[1].outputs)
+
+
+def test_pictures_without_end_are_a_flood():
+    limits = Limits(cell=20, exercise=5, submission=120, output=2**18)
+    nb, checks = notebook(
+        "from IPython.display import Image, display\nwhile True: display(Image(bytes(2**14), format='png'))",
+        "def first(x): return x + 1",
+        "first",
+    )
+    with Session({}, limits) as session:
+        session.run(nb, checks)
+        assert "printed more than" in " ".join(session.incidents)
+
+
+def test_a_compiled_function_is_the_function_itself():
+    nb, checks = notebook(
+        "import torch\n@torch.compile\ndef first(x):\n    return x.abs().sum() + 1",
+        "first",
+        "second = torch.compile(lambda x: x + 2, fullgraph=True, mode='max-autotune')",
+        "second",
+    )
+    with Session({}, LIMITS) as session:
+        session.run(nb, checks)
+        assert ask(session, "first", torch.ones(3)).value == 4
+        assert ask(session, "second", torch.ones(1)).value == 3
+
+
 def enters(path, user):
     """Whether a user of this machine can connect to a socket."""
     if (child := os.fork()) == 0:
