@@ -51,7 +51,8 @@ def grade(
     failures: dict[str, str] = {}
     try:
         students = [record.student for record in run.take_in()]
-        if not students:
+        failures |= run.refused
+        if not students and not failures:
             raise ValueError(f"no submissions: put notebooks at {run.course.submitted}/STUDENT/{unit}/")
         run.prepare()
         questions = run.open_questions(students)
@@ -215,7 +216,8 @@ def _print_class(unit: str, class_: list, statistics: list) -> None:
     summary = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in statistics:
         mistake = f"{row.misconception_count}x {row.misconception}" if row.misconception else ""
-        counts = (f"{row.passed} of {row.submissions}", str(row.started), f"{row.mean_points:.2f} / {row.max_points:g}")
+        mean = "-" if row.mean_points is None else f"{row.mean_points:.2f} / {row.max_points:g}"
+        counts = (f"{row.passed} of {row.submissions}", str(row.started), mean)
         summary.add_row(f"{numbers[row.id]} {row.id.split('.')[1]}", *counts, escape(mistake))
     console.print(summary)
     if not all(result.sandboxed for result in class_):

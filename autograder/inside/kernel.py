@@ -13,7 +13,6 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import module_from_spec
 from types import ModuleType
 
-
 STANDARD = sys.stdlib_module_names | {"test"}  # Python's own tests, which are not listed
 
 

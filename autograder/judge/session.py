@@ -10,7 +10,6 @@ import os
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +30,7 @@ from autograder.inside.case import Case
 from autograder.inside.outcome import Outcome, Raised, TimeUp
 from autograder.inside.wire import Refused, decode_outcome, encode, receive, send
 from autograder.judge.feedback import MAX_CELL
+from autograder.judge.scratch import private_folder
 from autograder.sandbox.bubblewrap import MB, Limits, SandboxError, environment
 from autograder.sandbox.guard import Guard
 from autograder.sandbox.provisioner import SandboxProvisioner, SandboxSpecs, Submission
@@ -62,8 +62,8 @@ class Session:
         self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> "Session":
-        private = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="judge-"))  # for nobody else
-        self._folder = Path(private) / "inside"  # this one is there in the sandbox too, where student code runs as whoever
+        self._private = self._resources.enter_context(private_folder())
+        self._folder = self._private / "inside"  # this one is there in the sandbox too, where student code runs as whoever
         self._folder.mkdir()
         self._folder.chmod(0o755)
         self._listener = self._resources.enter_context(socket.socket(socket.AF_UNIX))
@@ -223,7 +223,8 @@ class Session:
     def _start(self) -> dict:
         if self.sandboxed:
             return {"submission": Submission(self.files, self._folder, self.hide, self.limits)}
-        work = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="work-")))
+        work = self._private / "work"
+        work.mkdir()
         for name, data in self.files.items():
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             (work / name).write_bytes(data)

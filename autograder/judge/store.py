@@ -102,11 +102,14 @@ def _score_in(outputs: list) -> str | None:
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a file so that it is there whole or not at all, also when the machine goes down."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # where the disk is full
 
 
 def exercise_key(job: Job, id: str) -> str:
