@@ -137,7 +137,7 @@ class _Desk:
             return self.replace(raw, student, Finding(notes=[problem]))
         except Exception as error:
             problem = f"{problem} nor moved aside ({_cause(error)}); a person has to look at it"
-            told = [*found.notes, problem]
+            told = [problem, *found.notes]
             with suppress(Exception):
                 _write(self.papers / f"{student}.json", {"notes": told, "graded": False})
             return Intake(student, told, graded=False, ready=False)

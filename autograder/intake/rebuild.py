@@ -99,15 +99,16 @@ def another(submitted: NotebookNode, released: NotebookNode) -> str:
     code = [cell.source for cell in cells if cell.kind == "code" and cell.source.strip()]
     if not code or not release.answers or any(cell.name or (cell.home and grade_id_of(cell.home)) for cell in cells):
         return ""
-    title, own = (
-        next(filter(None, map(TITLE.search, texts)), None)
-        for texts in ([c.source for c in cells], [c.source for c in released.cells])
-    )
-    if title and own and title[1] != own[1]:
-        return f"this is the notebook of unit {title[1]} ({shown(title[2])}), not of unit {own[1]}; nothing of it counts"
+    title, own = (_title(texts) for texts in ([cell.source for cell in cells], [cell.source for cell in released.cells]))
+    if title and (own is None or title[1] != own[1]):
+        return f"this is the notebook of unit {title[1]} ({shown(title[2])}); nothing of it counts here"
     wanted = {name for stub in release.answers.values() for name in seems_to_define(stub.source)}
     is_answered = any(wanted & seems_to_define(source) for source in code)
     return "" if is_answered else "this is the notebook of something else: it holds none of this unit's exercises"
+
+
+def _title(texts: list[str]) -> re.Match | None:
+    return next(filter(None, map(TITLE.search, texts)), None)
 
 
 def released_notebook(source: Path) -> NotebookNode:

@@ -148,7 +148,7 @@ def _explained_stage(hidden: StageVerdict, public: StageVerdict) -> StageVerdict
 
 def _why_undefined(exercise: Exercise, notebook: nbformat.NotebookNode) -> str:
     """Why nothing has the exercise's name, as far as its cell tells."""
-    cell = next(cell for cell in notebook.cells if cell.id == grade_id(exercise))
+    cell = _answer_in(notebook, exercise)
     ends = [output for output in clean(cell.get("outputs", [])) if output["output_type"] == "error"]
     if ends:
         return f"its cell ended with {ends[-1]['ename']}: {ends[-1]['evalue']}"
@@ -160,7 +160,16 @@ def _flags(exercise: Exercise, notebook: nbformat.NotebookNode, solutions: Mappi
     code = {cell.id: cell.source for cell in notebook.cells if cell.cell_type == "code"}
     own = [source for id, source in code.items() if id.startswith("extra-")]
     models = [solutions[exercise.id]] if exercise.id in solutions else []
-    return flags(exercise, code.get(grade_id(exercise), ""), own, models)
+    return flags(exercise, _answer_in(notebook, exercise).source, own, models)
+
+
+def _answer_in(notebook: nbformat.NotebookNode, exercise: Exercise) -> nbformat.NotebookNode:
+    """The cell with the answer: the exercise's own, or where that does not define it, the last before the check that does."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    names = [cell.id for cell in code]
+    upto = code[: names.index(f"{grade_id(exercise)}-check")] if f"{grade_id(exercise)}-check" in names else code
+    own = next((cell for cell in code if cell.id == grade_id(exercise)), nbformat.v4.new_code_cell())
+    return [own, *(cell for cell in (*upto, own) if exercise.defines in seems_to_define(cell.source))][-1]
 
 
 def check_outputs(verdict: Verdict) -> list[dict]:

@@ -5,7 +5,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 PREFIX = "autograder-"
@@ -30,15 +32,23 @@ def private_folder() -> Iterator[Path]:
 
 @contextmanager
 def temporary_directory() -> Iterator[Path]:
-    """Let all temporary files of this process, and of those that it starts, lie in a private folder."""
+    """Let temporary files of this process, and of those that it starts, lie in one private folder, which goes when it ends."""
     before, said = tempfile.tempdir, os.environ.get("TMPDIR")
-    with private_folder() as folder:
-        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
-        try:
-            yield folder
-        finally:
-            tempfile.tempdir = before
-            os.environ.pop("TMPDIR") if said is None else os.environ.update(TMPDIR=said)
+    folder = _of_process(os.getpid())
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    try:
+        yield folder
+    finally:
+        tempfile.tempdir = before
+        os.environ.pop("TMPDIR") if said is None else os.environ.update(TMPDIR=said)
+
+
+@lru_cache(1)
+def _of_process(number: int) -> Path:
+    """The folder of this process. multiprocessing remembers one in it until its own end, which comes at priority -100."""
+    resources = ExitStack()
+    Finalize(None, resources.close, exitpriority=-200)
+    return resources.enter_context(private_folder())
 
 
 def remove_leftovers() -> None:

@@ -58,11 +58,11 @@ def test_what_cannot_be_taken_in_has_a_row_a_reason_and_an_exit_code(course, mon
     notebook_path(root / "grading" / "submitted" / "blank", UNIT).write_bytes(b"")
     code, told, _ = autograder("grade", UNIT)
     assert code == 1
-    assert f"not graded: blank: the notebook is an empty file; the submission {REASON}" in told
+    assert f"not graded: blank: the submission {REASON}; the notebook is an empty file" in told
     assert "passed" in told
     assert "0 of 6" not in told
     [result] = results(root, UNIT, f"sqlite:///{root}/grading/gradebook.db")
-    assert (result.student, result.points, REASON in result.notes[-1]) == ("blank", 0, True)
+    assert (result.student, result.points, REASON in result.notes[0]) == ("blank", 0, True)
     assert len(gradebook_rows(root)) == 6
 
 

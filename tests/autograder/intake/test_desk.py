@@ -331,7 +331,7 @@ def test_a_folder_that_nobody_may_change_is_said_to_be_not_ready(folder, mode, r
             for _ in range(2):  # nothing that the first one leaves is in the second one's way
                 ada, bob = room.take()
                 assert (ada.ready, bob.ready, bob.graded) == (False, True, True), ada
-                assert reason in ada.notes[-1], ada.notes
+                assert reason in ada.notes[0], ada.notes
                 assert notes(room.grading, UNIT, "ada") == (ada.notes, False)
             (room.submitted / folder).chmod(0o755)
             assert [intake.ready for intake in room.take()] == [True, True]
