@@ -79,7 +79,7 @@ def place_answers(submitted: NotebookNode, released: NotebookNode) -> tuple[Note
             repairs += _of_check(name, by_name[name], cell)
         elif name and (answer := answers[name]) is not None:
             cell.source = answer.source
-            repairs += _of_answer(answer, by_name[name])
+            repairs += _of_answer(answer, by_name[name], release)
         placed.cells += [*_extras(ahead[cell.id], f"before-{cell.id}"), cell, *_extras(behind[cell.id], cell.id)]
     return placed, repairs + _settle(placed, answers, release)
 
@@ -174,9 +174,13 @@ def _of_check(name: str, copies: list[Cell], released: NotebookNode) -> list[str
     return said or [f"{name} had been changed; it is as released" for _ in changed]
 
 
-def _of_answer(answer: Cell, copies: list[Cell]) -> list[str]:
+def _of_answer(answer: Cell, copies: list[Cell], release: Release) -> list[str]:
     said = [f"{answer.name} had become a {answer.kind} cell; it is code again"] if answer.kind != "code" else []
-    return said + [f"{answer.name} was there more than once; all of it runs, in its order"][: len(copies) - 1]
+    if len(copies) > 1:
+        others = {cell.source for cell in copies if cell.is_own and not release.is_unwritten(cell)} - {answer.source}
+        counts = "all of it runs, in its order" if others else "one of them counts"
+        said.append(f"{answer.name} was there more than once; {counts}")
+    return said
 
 
 def _settle(placed: NotebookNode, answers: dict[str, Cell | None], release: Release) -> list[str]:
