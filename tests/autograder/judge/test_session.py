@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from autograder.judge.session import Session
 from autograder.sandbox.bubblewrap import Limits
 
 LIMITS = Limits(cell=6, exercise=5, submission=120)
+ROOMY = Limits(submission=120)  # where nothing is to run into a limit
 pytestmark = pytest.mark.usefixtures("sandbox")
 
 
@@ -162,7 +164,7 @@ def test_student_code_finds_its_own_module_before_one_of_the_standard_library():
         "def first(x): return helper.HELP + mean([5]) + wave.ONE + importlib.import_module('test').HELP",
         "first",
     )
-    with Session(files, LIMITS) as session:
+    with Session(files, ROOMY) as session:
         session.run(nb, checks)
         assert session.outcome_of(exercise("first"), 0)(call(0)).value == 82
     assert nb.cells[0].outputs == []
@@ -173,13 +175,13 @@ NAMES = "__import__ answer autograder fromlist get_ipython offer os print run se
 
 def test_no_name_that_a_student_gives_is_in_the_judges_way():
     nb, checks = notebook(*(f"def {name}(*args): return 'mine'" for name in NAMES), "def first(x): return x + 1", "first")
-    with Session({}, LIMITS) as session:
+    with Session({}, ROOMY) as session:
         session.run(nb, checks)
         assert ask(session, "first", 1).value == 2
 
 
 def test_pictures_that_nobody_would_see_end_nothing():
-    limits = Limits(cell=LIMITS.cell, exercise=LIMITS.exercise, submission=120, output=8 * 2**20)
+    limits = replace(ROOMY, output=8 * 2**20)
     nb, checks = notebook(
         "import os\nfrom IPython.display import Image, display\nbig = b'\\x89PNG' + os.urandom(2**22)",
         "for _ in range(4): display(Image(big, format='png'))\nfor _ in range(40): display(Image(big[:2**18], format='png'))",
@@ -213,7 +215,7 @@ def test_a_compiled_function_is_the_function_itself():
         "second = torch.compile(lambda x: x + 2, fullgraph=True, mode='max-autotune')",
         "second",
     )
-    with Session({}, LIMITS) as session:
+    with Session({}, ROOMY) as session:
         session.run(nb, checks)
         assert ask(session, "first", torch.ones(3)).value == 4
         assert ask(session, "second", torch.ones(1)).value == 3

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_raw_cell
 from typer.testing import CliRunner
 
 from autograder import cli
-from autograder.intake.folders import inspect
+from autograder.intake.inspection import inspect
 from autograder.intake.reading import Caps, read_notebook
 from autograder.intake.rebuild import rebuild, released_notebook
 from autograder.learner import work
