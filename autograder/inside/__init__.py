@@ -33,7 +33,7 @@ Everything that crosses the wall:
 
     out    outcomes of cases     frames         64 MiB each, plain values      wire.receive, wire.decode_outcome
            an exercise's name    frame          200 bytes, only compared       session._accept, once per snapshot
-           what cells display    Jupyter        32 MB in all                   session._Client; judge.feedback.clean rebuilds it
+           what cells display    Jupyter        32 MB, pictures 4 MB a cell    session._Client; judge.feedback.clean rebuilds it
            OFFER's reply         Jupyter        32 MB, only whose it is        session._keep
            how the kernel ended  a pipe         100 bytes, a number            provisioner.poll
            errors at the start   a pipe         500 letters, then closed       provisioner._listening, before student code runs
