@@ -266,7 +266,7 @@ def block(x, weights, read):
 #
 # $$ \text{error} = \frac{1}{b \, d} \sum_{i=1}^{b} \sum_{j=1}^{d} \Big( \sum_{t} (y_{itj} - \hat y_{itj})^2 \Big)^{1/2} $$
 #
-# A norm for each token would be the more usual one.
+# A norm for each token would be the more usual one. (The sums count sequences and channels from 1; code counts both, and dimensions, from 0.)
 
 
 # %% exercise="teal.error"
