@@ -34,8 +34,8 @@
 # Is that so? A claim about tickets is a claim about *three* things at once: the mask, the initial values, and the way both are trained. This unit
 # finds tickets, takes these things apart with controls, and asks how much each of them counts.
 #
-# Nothing here makes a network faster than it was; the search trains a network again and again. What it gives is an answer to
-# a question: what is the large network for?
+# Nothing here makes a network faster: the search trains a network again and again, and zeros save time only in kernels that skip them (units
+# [15](../15_two_four/two_four.ipynb) and [16](../16_sparse_gemv/sparse_gemv.ipynb)). What it gives is an answer to a question: what is the large network for?
 #
 # ## How to find one
 #
@@ -363,7 +363,7 @@ plt.show()
 # ## Find the tickets
 #
 # Now the loop of the beginning, with one addition. On larger networks rewinding to $\theta_0$ stops working: the first steps, with a large learning rate,
-# throw the network somewhere by chance, and the ticket elsewhere. [Frankle et al. 2020](https://arxiv.org/abs/1912.05671) rewind to the weights after a few
+# send the network somewhere by chance, and the ticket somewhere else. [Frankle et al. 2020](https://arxiv.org/abs/1912.05671) rewind to the weights after a few
 # steps instead, $\theta_k$ with $k$ a small part of $T$ ("late rewinding"); $k = 0$ is the original. A ticket at step $k$ then trains the $T - k$ steps
 # that are left.
 #
@@ -509,7 +509,7 @@ def train_controls(
 # a third after 400. That is not quite enough to converge, on purpose: what learns faster shows.
 #
 # Every curve is a mean over five seeds (initialisation and data order), and every band or bar is the standard deviation over them. (The fast setting
-# has 300 steps, two seeds and three levels. Numbers in the text are those of the full one; on another machine sums round otherwise,
+# has 300 steps, two seeds and three levels. Numbers in the text are those of the full one; on another machine sums are rounded differently,
 # and means move by a point or so.)
 
 # %% tags=["experiment"]
@@ -674,7 +674,7 @@ ax.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# Four things to read off. (With 300 steps they are the same, but the numbers are others.)
+# Four things to read off. (With 300 steps they are the same, but the numbers differ.)
 #
 # - **The ticket beats the dense network.** From 60 % down to 8 % of the weights, tickets are three points or so above the dense network
 #   after the same 600 steps; with 5 % they equal it. Below that comes the cliff that you know from unit 02.
@@ -863,7 +863,7 @@ plt.show()
 # go.** The paper's explanation is that after $k$ steps two trainings with different data order end in the same valley, and before they do not.
 # We have not shown that; we have shown that $k$ matters where steps are large.
 #
-# What did not come out: that a *few* steps are enough. Step 20 of 600 gives less than one point at the large learning rate, less than the spread between
+# What we did not see is that a *few* steps are enough. Step 20 of 600 gives less than one point at the large learning rate, less than the spread between
 # seeds. And 100 steps are a sixth of the training, made by the dense network; at the small learning rate the same head start gives
 # nothing, so it is not the head start alone.
 

@@ -42,7 +42,7 @@
 # $$ x \leftarrow x + W_o \, \text{attention}(W_q \hat x, W_k \hat x, W_v \hat x) \qquad
 #    x \leftarrow x + W_{down} \left( \sigma(W_{gate} \hat x) \odot W_{up} \hat x \right) $$
 #
-# where $\hat x$ is $x$ behind an RMSNorm. There are four things to choose:
+# where $\hat x$ is $x$ after an RMSNorm. There are four things to choose:
 #
 # | part | how many | where its activation is seen | what goes with it |
 # |---|---|---|---|
@@ -200,11 +200,11 @@ def best_heads(
 # ## Which blocks change little
 #
 # Depth is cut in blocks. A block adds something to the hidden state. If what leaves it points where its input pointed, the block has done nothing that the
-# next one could see, as a norm removes the length. So compare directions, for every token by itself:
+# next one could see, for a norm removes the length. So compare directions, for every token by itself:
 #
 # $$ \text{influence} = \frac{1}{S T} \sum_{s,t} \left( 1 - \frac{x_{st}^\top y_{st}}{\lVert x_{st} \rVert \, \lVert y_{st} \rVert} \right) $$
 #
-# with $x$ before and $y$ behind the block, and $S$ sequences of $T$ tokens in a batch. This is the "block influence" of [Men et al. 2024](https://arxiv.org/abs/2403.03853). The
+# with $x$ before and $y$ after the block, and $S$ sequences of $T$ tokens in a batch. This is the "block influence" of [Men et al. 2024](https://arxiv.org/abs/2403.03853). The
 # authors of Minitron add it up over batches.
 #
 # Why for every token? One cosine of the flattened tensors is a mean weighted by length. Language models have a few tokens whose vectors are many
@@ -675,7 +675,7 @@ print("blocks, the most important first:", *order)
 #
 # - **Neurons** differ most: in the median block the strongest scores 10.8 times the median one. The last blocks have a few neurons that are much larger than all others.
 # - **Heads** are nearly alike, a factor of 1.5. No head asks to be cut.
-# - **Hidden channels**: about ten are far larger than the rest, up to 20.4 times the median. Behind them the curve is flat, and no channel is near zero. Whatever
+# - **Hidden channels**: about ten are far larger than the rest, up to 20.4 times the median. After them the curve is flat, and no channel is near zero. Whatever
 #   goes, something goes with it.
 # - **Blocks**: the first one turns everything, as it makes a state out of an embedding; then the last, the second, and block 24. Blocks 25, 26 and 14 do the
 #   least.

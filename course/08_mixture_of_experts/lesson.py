@@ -23,7 +23,8 @@
 # So keep all weights, and choose for every input which of them to use. The idea is from 1991: [Jacobs, Jordan, Nowlan and Hinton](https://doi.org/10.1162/neco.1991.3.1.79) trained several small networks and a
 # gate that says whom to ask. In 1994 [Jordan and Jacobs](https://doi.org/10.1162/neco.1994.6.2.181) put gates over gates. [Shazeer et al. 2017](https://arxiv.org/abs/1701.06538) made it a layer inside a
 # language model, of which only a few experts are *run*. [GShard](https://arxiv.org/abs/2006.16668) (2020) and [Switch](https://arxiv.org/abs/2101.03961) (2021) brought it to Transformers
-# and to many devices; today's open models such as [Mixtral](https://arxiv.org/abs/2401.04088) and [DeepSeek-V3](https://arxiv.org/abs/2412.19437) are built so. The claim has stayed the same: the quality of a large model for the computation of a small one.
+# and to many devices; today's open models such as [Mixtral](https://arxiv.org/abs/2401.04088) and [DeepSeek-V3](https://arxiv.org/abs/2412.19437) are built so. The claim has stayed the same: the quality of a large
+# model for the computation of a small one. ([Unit 13](../13_deja_vu/deja_vu.ipynb) goes further, and chooses single neurons for every token.)
 #
 # ## The question
 #
@@ -62,7 +63,7 @@ torch.set_num_threads(1)  # nothing here is large, and the recorded training had
 #    \text{competing:} \;\; -\log \sum_i p_i \, e^{-\lVert d - o_i \rVert^2 / 2} $$
 #
 # The first asks that the *mixture* be right. Each expert then has to make up for the errors of all the others, so what one learns changes the task of the rest. The second
-# asks that *one of them* be right, and says who was it likely. Its gradient is
+# asks only that *one of them* be right, weighted by how likely each is to be asked. Its gradient is
 #
 # $$ \frac{\partial}{\partial o_i} = -h_i \, (d - o_i), \qquad h_i = \frac{p_i \, e^{-\lVert d - o_i \rVert^2/2}}{\sum_j p_j \, e^{-\lVert d - o_j \rVert^2/2}} $$
 #
@@ -295,7 +296,7 @@ plt.show()
 #
 # ## The router
 #
-# Jump to today. Two things have changed. The mixture is a layer inside a model, so there is no target $d$ for it and no $h_i$: the gradient of the model's loss has to do. And
+# Jump to today. Two things have changed. The mixture is a layer inside a model, so there is no target $d$ for it and no $h_i$: the gradient of the model's loss must suffice. And
 # running all experts costs too much, so only the $k$ best are run. The whole layer, which you are about to build step by step:
 #
 # ![Five tokens choose two of three experts each. Each expert has a queue with room for two: expert 0 keeps tokens 0 and 1 and drops 3 and 2, expert 1 keeps 2 and 0 and drops 3 and 4, expert 2 keeps 4 and 1. The kept tokens are listed by expert, the experts run on their own lists, and the answers are added to the tokens; token 3 gets 0.](routing.svg)
@@ -373,7 +374,7 @@ print(
 # | DeepSpeed | $\max(\lceil G / E \cdot f k \rceil, 4)$ |
 # | Megatron | $\lceil G k / E \cdot f \rceil$ |
 #
-# with $G$ tokens in a group, $E$ experts, and $f$ the factor. The first two leave $k$ to the factor: who wants room for two choices says $f = 2.5$.
+# with $G$ tokens in a group, $E$ experts, and $f$ the factor. The first two leave $k$ to the factor: whoever wants room for two choices sets $f = 2.5$.
 #
 # **Predict, then run.** 100 tokens, 16 experts, $k = 2$, $f = 1.25$. The fair share is $100 \cdot 2 / 16 = 12.5$ tokens. How many does an expert take, by each of the four?
 #
@@ -787,8 +788,8 @@ plt.show()
 
 # %% [markdown]
 # For equal tokens the mixture ends about a tenth of a nat below both dense models. Against the one of equal *active* size that is the promise: the same FLOPs for a token, and a better model. That it beats the one of equal *total*
-# size too is no general law. Three passes through a small text are not enough for 3.8 million parameters that are all used all the time; look at the two dense curves, which end almost together. It is one seed for
-# each model, too.
+# size too is no general law. Three passes through a small text are not enough for 3.8 million parameters that are all used all the time; look at the two dense curves, which end almost together. And it is one seed for
+# each model.
 #
 # The clock says something else. On this processor a step of the mixture takes nearly twice as long as one of the small dense model, though the FLOPs are the same. Eight small products are not as fast as one
 # large one, tokens have to be sorted, and the optimiser has 2.8 times as many parameters to move. In the right panel the small dense model is ahead at every minute that it ran. FLOPs are not seconds.
@@ -964,7 +965,7 @@ plt.show()
 #
 # ## Experiment 6: when to use it
 #
-# Decoding is bound by memory: each step reads the weights, and computes little with them. One user alone reads $k$ experts, as much as the small dense model. Many users
+# Decoding is bound by memory: each step reads the weights, and computes little with them ([unit 16](../16_sparse_gemv/sparse_gemv.ipynb) says when). One user alone reads $k$ experts, as much as the small dense model. Many users
 # together choose different experts, and soon all are read.
 #
 # Your `mixture_cost` says how much. Left and middle: bytes per token in bfloat16, one layer, against the batch size. Right: how many different experts a batch *really* chooses, for
@@ -1047,8 +1048,8 @@ axes[2].legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# And the clock? One layer with SmolLM2's width, 8 experts, 2 of a token, in float32: 85 MB of experts, more than a processor keeps near itself. Your mixture against both
-# dense layers, the fastest of several turns, in time of one processor core.
+# And the clock? One layer with SmolLM2's width, 8 experts, 2 of a token, in float32: 85 MB of experts, more than a processor's cache holds. Your mixture against both
+# dense layers, the fastest of several turns, in CPU time of one core.
 
 # %% tags=["experiment"]
 D, WIDTH_OF_EXPERT, TURNS = (64, 96, 2) if FAST else (576, 1536, 12)

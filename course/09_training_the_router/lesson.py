@@ -957,11 +957,11 @@ plt.show()
 # - **SparseMixer v1 without its exception** is exact for the quadratic loss, as promised, and off by 0.2 % for the cross-entropy, running one expert. Its noise is a little above that of REINFORCE with the baseline.
 # - **The exception costs bias**: with it, as published, 24 % and 10 %. The likeliest expert is the one that is drawn most, and for it the rule is the plain slope at the end (Euler's). What it buys is not in this table: the
 #   router in training computes what it will compute in evaluation.
-# - **SparseMixer v2** is off by a half, like the plain gradient, and for the mirrored reason: it estimates the choice and leaves out the weight. That is the error in the derivation. v2* has both.
+# - **SparseMixer v2** is off by a half, like the plain gradient, and for the opposite reason: it estimates the choice and leaves out the weight. That is the error in the derivation. v2* has both.
 #
 # In the picture (cross-entropy; lines are medians, bands hold the middle half of the problems): the surer the router (to the right), the less noise in most of them, and the more of the work is done by the likeliest expert, where v1 makes its exception: its bias grows.
 #
-# So the estimators that are cheap and have a right mean pay in noise. Is that a good bargain?
+# So the cheap estimators with the right mean pay in noise. Is that a good bargain?
 #
 # ## Experiment 4: SparseMixer in training
 #
@@ -1036,7 +1036,7 @@ for step in (steps[len(steps) // 2], steps[-1]):
 # - The load-balancing loss multiplies a count, which has no gradient, with a mean probability, which has. State what f counts for k > 1, whether layers and sequences are taken by themselves, and leave padding out.
 # - The z-loss holds the largest logits down. It does not balance; here it did the opposite.
 # - A bias in the choice balances without a gradient. It must not reach the weights.
-# - The plain gradient of a mixture is about half of the true one, and its direction is right where one layer changes the loss nearly linearly. SparseMixer adds the other half for the price of noise.
+# - The plain gradient of a mixture is about half of the true one, and its direction is right where one layer changes the loss nearly linearly. SparseMixer adds the other half at the price of noise.
 # - An estimator can be *checked*: enumerate what it may draw, and compare its mean with the gradient. A test of the forward pass sees nothing.
 #
 # ## Further reading

@@ -6,7 +6,7 @@
 # - say what the KV cache of a model weighs, and measure how sparse its attention is, layer by layer,
 # - build H2O, the heavy-hitter oracle: scores, choice, eviction, and a cache that a real model generates with,
 # - say which of the algorithms that go by this name you mean, and whose attention counts when heads share keys,
-# - explain why a sliding window breaks a model, and mend it with a single token,
+# - explain why a sliding window breaks a model, and repair it with a single token,
 # - say where heavy hitters are better than a window with sinks, and where no cache that forgets can help.
 #
 # About 90 minutes of exercises, then five experiments that use *your* functions on SmolLM2. They take about two minutes on two cores; what takes longer is drawn from a record.
@@ -20,7 +20,7 @@
 # sequence. From some length on it is larger than the model, and reading it is what takes time. There are three answers: *forget* (this unit), *look only where it matters*
 # ([unit 11](../11_quest/quest.ipynb)), *store less of everything* ([unit 12](../12_mla/mla.ipynb)).
 #
-# Forget what? If attention were spread evenly, every token would count. [Zhang et al. 2023](https://arxiv.org/abs/2306.14048) found that it is not: over 95 % of it is close to zero, and the *same* few tokens
+# Forget what? If attention were spread evenly, every token would count. [Zhang et al. 2023](https://arxiv.org/abs/2306.14048) found that it is not: over 95 % of its weights are close to zero, and the *same* few tokens
 # are looked at again and again. They call these tokens *heavy hitters*, and keep them together with the most recent ones: $H_2O$, the heavy-hitter oracle. With 20 % of the cache, they report nearly the quality of all of
 # it, and on OPT-6.7B and 30B up to 29 times the throughput of serving systems of that time. A few months later [Xiao et al. 2023](https://arxiv.org/abs/2309.17453) found a simpler rule: a window, and the first few tokens.
 #
@@ -544,7 +544,7 @@ for name, cache in CACHES.items():
 # With everything it is the same text. With 64 of the 300 tokens, in a fifth of the memory, your cache goes on in the style of the page, and so does the window with sinks: other words, but words. The plain window holds as many tokens. It begins
 # well, and then it loses its mind. Why, is experiment 3.
 #
-# (The tiny model of the fast setting takes no harm from a window.)
+# (The tiny model of the fast setting is not harmed by a window.)
 #
 # ## Experiment 1: how sparse is attention?
 #
@@ -744,7 +744,7 @@ for gone in (None, 0, 1, 2, 40):
     print(f"without token {'-' if gone is None else gone:<4} loss of the last {LAST}: {loss:.3f}")
 
 # %% [markdown]
-# One token mends the window: at 10 % it loses 0.40 instead of 1.39. Three more sinks add nothing; at 4 % they cost, as they take places from the window. H2O finds that token by itself, and nearly all heads hold it to the end. Take
+# One token repairs the window: at 10 % it loses 0.40 instead of 1.39. Three more sinks add nothing; at 4 % they cost, as they take places from the window. H2O finds that token by itself, and nearly all heads hold it to the end. Take
 # it away, and H2O is no better than a window without sinks.
 #
 # Live it is the same: without the first token the loss goes from 2.89 to 3.53, without any other nothing happens. And the first token of that text is no better than others, it is just the first.
@@ -793,7 +793,7 @@ plt.show()
 # Right: a token which *every* query likes, six times as much as others, comes at step 400. The sums hold it for the 30 steps of the window and then drop it, as the old tokens have been collecting for hundreds of steps. What is dropped collects nothing any more, so there is
 # no way back. Divided by queries it stays.
 #
-# ## Experiment 5: what cannot be mended
+# ## Experiment 5: what cannot be repaired
 #
 # Scores say what was looked at. They cannot say what *will* be asked. Hide a line in a text, `register tiger = 73012`, let the cache read the text and forget, and only then begin: `register tiger =`. The model has to copy the number.
 #
@@ -829,8 +829,8 @@ for row in find(model, tokenizer, ["window + 4 sinks", "H2O"], (0.5,), LINES, SP
 # %% [markdown]
 # The full cache finds 16 of 20. The window with sinks finds what stands in the part that it still holds, 6 lines at half of the text. H2O finds fewer: 3, those at the very end, and none at 20 %. Dividing by queries changes nothing.
 #
-# No choice by the past can mend that. When the line was read nobody had a reason to look at its digits twice, so it was dropped. A heavy hitter is a token that was useful for *what came next*, and for the loss of the next token this is a good guess, as experiment 2 has
-# shown. For a question that comes later it is none. Perplexity does not show it.
+# No choice by the past can repair that. When the line was read nobody had a reason to look at its digits twice, so it was dropped. A heavy hitter is a token that was useful for *what came next*, and for the loss of the next token this is a good guess, as experiment 2 has
+# shown. For a question that comes later it is none. Perplexity does not show it. [Quest](../11_quest/quest.ipynb) forgets nothing, for this very reason.
 #
 # (The tiny model is too small to copy a number; with it nothing is found, whatever the cache.)
 #
@@ -839,7 +839,7 @@ for row in find(model, tokenizer, ["window + 4 sinks", "H2O"], (0.5,), LINES, SP
 # - The KV cache grows with every token of every sequence. H2O holds it at a budget: recent tokens, and those that attention has looked at most.
 # - A score is a sum of probabilities over queries. Say whose queries count where heads share keys, and whether a late token is compared fairly.
 # - Attend first, then forget; keys, values, scores and positions together; copies, not slices. With a budget that holds everything, nothing may change.
-# - A softmax has to put its weight somewhere. Models put it on the first token: a window without it breaks them, and one token mends it.
+# - A softmax has to put its weight somewhere. Models put it on the first token: a window without it breaks them, and putting that one token back repairs them.
 # - In perplexity H2O and a window with sinks are close. What was forgotten before it was asked for is gone with both.
 #
 # ## Further reading
