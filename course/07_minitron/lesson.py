@@ -21,13 +21,13 @@
 # a kernel knows how to skip it. *Structured* pruning takes out whole parts instead: a neuron of the feed-forward layer, an attention head, a channel of the hidden state, a block. What
 # is left is an ordinary dense model with smaller matrices. Everything that runs the large model runs the small one, faster.
 #
-# The price is that a part is a coarse thing. A model without a third of its parts is a bad model, and has to be trained on.
+# The price is that a part is a coarse thing: a model without a third of its parts has to be trained on.
 # [Muralidharan et al. 2024](https://arxiv.org/abs/2407.14679) cut NVIDIA's Nemotron-4 15B down to 8 and 4 billion parameters, and called the results *Minitron*. They make two claims:
 #
 # 1. which parts can go is seen from **activations** on a small text, without any gradient;
 # 2. the model recovers with few tokens if the **large model teaches** the small one. This is *distillation* ([Hinton et al. 2015](https://arxiv.org/abs/1503.02531)).
 #
-# They report up to 40 times fewer training tokens than for a model trained from scratch, up to 16 % better MMLU, and 1.8 times less compute for the family of three models. A second report
+# They report up to 40 times fewer training tokens than from scratch, up to 16 % better MMLU, and 1.8 times less compute for the family of three models. A second report
 # ([Sreenivas et al. 2024](https://arxiv.org/abs/2408.11796)) does the same with Llama 3.1 8B, and finds cuts in width ahead of cuts in depth.
 #
 # ## The question
