@@ -158,7 +158,7 @@ print(f"SparseGPT, inverses shared             cols^3          {cols**3:.0e}")
 # | part of the inverse | $9 / (2 \cdot \tfrac34) = 6$ | $-\tfrac{3}{3/4} \cdot (-\tfrac14) = 1$ | $\tfrac12 (18 + 2 - 6) = 7$ |
 # | inverse of the part | $9 / (2 \cdot \tfrac23) = 6.75$ | $-\tfrac{3}{2/3} \cdot (-\tfrac13) = 1.5$ | $\tfrac12 (18 + 4.5 - 9) = 6.75$ |
 #
-# The first line promises more than it can keep. Its cost of 6 counts on *both* others: with $\delta w_1 = 1$ as well it would be 6. But column 1 is finished and does
+# The first line promises more than it can keep. Its 6 counts on *both* others, on $\delta w_1 = 1$ as well. But column 1 is finished and does
 # not move, so the promise is broken, and the step that is left is not even the best one for $w_3$ alone. The second line knows who is still
 # there. It asks $w_3$ for more, and keeps its word.
 #
