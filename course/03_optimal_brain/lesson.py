@@ -691,7 +691,7 @@ for ax, method in zip(axes, ("trained", *METHODS)):
 plt.show()
 
 # %% [markdown]
-# Read the titles. In this network all three methods remove the *same* parameter, and not even the wrong one. What saves OBS is that the others move
+# Read the titles. In this network all three methods remove the *same* parameter, so none of them removes a wrong one. What saves OBS is that the others move
 # with it. So the abstract's claim comes out here, but for another reason than its words suggest.
 #
 # And do not read more into the counts than they show. All seeds end in one of two minima, up to the order and the signs of the hidden units, as the
