@@ -54,9 +54,9 @@ def test_another_way_to_write_it_gets_full_marks(id, code):
 
 @cache
 def cells_that_define(unit):
-    """A lesson's imports and solutions, and of its other cells what they define: nothing is computed or drawn."""
+    """A lesson's solutions, and of its other cells what they import and define: nothing is computed, loaded or drawn."""
     cells = [c for c in render(ROOT, unit).cells if c.cell_type == "code" and EXPERIMENT not in c.metadata.get("tags", [])]
-    for cell in cells[1:]:
+    for cell in cells:
         if "nbgrader" not in cell.metadata:
             cell.source = "\n".join(ast.unparse(part) for part in ast.parse(cell.source).body if defines(part))
     return cells
