@@ -39,5 +39,5 @@ def test_readme_names_only_make_targets_and_files_that_exist():
     targets = set(re.findall(r"\bmake (\w+)\b", readme)) - {"it"}
     assert {"demo", "test", "lab"} <= targets
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
+    for link in re.findall(r"\]\((?!http)([^)#]+)", readme):
         assert (ROOT / link).exists(), link

@@ -24,9 +24,10 @@ from autograder.intake.rebuild import rebuild, released_notebook
 from autograder.judge.course import Course
 from autograder.judge.gate import admit, enter
 from autograder.judge.judge import Job, Judgement, judge
-from autograder.judge.preprocess import Judge
+from autograder.judge.preprocess import Judge, state_of
 from autograder.judge.scratch import remove_leftovers, temporary_directory
 from autograder.judge.store import Store, fingerprint
+from autograder.judge.terms import Terms
 from autograder.lessons.layout import notebook_path
 from autograder.sandbox.bubblewrap import require
 
@@ -101,9 +102,11 @@ class ClassRun:
 
         Raises:
             SandboxError: there is none.
+            ValueError: the class has terms (grading/class.toml) that cannot be read.
             GradebookError: the gradebook cannot be used.
             RuntimeError: nbgrader could not register the unit.
         """
+        Terms.read(self.course.grading)
         remove_leftovers()
         if self.judge.sandbox:
             require()
@@ -222,9 +225,10 @@ class ClassRun:
             notebook = nbformat.read(notebook_path(self.course.autograded / student, self.unit), as_version=4)
             with self._gradebook() as gradebook:
                 gradebook.find_submission(self.unit, student)
+                state = state_of(gradebook, self.course, student, self.unit)
         except (OSError, ValueError, MissingEntry):
             return False
-        job, told = self.job(student), notes(self.course.grading, self.unit, student)[0]
+        job, told = self.job(student), [*notes(self.course.grading, self.unit, student)[0], *state]
         judgement = Store(self.store.folder).get(job)
         return judgement is not None and notebook.metadata.get("autograder", {}).get("key") == fingerprint(job, judgement, told)
 

@@ -62,6 +62,17 @@ class Result:
     notes: list[str] = field(default_factory=list)  # what happened to the submission as a whole
     flags: list[str] = field(default_factory=list)  # what a person should look at
     sandboxed: bool = True
+    name: str = ""  # the student's, if it is known
+
+    @property
+    def counts(self) -> float:
+        """The points that count: what was lost for being late is taken off."""
+        return max(0.0, self.points - self.late_penalty)
+
+    @property
+    def called(self) -> str:
+        """The student's id, and their name if it is known."""
+        return f"{self.student} ({self.name})" if self.name else self.student
 
     @property
     def advice(self) -> list[tuple[str, str]]:
@@ -137,7 +148,7 @@ def _result(root: Path, unit: str, submission) -> Result:
             ExerciseResult(
                 exercise.id,
                 grade.score if grade else 0.0,
-                exercise.points,
+                grade.max_score if grade else exercise.points,
                 grade.auto_score if grade else None,
                 bool(grade) and grade.manual_score is not None,
                 output.get("metadata", {}).get("verdict", {}) if readable else {},
@@ -156,7 +167,14 @@ def _result(root: Path, unit: str, submission) -> Result:
         list(about.get("notes", [])),
         list(flags),
         about.get("sandboxed", True),
+        name_of(submission.student),
     )
+
+
+def name_of(student) -> str:
+    """A student's name as the gradebook has it; empty if nobody has told it."""
+    names = [student.first_name, student.last_name if student.last_name != student.id else ""]
+    return " ".join(filter(None, names))
 
 
 def _read(path: Path) -> nbformat.NotebookNode:

@@ -85,14 +85,15 @@ def install() -> None:
 
     def get_submitted_timestamp(self: NbGraderAPI, assignment_id: str, student_id: str) -> datetime | None:
         folder = self.coursedir.format_path(self.coursedir.submitted_directory, student_id, assignment_id)
-        return _timestamp(Path(folder) / "timestamp.txt")
+        return timestamp(Path(folder) / "timestamp.txt")
 
     init_notebooks.takes_in = True
     Autograde.init_notebooks, Autograde.convert_notebooks = init_notebooks, convert_notebooks
     NbGraderAPI.get_submitted_timestamp = get_submitted_timestamp
 
 
-def _timestamp(path: Path) -> datetime | None:
+def timestamp(path: Path) -> datetime | None:
+    """The time in a file, in UTC without saying so, as nbgrader keeps times; None if there is none that can be read."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), encoding="utf-8") as file:
             return parse_utc(file.read(100).strip()) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
