@@ -29,7 +29,7 @@ from autograder.classroom.demo import course_config
 from autograder.classroom.grade import ClassRun
 from autograder.classroom.results import Result, results
 from autograder.exercises import exercises_of
-from autograder.judge.seeds import secret_of, seed_for
+from autograder.judge.seeds import seed_of_answer
 from autograder.lessons.layout import notebook_path
 from autograder.sandbox.bubblewrap import GB, Limits
 from tests.courses import make_course
@@ -208,12 +208,13 @@ def test_feedback_is_only_read(class_, submission):
 @each
 def test_feedback_holds_nothing_hidden(class_, submission):
     seen = class_.page(submission.student) + class_.report(submission.student)
-    seed = seed_for(submission.student, UNIT, secret_of(class_.run.course.grading))
+    job = class_.run.job(submission.student)
+    seeds = {exercise.id: seed_of_answer(job.seed, *job.answer(exercise.id)) for exercise in exercises_of(UNIT)}
     hidden = {text for exercise in exercises_of(UNIT) for stage in exercise.stages
-              for case in exercise.cases(stage, seed) for text in _numbers(case)}  # fmt: skip
+              for case in exercise.cases(stage, seeds[exercise.id]) for text in _numbers(case)}  # fmt: skip
     assert len(hidden) > 1000
     assert hidden & {number[:9] for number in re.findall(r"\d+\.\d+", seen)} == set()
-    assert [text for text in (SECRET, CANARY, seed) if text in seen] == []
+    assert [text for text in (SECRET, CANARY, job.seed, *seeds.values()) if text in seen] == []
 
 
 class _Page(HTMLParser):
