@@ -29,7 +29,9 @@ _LIBRARIES = tuple(
 )
 
 
-def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE, ask: Callable[[dict], dict] | None = None) -> Outcome:
+def run(
+    case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE, *, ask: Callable[[dict], dict] | None = None
+) -> Outcome:
     """Use the learner's function or class as a case says.
 
     Args:
