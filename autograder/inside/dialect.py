@@ -174,12 +174,17 @@ def _parsed(function) -> ast.FunctionDef:
     if not isinstance(tree, ast.FunctionDef):
         raise NotTriton("a kernel is a function, defined by `def`")
     tree.decorator_list, tree.returns = [], None
+    tree.args.defaults = [ast.Constant(plain_value("a default", value)) for value in function.__defaults__ or ()]
     for argument in _arguments(tree):
         is_constant = argument.annotation is not None and "constexpr" in ast.unparse(argument.annotation)
         argument.annotation = ast.parse("tl.constexpr", mode="eval").body if is_constant else None
     if tree.body and ast.get_docstring(tree) is not None:
         tree.body[0] = ast.Pass()
     return tree
+
+
+def _is_literal(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) or (isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant))
 
 
 def _arguments(tree: ast.FunctionDef) -> list[ast.arg]:
@@ -198,7 +203,7 @@ def _check(tree: ast.AST, names: dict) -> None:
         raise NotTriton("a kernel is a function of named arguments")
     defaults = [default for default in (*tree.args.defaults, *tree.args.kw_defaults) if default is not None]
     annotations = [argument.annotation for argument in _arguments(tree) if argument.annotation]
-    if not all(isinstance(value, ast.Constant) for value in defaults) or {*map(ast.unparse, annotations)} - {"tl.constexpr"}:
+    if not all(map(_is_literal, defaults)) or {*map(ast.unparse, annotations)} - {"tl.constexpr"}:
         raise NotTriton("a kernel's defaults are constants")  # what stands there is worked out outside of the function
     modules = {
         name: MODULES.get(value["module"]) for name, value in names.items() if isinstance(value, dict) and "module" in value

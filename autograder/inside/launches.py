@@ -52,6 +52,8 @@ def sent(args: Sequence, ask: Callable[[dict], dict]) -> Iterator[None]:
     def run(kernel: InterpretedFunction, *given, grid, warmup: bool = False, **named) -> None:
         from autograder.inside.dialect import plain, plain_value
 
+        if warmup:
+            return
         named = {name: value for name, value in named.items() if name in kernel.arg_names}  # not num_warps and its kin
         bound = inspect.getcallargs(kernel.fn, *given, **named)
         tensors = {name: value for name, value in bound.items() if isinstance(value, Tensor)}

@@ -1,8 +1,7 @@
 """All submissions of the suite in one class, graded through the real nbgrader: each gets what it earned, nobody else notices.
 
-They are declared in honest.py, accidents.py, dishonest.py, reaching.py and hostile.py. Left out is what needs a unit that does
-not exist yet: a Triton kernel that is never launched, torch.matmul inside a Triton exercise, F.scaled_dot_product_attention
-where an exercise forbids it.
+They are declared in honest.py, accidents.py, dishonest.py, measures.py, reaching.py and hostile.py; what is about Triton
+kernels is in test_forged_kernels.py. Left out is F.scaled_dot_product_attention where an exercise forbids it.
 """
 
 import csv
@@ -34,7 +33,7 @@ from autograder.lessons.layout import notebook_path
 from autograder.sandbox.bubblewrap import GB, Limits
 from tests.courses import make_course
 
-from . import accidents, dishonest, honest, hostile, reaching  # noqa: F401 - they declare what is in the registry
+from . import accidents, dishonest, honest, hostile, measures, reaching  # noqa: F401 - they declare what is in the registry
 from .papers import REGISTRY, UNIT, Paper, Submission
 
 AGAIN = "handed-in-again-after-manual-grading"

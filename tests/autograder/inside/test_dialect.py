@@ -13,12 +13,13 @@ import triton.language as tl
 from autograder.inside.dialect import NotTriton, made, plain, plain_value, value_of
 
 FACTOR = tl.constexpr(3)
+TWO = 2
 
 
 @triton.jit
-def scaled(value, factor: tl.constexpr = 2):
+def scaled(value, factor: tl.constexpr = TWO, sign: tl.constexpr = -1):
     """Of a helper the docstring does not go."""
-    return value * factor
+    return value * factor * sign * sign
 
 
 @triton.jit
