@@ -9,7 +9,7 @@ from .papers import submission
 @submission(
     "changes its argument and patches the comparison",
     points=11,
-    says=("the argument W: expected left as it was", "uses sys.setprofile", "uses import_module"),
+    says=("the argument W: expected left as it was", "uses autograder", "uses gc.get_objects", "uses sys.setprofile"),
 )
 def _(paper):
     """By a computed name, through the garbage collector, and through the frames of a profiler."""
