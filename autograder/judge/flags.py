@@ -19,11 +19,11 @@ _MANY = 8  # meanings of an expression that are followed
 _SETTINGS = r"\w+_NUM_THREADS|CUDA_VISIBLE_DEVICES|NBGRADER_EXECUTION|SPARSITY_EDU_FAST|(?:TOKENIZERS|TRITON|HF|KMP)_\w+"
 _NAMES = re.compile(
     rf"\b{ANSWERS}|^autograder(?=\.(?!check(?:\(|$)))|^(?:ctypes|sqlite3|socket|subprocess)(?=\.|$)"
-    r"|(?:^|(?<=builtins\.)|(?<=builtins__\.))(?:eval|exec)(?=\(\?)"
-    r"|\bsys\.(?:modules|meta_path|path_hooks|_getframe)\b|\bgc\.get_(?:objects|refer(?:rers|ents))\b|\binspect\.getsource(?:lines|file)?\b"
+    r"|(?:^|(?<=builtins\.)|(?<=builtins__\.))(?:eval|exec|__import__)(?=\(\?)|\bimport_module(?=\(\?)"
+    r"|\bsys\.(?:modules|meta_path|path_hooks|_getframe)\b|\b(?:sys|threading)\.set(?:profile|trace)\b|\bgc\.get_(?:objects|refer(?:rers|ents))\b|\binspect\.getsource(?:lines|file)?\b"
     rf"|\bos\.(?:environ|getenv)\b(?!(?:\.get|\.setdefault|\.pop)?[.(](?:{_SETTINGS})\b)"
     r"|\btriton\.runtime\.interpreter\b|\bunittest\.mock\b|\binspect\.(?:currentframe|stack)\b"
-    r"|\b(?:__(?:globals|closure|subclasses)__|cell_contents|f_back)\b"
+    r"|\b(?:__(?:globals|closure|subclasses)__|cell_contents|f_back|f_globals)\b"
     r"|\b(?:input_transformer(?:s_post|s_cleanup|_manager)|ast_transformers)\b"
 )
 _PATHS = re.compile(r"(?<=[\s/\\'\"=(])solutions(?=[/\\])|(?<=[\s'\"=(])/proc\b")

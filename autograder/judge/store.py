@@ -7,16 +7,14 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
-import nbformat
 import torch
 
 from autograder.exercises import find
-from autograder.judge.judge import Job, Judgement
+from autograder.judge.judge import Job, Judgement, code_of, hashes_of
 from autograder.lessons.layout import grade_id
 from autograder.lessons.sources import closure
 
@@ -114,11 +112,7 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
 
 def exercise_key(job: Job, id: str) -> str:
     """What a verdict depends on: the code up to its check, the other files, the exercise's version, the seed, the wall."""
-    code = _code(job.notebook)
-    upto = [cell for cell, _ in code].index(f"{grade_id(find(id))}-check")
-    return _hash(
-        code[:upto], _files(job.files), version(find(id).stages[0].cases.__module__), job.seed, job.sandboxed, _machine()
-    )
+    return _hash(*job.answer(id), version(find(id).stages[0].cases.__module__), job.seed, job.sandboxed, _machine())
 
 
 def cut_short_key(job: Job, id: str) -> str:
@@ -128,7 +122,7 @@ def cut_short_key(job: Job, id: str) -> str:
 
 def notebook_key(job: Job) -> str:
     """What the cells' outputs depend on."""
-    return _hash(_code(job.notebook), _files(job.files), version("autograder.judge.judge"), job.sandboxed, _machine())
+    return _hash(code_of(job.notebook), hashes_of(job.files), version("autograder.judge.judge"), job.sandboxed, _machine())
 
 
 def job_key(job: Job) -> str:
@@ -147,16 +141,6 @@ def version(module: str) -> str:
     return _hash(
         {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(closure(module, *JUDGING).items())}
     )
-
-
-@lru_cache(8)
-def _code(notebook: str) -> list[tuple[str, str]]:
-    cells = nbformat.reads(notebook, as_version=4).cells
-    return [(cell.id, cell.source) for cell in cells if cell.cell_type == "code"]
-
-
-def _files(files: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
 
 
 def _machine() -> list[str]:

@@ -21,7 +21,7 @@ from itertools import pairwise
 
 SMALLEST = 66  # nodes of a definition; a smaller one has one natural form, which the hint all but gives
 LONGEST = 50_000  # characters of code that are looked at
-ANSWERS = r"sparsity_edu\.(?:weights|patterns|storage|experts|kv_cache|activations|kernels)\b"
+ANSWERS = r"sparsity_edu\.(?:weights|patterns|storage|experts|kv_cache|activations|kernels|combine)\b"
 _MAGIC = re.compile(r"^([ \t]*+(?:\w[\w, ]*+=[ \t]*+)?+)([%!?,;/].*|[\w. %]++\?\??[ \t]*+)$", re.MULTILINE)
 
 

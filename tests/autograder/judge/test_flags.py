@@ -286,6 +286,11 @@ WATCHED = {
     "import inspect\ninspect.currentframe()": "inspect.currentframe",
     "check.__closure__": "__closure__",
     "f.tb_frame.f_back": "f_back",
+    "import sys\nsys.setprofile(f)": "sys.setprofile",
+    "import threading as t\nt.settrace(f)": "threading.settrace",
+    "def f(frame, *_):\n    frame.f_globals['equal'] = f": "f_globals",
+    "import importlib\nimportlib.import_module(name[::-1])": "import_module",
+    "__import__(bytes([111, 115]).decode())": "__import__",
 }
 
 

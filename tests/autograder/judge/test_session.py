@@ -33,8 +33,8 @@ def notebook(*cells):
     return new_notebook(cells=sources), checks
 
 
-def ask(session, name, *args, copy=0):
-    return session.outcome_of(exercise(name), copy)(call(*args))
+def ask(session, name, *args):
+    return session.outcome_of(exercise(name))(call(*args))
 
 
 def test_answers_come_from_the_program_as_it_was_at_the_check():
@@ -50,12 +50,12 @@ def test_answers_come_from_the_program_as_it_was_at_the_check():
         session.run(nb, checks)
         assert session.incidents == []
         assert torch.equal(ask(session, "double", torch.arange(3)).value, torch.tensor([0, 2, 4]))
-        outcome = session.outcome_of(exercise("Counter"), 0)(script(calls=[("add", 1), ("add", 2)]))
+        outcome = session.outcome_of(exercise("Counter"))(script(calls=[("add", 1), ("add", 2)]))
         assert outcome.value == [1, 3]
     assert "after" in str(nb.cells[-1].outputs)
 
 
-def test_what_an_answer_is_asked_stays_in_its_copy():
+def test_what_an_answer_is_asked_stays_in_its_snapshot():
     nb, checks = notebook(
         "seen = []\ndef spy(x):\n    seen.append(x)\n    return list(seen)",
         "spy",
@@ -65,10 +65,9 @@ def test_what_an_answer_is_asked_stays_in_its_copy():
     )
     with Session({"note.txt": b"a file of the submission"}, LIMITS) as session:
         session.run(nb, checks)
-        asked = session.outcome_of(exercise("spy"), 0)
+        asked = session.outcome_of(exercise("spy"))
         assert asked(call(17)).value == [17]
         assert asked(call(4)).value == [17, 4]
-        assert ask(session, "spy", 5, copy=1).value == [5]  # the other copy has seen nothing
         assert ask(session, "other", 0).value == []
     assert "[] a file of the submission" in str(nb.cells[-1].outputs)
 
@@ -110,11 +109,11 @@ def test_an_answer_that_hangs_or_dies_costs_what_was_not_answered():
     )
     with Session({}, LIMITS) as session:
         session.run(nb, checks)
-        asked = session.outcome_of(exercise("dies"), 0)
+        asked = session.outcome_of(exercise("dies"))
         assert [asked(call(x)).value for x in (1, 2, 3)] == [1, None, None]
         assert asked(call(3)).error.types == ("Died",)
         start = time.monotonic()
-        asked = session.outcome_of(exercise("hangs"), 0)
+        asked = session.outcome_of(exercise("hangs"))
         assert [asked(call(x)).value for x in (1, 2, 3)] == [1, None, None]
         assert asked(call(3)).error.types == ("TimeUp",)
         assert LIMITS.exercise - 1 < time.monotonic() - start < LIMITS.exercise + 3
