@@ -4,7 +4,7 @@ BIN := .venv/bin
 LINT := ruff check && ruff format --check && lint-imports --no-logo --no-cache
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo lab test quick notebooks course bench
+.PHONY: setup demo lab test quick notebooks course site bench
 
 setup: .venv/ready ## the environment, with the versions that are tested
 demo: .venv/ready ## grade a made-up class through nbgrader
@@ -20,6 +20,8 @@ notebooks: .venv/ready ## run every notebook in its fast setting, and record tha
 	@autograder verify
 course: .venv/ready ## lessons -> solutions/ -> notebooks/
 	@autograder build
+site: .venv/ready ## the course as a site, in site/; SOLUTIONS=1: with solutions, in site-solutions/
+	@autograder site $(if $(SOLUTIONS),--solutions)
 bench: .venv/ready ## measurements, side by side
 	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
 
