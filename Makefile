@@ -1,6 +1,7 @@
 # The first four work as the very first command in a fresh clone: each sets up .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
+AXE := axe-core@4.14.1
 LINT := ruff check && ruff format --check && lint-imports --no-logo --no-cache
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -29,4 +30,5 @@ bench: .venv/ready ## measurements, side by side
 	@echo "Setting up .venv: a few minutes and a few GB, the first time only."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@npm install --silent --no-audit --no-fund --prefix .venv/axe $(AXE) 2> /dev/null || echo "No npm: whether everybody can read the site is not tested."
 	@touch $@

@@ -169,7 +169,7 @@ def verify(unit: Unit = None) -> None:
 
 @app.command()
 def site(
-    solutions: Annotated[bool, typer.Option("--solutions", help="Show solutions, for instructors: in site-solutions/.")] = False,
+    solutions: Annotated[bool, typer.Option("--solutions", help="Show solutions, in site-solutions/.")] = False,
 ) -> None:
     """Build the course's site from executed solutions and docs/: nothing is executed, nothing fetched."""
     from autograder.lessons.layout import course_root

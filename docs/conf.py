@@ -22,7 +22,8 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
-html_sidebars = dict.fromkeys(["index", "path", "lectures", "results", "papers", "glossary", "instructors", "contributing"], [])
+ALONE = ("index", "path", "lectures", "results", "papers", "glossary", "instructors", "contributing")
+html_sidebars = {page: [] for page in ALONE}  # pages with none below them need no list at the left
 html_theme_options = {
     "logo": {"text": "sparsity_edu"},
     "navbar_align": "left",

@@ -53,6 +53,7 @@ SLOW = re.compile(r"^tests/grading/|::test_killed_at_any_moment|::test_notebook_
 
 
 ON_ONE_CLASS = ("test_demo.py", "test_grade.py")  # which takes longest of all that tests share
+ON_ONE_SITE = ("test_site.py", "test_axe.py")
 
 
 class ByFileOrExercise(LoadFileScheduling):
@@ -66,6 +67,8 @@ class ByFileOrExercise(LoadFileScheduling):
         exercise = re.search(r"[a-z0-9_]+\.[a-z0-9_]+(?=[\]-])", nodeid.removeprefix(file))
         if file.endswith(BY_EXERCISE) and exercise:
             return exercise[0]
+        if file.endswith(ON_ONE_SITE):
+            return "the site"
         return "the class" if file.endswith(ON_ONE_CLASS) else file
 
 

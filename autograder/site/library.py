@@ -1,4 +1,4 @@
-"""The annotated library: a page per module, prose and formulas beside the code, as in a textbook whose margin is the program."""
+"""The annotated library: a page per module, with prose and formulas beside the code."""
 
 import tomllib
 from pathlib import Path
@@ -17,7 +17,9 @@ ROOMS = {  # in the order in which they build on each other
     "kernels": "Kernels",
 }
 TOP = ("patterns", "storage")
-WIDE = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n\n"  # no table of contents at the right: prose and code need the room
+WIDE = (
+    "---\nhtml_theme.sidebar_secondary.remove: true\n---\n\n"  # no table of contents at the right: prose and code need the room
+)
 
 
 def modules(root: Path) -> dict[str, list[str]]:

@@ -26,6 +26,11 @@ def relative(target: str, page: str) -> str:
     return posixpath.relpath(target, posixpath.dirname(page) or ".")
 
 
+def label(exercise: str) -> str:
+    """The target of links to an exercise."""
+    return f"exercise-{exercise}"
+
+
 def repository(root: Path) -> str:
     """The address that the course is published at, or an empty text.
 

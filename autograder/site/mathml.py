@@ -7,6 +7,8 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
+_KNOWN_AS = {r"\lVert": r"\|", r"\rVert": r"\|", r"\arg": r"\operatorname{arg}"}  # what the converter does not know or space
+
 
 def formula(tex: str, display: bool = False) -> str:
     """A formula as MathML.
@@ -18,8 +20,9 @@ def formula(tex: str, display: bool = False) -> str:
     Returns:
         A `<math>` element, with the LaTeX as what is read out where MathML is not known.
     """
-    # \lVert is the only delimiter of the course that the converter does not space as one
-    simple = tex.replace(r"\lVert", r"\|").replace(r"\rVert", r"\|")
+    simple = tex
+    for command, known in _KNOWN_AS.items():
+        simple = simple.replace(command, known)
     made = convert(simple, display="block" if display else "inline")
     return made.replace("<math ", f'<math alttext="{html.escape(" ".join(tex.split()))}" ', 1)
 
@@ -31,7 +34,9 @@ def _inline(self: HTML5Translator, node: nodes.math) -> None:
 
 def _display(self: HTML5Translator, node: nodes.math_block) -> None:
     # wide formulas scroll by themselves: a region with a name, which the keyboard reaches
-    self.body.append(f'<div class="formula" role="region" aria-label="formula" tabindex="0">{formula(node.astext(), True)}</div>')
+    self.body.append(
+        f'<div class="formula" role="region" aria-label="formula" tabindex="0">{formula(node.astext(), True)}</div>'
+    )
     raise nodes.SkipNode
 
 

@@ -9,7 +9,7 @@ from autograder.exercises import all_exercises
 from autograder.site.course_map import Course, listing, read_course
 from autograder.site.glossary import Glossary
 from autograder.site.library import techniques, write_library
-from autograder.site.links import rewrite, unit_page
+from autograder.site.links import label, rewrite, unit_page
 from autograder.site.papers import Papers, papers_markdown, read_papers
 from autograder.site.picture import picture
 from autograder.site.results import results_markdown
@@ -83,7 +83,7 @@ def lectures_markdown(root: Path, course: Course, papers: Papers) -> str:
     lines = []
     for line in rewrite(text, root, "course", "lectures.md").splitlines():
         line = papers.linker(set(_UNIT.findall(line)) & set(course))(line)
-        lines.append(re.sub(r"`([\w.]+)`", lambda id: f"[{id[1]}](#{id[1]})" if id[1] in known else id[0], line))
+        lines.append(re.sub(r"`([\w.]+)`", lambda id: f"[{id[1]}](#{label(id[1])})" if id[1] in known else id[0], line))
     return "\n".join(lines)
 
 

@@ -51,10 +51,11 @@ def picture(course: Course) -> str:
         for j, unit in enumerate(reversed(units)):
             number, address = unit.name.split("_")[0], unit_page(unit.name).replace(".ipynb", ".html")
             x = WIDTH - 44 - 34 * j
-            parts.append(
-                f'<a href="{address}" aria-label="unit {html.escape(unit.title)}"><rect class="unit" x="{x}" y="{y + 9}" '
-                f'width="30" height="26" rx="6"/><text class="unit" x="{x + 15}" y="{y + 27}" text-anchor="middle">{number}</text></a>'
-            )
+            parts += [
+                f'<a href="{address}" aria-label="unit {html.escape(unit.title)}">',
+                f'<rect class="unit" x="{x}" y="{y + 9}" width="30" height="26" rx="6"/>',
+                f'<text class="unit" x="{x + 15}" y="{y + 27}" text-anchor="middle">{number}</text></a>',
+            ]
     end = 40 + len(places) * (ROW + GAP) - GAP
     parts.append(f'<path class="arrow" d="M{WIDTH / 2} {end} V{end + GAP - 3}"/>')
     parts.append(f'<text class="small" x="{WIDTH / 2}" y="{end + GAP + 14}" text-anchor="middle">the next one comes out</text>')

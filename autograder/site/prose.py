@@ -119,15 +119,11 @@ def docstring_markdown(text: str) -> str:
 def _section(kind: str, first: str, body: str) -> str:
     if kind == "Source":
         return f"*Source:* {first} {' '.join(body.split())}".strip()
-    entries: list[list[str]] = []
+    if kind in ("Returns", "Yields"):
+        return " ".join(part for part in (f"*{kind}*", first, body) if part)
+    entries: list[str] = []
     for line in body.splitlines():
-        entry = _ENTRY.match(line) if kind in ("Args", "Raises") else None
-        if entry:
-            entries.append([f"- `{entry[1]}`: {entry[2]}"])
-        elif entries:
-            entries[-1].append(f"  {line.strip()}")
-        else:
-            entries.append([line])
-    title = {"Args": "Arguments", "Raises": "Raises", "Returns": "Returns", "Yields": "Yields"}[kind]
-    text = "\n".join("\n".join(entry) for entry in entries)
-    return f"*{title}*\n\n{text}" if kind in ("Args", "Raises") else f"*{title}* {first} {text}"
+        entry = _ENTRY.match(line)
+        entries.append(f"- `{entry[1]}`: {entry[2]}" if entry else f"  {line.strip()}" if entries else line)
+    title = {"Args": "Arguments", "Raises": "Raises"}[kind]
+    return f"*{title}*\n\n" + "\n".join(entries)

@@ -2,25 +2,28 @@
 
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from autograder.checking.exercise import Exercise
-from autograder.exercises import exercises_of, find
+from autograder.exercises import UNITS, exercises_of
 from autograder.lessons.layout import EXPERIMENT, notebook_path
 from autograder.site.alternatives import in_words
 from autograder.site.course_map import Course, Unit, badges, facts
 from autograder.site.glossary import Glossary
-from autograder.site.links import rewrite, unit_page
+from autograder.site.links import label, rewrite, unit_page
 from autograder.site.papers import Papers
 
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?### END SOLUTION$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
-def write_unit(root: Path, pages: Path, course: Course, unit: Unit, glossary: Glossary, papers: Papers, solutions: bool = False) -> None:
+def write_unit(
+    root: Path, pages: Path, course: Course, unit: Unit, glossary: Glossary, papers: Papers, solutions: bool = False
+) -> None:
     """Write a unit's page, and the pictures that its text refers to.
 
     Args:
@@ -39,7 +42,9 @@ def write_unit(root: Path, pages: Path, course: Course, unit: Unit, glossary: Gl
         shutil.copy(picture, target.parent)
 
 
-def make_page(root: Path, course: Course, unit: Unit, glossary: Glossary, papers: Papers, solutions: bool = False) -> nbformat.NotebookNode:
+def make_page(
+    root: Path, course: Course, unit: Unit, glossary: Glossary, papers: Papers, solutions: bool = False
+) -> nbformat.NotebookNode:
     """A unit's page as a notebook; see `write_unit`."""
     lesson = nbformat.read(notebook_path(root / "solutions", unit.name), as_version=4)
     exercises = {exercise.id.replace(".", "-"): exercise for exercise in exercises_of(unit.name)}
@@ -56,7 +61,7 @@ def make_page(root: Path, course: Course, unit: Unit, glossary: Glossary, papers
             cells.append(new_markdown_cell(what_is_checked(exercise)))
             cells += [new_markdown_cell(solved)] if (solved := _solved(exercise, explained, solutions, cells)) else []
         elif exercise:
-            cells[-1].source = f"({exercise.id})=\n{cells[-1].source}"  # the heading of the exercise: links find it by its id
+            cells[-1].source = f"({label(exercise.id)})=\n{cells[-1].source}"  # the heading of the exercise: for links
             cells[-1].metadata["solution"] = cell.source
             cells.append(_code(cell, stub(cell.source)))
         else:
@@ -92,7 +97,7 @@ def explanations(root: Path, unit: str) -> dict[str, str]:
 
 
 def solution_lines(root: Path, unit: str) -> set[str]:
-    """The lines of a unit's solutions that stand nowhere in the notebook that learners get.
+    """The lines of a unit's solutions that stand in no notebook that learners get.
 
     Args:
         root: the course folder.
@@ -102,12 +107,15 @@ def solution_lines(root: Path, unit: str) -> set[str]:
         Lines without indentation, of 12 characters or more that are no blanks: shorter ones say nothing.
     """
     lesson = nbformat.read(notebook_path(root / "solutions", unit), as_version=4)
-    public = nbformat.read(notebook_path(root / "notebooks", unit), as_version=4)
-    released = {line.strip() for cell in public.cells for line in cell.source.splitlines()}
-    text = "\n".join(cell.source for cell in public.cells)
     lines = {line.strip() for cell in lesson.cells for part in SOLUTION.finditer(cell.source) for line in part[0].splitlines()}
-    lines = {line for line in lines if not line.startswith("#") and len(line.replace(" ", "")) >= 12}
-    return {line for line in lines - released if line not in text}
+    return {line for line in lines if line[:1] != "#" and len(line.replace(" ", "")) >= 12 and line not in _released(root)}
+
+
+@cache
+def _released(root: Path) -> str:
+    paths = [notebook_path(root / "notebooks", unit) for unit in UNITS]
+    notebooks = (nbformat.read(path, as_version=4) for path in paths if path.exists())
+    return "\n".join(cell.source for notebook in notebooks for cell in notebook.cells)
 
 
 def _solved(exercise: Exercise, explained: dict[str, str], solutions: bool, cells: list) -> str:
