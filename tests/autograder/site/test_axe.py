@@ -2,10 +2,12 @@
 
 import pytest
 
+UNIT = "units/02_magnitude/magnitude.html"
+BOTH = ((1280, "light"), (390, "dark"))
 KINDS = (
     "index.html",
     "path.html",
-    "units/05_wanda/wanda.html",
+    UNIT,
     "library/weights.wanda.html",
     "library.html",
     "lectures.html",
@@ -29,7 +31,7 @@ def show(browser, site, path, width, theme):
 @pytest.mark.parametrize("path", KINDS)
 def test_axe_finds_nothing_serious(browser, axe, site, path):
     found = []
-    for width, theme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+    for width, theme in BOTH + ((1280, "dark"), (390, "light")) * (path in ("index.html", UNIT)):
         show(browser, site, path, width, theme)
         browser.execute_script("document.querySelectorAll('details').forEach(fold => fold.open = true)")
         browser.execute_script(axe)
@@ -50,7 +52,7 @@ def test_a_phone_need_not_scroll_sideways(browser, site, path):
 def test_hints_open_by_keyboard(browser, site):
     from selenium.webdriver.common.keys import Keys
 
-    show(browser, site, "units/05_wanda/wanda.html", 1280, "light")
+    show(browser, site, UNIT, 1280, "light")
     [hint, *_] = [s for s in browser.find_elements("css selector", "details > summary") if s.text == "Hint"]
     browser.execute_script("arguments[0].focus()", hint)
     hint.send_keys(Keys.ENTER)

@@ -160,7 +160,7 @@ def test_the_library_names_modules_units_and_functions_that_exist():
 
 def test_prose_stands_beside_the_code_that_it_is_about():
     function = (
-        'def f(x: int) -> int:\n    """Double it.\n\n    Args:\n        x: what.\n    """\n    # twice\n    return 2 * x\n'
+        'def f(x: int):\n    """Double it.\n\n    Args:\n        x: what.\n    """\n    # twice\n    return 2 * x\n'
     )
     source = f'"""Module."""\n\nimport os\n\n\n{function}'
     docstring, [first, function, comment] = rows(source)
@@ -168,7 +168,7 @@ def test_prose_stands_beside_the_code_that_it_is_about():
     assert first.code == "import os"
     assert function.name == "f"
     assert function.prose == "Double it.\n\n*Arguments*\n\n- `x`: what."
-    assert function.code == "def f(x: int) -> int:"
+    assert function.code == "def f(x: int):"
     assert (comment.prose, comment.code) == ("twice", "    return 2 * x")
 
 
