@@ -48,8 +48,12 @@ def autograder(monkeypatch, capsys):
 
 
 BY_EXERCISE = ("test_exercises.py", "test_hidden.py")  # hundreds of tests each; only those of one exercise share anything
-# what `make quick` leaves out: classes of attackers and one that is killed again and again, generated notebooks, a third seed
-SLOW = re.compile(r"^tests/grading/|::test_killed_at_any_moment|::test_notebook_runs|::test_a_solved_notebook|\[another secret")
+# what `make quick` leaves out: classes of attackers and one that is killed again and again, generated notebooks, a third seed,
+# a browser that looks at the site, and the worked example for contributors
+SLOW = re.compile(
+    r"^tests/grading/|/site/test_axe|/site/test_contributing"
+    r"|::test_killed_at_any_moment|::test_notebook_runs|::test_a_solved_notebook|\[another secret"
+)
 
 
 ON_ONE_CLASS = ("test_demo.py", "test_grade.py")  # which takes longest of all that tests share

@@ -1,6 +1,6 @@
 """The path: what each unit needs and asks for, from the exercises' declarations; the map of it, and its list."""
 
-import tomllib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -58,33 +58,44 @@ def read_course(root: Path, techniques: list[dict]) -> Course:
     Returns:
         The course.
     """
-    path = tomllib.loads((root / "docs" / "path.toml").read_text(encoding="utf-8"))
-    firsts = [int(part["first"]) for part in path["part"]]
+    parts = re.split(r"^## (.+)$", (root / "course" / "syllabus.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     course = Course()
     for name in UNITS:
-        number = int(name.split("_")[0])
-        part = path["part"][sum(first <= number for first in firsts) - 1]["title"]
-        needs = tuple(unit for unit in UNITS if int(unit.split("_")[0]) in path["needs"].get(name, []))
+        part = next((title for title, text in zip(parts[1::2], parts[2::2], strict=True) if name in text), parts[-2])
+        text = _opening(root, name)
         modules = tuple(technique["module"] for technique in techniques if technique.get("unit") == name)
-        course[name] = Unit(name, _title(root, name), part, needs, modules, exercises_of(name))
+        title = text.partition("\n")[0].removeprefix("# ")
+        course[name] = Unit(name, title, part, builds_on(name, text), modules, exercises_of(name))
     return course
 
 
-def _title(root: Path, unit: str) -> str:
-    lesson = nbformat.read(notebook_path(root / "solutions", unit), as_version=4)
-    return lesson.cells[0].source.partition("\n")[0].removeprefix("# ")
+def _opening(root: Path, unit: str) -> str:
+    return nbformat.read(notebook_path(root / "solutions", unit), as_version=4).cells[0].source
 
 
-def facts(course: Course, unit: Unit, page: str) -> str:
+def builds_on(unit: str, text: str) -> tuple[str, ...]:
+    """The units that a unit needs, by its own words.
+
+    Args:
+        unit: its name.
+        text: its opening, in which the sentence that begins with "**Builds on**" links them.
+
+    Returns:
+        Earlier units, in lecture order; none if there is no such sentence.
+        What the sentences after it link is useful, not needed.
+    """
+    sentence = re.search(r"\*\*Builds on\*\*(.*?)\.(?:\s|$)", text, re.DOTALL)
+    linked = re.findall(r"\]\(\.\./(\d\d_\w+)/", sentence[1]) if sentence else []
+    return tuple(other for other in UNITS[: UNITS.index(unit)] if other in linked)
+
+
+def facts(unit: Unit, page: str) -> str:
     """What to know before a unit: a list in Markdown."""
     points = sum(exercise.points for exercise in unit.exercises)
     lines = [
         f"{len(unit.exercises)} exercises, about {unit.minutes} minutes, {points:g} points, difficulty {unit.difficulty}",
         f"To solve it: `make lab`, then `work/{unit.name}/{unit.name.split('_', 1)[1]}.ipynb`",
     ]
-    if unit.needs:
-        needed = (f"[{course[name].title}]({relative(unit_page(name), page)})" for name in unit.needs)
-        lines.insert(1, f"Builds on {', '.join(needed)}")
     if unit.modules:
         links = (f"[{name.removeprefix('sparsity_edu.')}]({relative(module_page(name), page)})" for name in unit.modules)
         lines.append(f"Once it is solved, read the library: {', '.join(links)}")

@@ -27,7 +27,7 @@ def rows(source: str) -> tuple[str, list[Row]]:
 
     Returns:
         The module's docstring, and the rest in order: a row begins with each function, class and method, whose docstring
-        stands beside it, and with each comment on lines of its own.
+        stands beside it (but not with a method that has none), and with each comment on lines of its own.
     """
     lines, tree = source.splitlines(), ast.parse(source)
     begins: dict[int, tuple[str, str]] = {}  # line -> name, prose
@@ -72,14 +72,18 @@ def _comments(source: str) -> list[tuple[str, int]]:
 
 
 def _definitions(tree: ast.Module) -> list[tuple[str, ast.FunctionDef | ast.ClassDef]]:
-    """Functions, classes and their methods; what is inside a function stays a part of it."""
+    """Functions, classes, and methods that say what they do; what is inside a function stays a part of it."""
     found = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found.append((node.name, node))
             if isinstance(node, ast.ClassDef):
-                found += [(f"{node.name}.{part.name}", part) for part in node.body if isinstance(part, ast.FunctionDef)]
+                found += [(f"{node.name}.{part.name}", part) for part in node.body if _says_something(part)]
     return found
+
+
+def _says_something(part: ast.stmt) -> bool:
+    return isinstance(part, ast.FunctionDef) and ast.get_docstring(part) is not None
 
 
 def _docstring(node: ast.Module | ast.FunctionDef | ast.ClassDef, gone: set[int]) -> str:

@@ -67,7 +67,7 @@ def make_page(
         else:
             cells.append(_code(cell, cell.source, heading, EXPERIMENT in cell.metadata.get("tags", [])))
     title, _, rest = cells[0].source.partition("\n")
-    cells[0].source = f"{title}\n\n{facts(course, unit, page)}\n{badges(root, unit)}\n{rest}"
+    cells[0].source = f"{title}\n\n{facts(unit, page)}\n{badges(root, unit)}\n{rest}"
     for cell in cells:
         cell.metadata.pop("solution", None)
     return new_notebook(cells=cells, metadata=lesson.metadata)

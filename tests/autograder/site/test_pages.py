@@ -11,7 +11,7 @@ from autograder.exercises import UNITS, exercises_of
 from autograder.lessons.layout import course_root, notebook_path
 from autograder.site import library, results, units
 from autograder.site.alternatives import in_words
-from autograder.site.course_map import badges, read_course
+from autograder.site.course_map import badges, builds_on, listing, read_course
 from autograder.site.glossary import Glossary
 from autograder.site.links import repository, rewrite
 from autograder.site.mathml import formula
@@ -108,6 +108,14 @@ def test_a_unit_that_nobody_described_has_its_place_too(course):
     assert all(order[need] < order[name] for name, unit in course.items() for need in unit.needs)
 
 
+def test_needs_are_what_a_unit_says_that_it_builds_on(course):
+    text = "# T\n\n**Builds on** [a](../04_sparsegpt/s.ipynb) (x)\nand [b](../02_magnitude/m.ipynb) (n:m). [c](../01_patterns/p.ipynb)"
+    assert builds_on("05_wanda", text) == ("02_magnitude", "04_sparsegpt")
+    assert builds_on("02_magnitude", text) == ()
+    assert builds_on("05_wanda", "# T") == ()
+    assert "needs nothing" in listing(course, "path.md")
+
+
 def test_a_figure_is_described_by_its_titles_and_axes():
     code = 'ax.set(title="A", xlabel=f"step {n}")\nax.plot(x, label="mine")\nax.set_ylabel("loss")'
     assert in_words(code, "Here") == "Figure of the section “Here”. Title: A. X axis: step …. Y axis: loss. Drawn: mine."
@@ -159,9 +167,7 @@ def test_the_library_names_modules_units_and_functions_that_exist():
 
 
 def test_prose_stands_beside_the_code_that_it_is_about():
-    function = (
-        'def f(x: int):\n    """Double it.\n\n    Args:\n        x: what.\n    """\n    # twice\n    return 2 * x\n'
-    )
+    function = 'def f(x: int):\n    """Double it.\n\n    Args:\n        x: what.\n    """\n    # twice\n    return 2 * x\n'
     source = f'"""Module."""\n\nimport os\n\n\n{function}'
     docstring, [first, function, comment] = rows(source)
     assert docstring == "Module."

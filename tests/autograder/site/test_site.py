@@ -136,15 +136,6 @@ def test_no_link_leads_nowhere(pages, site):
     assert dead == []
 
 
-def test_links_outside_lead_to_papers_and_code_only(pages):
-    links = {link for content in pages.values() for link in content.links if link.startswith("http")}
-    hosts = {link.split("/")[2] for link in links}
-    assert hosts <= {
-        "arxiv.org", "doi.org", "papers.nips.cc", "archive.ics.uci.edu", "pytorch.org", "github.com", "www.sphinx-doc.org",
-        "pydata-sphinx-theme.readthedocs.io",
-    }  # fmt: skip
-
-
 def test_nothing_is_loaded_from_elsewhere(pages):
     assert {source for content in pages.values() for source in content.loads if re.match(r"(https?:)?//", source)} == set()
 

@@ -3,6 +3,8 @@
 #
 # **After this unit you can** say from a key alone whether attention will want its token.
 #
+# **Builds on** [10 H2O](../10_h2o/h2o.ipynb) (caches that forget, and what attention looks at).
+#
 # ## The question
 #
 # H2O (unit 10) has to see attention before it can forget, and fast attention does not show it. Devoto et al. (2024) found a sign that is
