@@ -13,8 +13,8 @@ nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_inline", "attrs_block"]
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
-suppress_warnings = ["misc.highlighting_failure"]
-highlight_language = "python"
+suppress_warnings = ["misc.highlighting_failure", "app.add_node"]  # the second: of a second build in one process
+highlight_language = "none"
 
 html_theme = "pydata_sphinx_theme"
 html_math_renderer = "mathml"

@@ -39,6 +39,8 @@ def write_pages(root: Path, pages: Path, solutions: bool = False) -> None:
     """
     shutil.copytree(root / "docs", pages)
     shutil.copytree(root / "course" / "images", pages / "images")
+    for page in pages.glob("*.md"):
+        page.write_text(rewrite(page.read_text(encoding="utf-8"), root, "docs", page.name), encoding="utf-8")
     shutil.copy(math_font(), pages / "_static" / "math.ttf")
     papers, course = read_papers(root), read_course(root, techniques(root))
     glossary = Glossary(root / "docs" / "glossary.md")

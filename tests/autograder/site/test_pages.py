@@ -109,7 +109,7 @@ def test_a_unit_that_nobody_described_has_its_place_too(course):
 
 
 def test_needs_are_what_a_unit_says_that_it_builds_on(course):
-    text = "# T\n\n**Builds on** [a](../04_sparsegpt/s.ipynb) (x)\nand [b](../02_magnitude/m.ipynb) (n:m). [c](../01_patterns/p.ipynb)"
+    text = "# T\n\n**Builds on** [a](../04_sparsegpt/s.ipynb) (x)\nand [b](../02_magnitude/m.ipynb). [c](../01_x/p.ipynb)"
     assert builds_on("05_wanda", text) == ("02_magnitude", "04_sparsegpt")
     assert builds_on("02_magnitude", text) == ()
     assert builds_on("05_wanda", "# T") == ()
