@@ -1,6 +1,5 @@
 """What a link in the repository points to on the site: a unit's page, a module's page, or a file in the repository."""
 
-import os
 import posixpath
 import re
 import tomllib
@@ -9,6 +8,11 @@ from pathlib import Path
 from autograder.exercises import UNITS
 
 TARGET = re.compile(r"(?<=\]\()(?![a-z]+:)([^)#\s]*)(#[^)\s]*)?(?=\))")  # of [text](target#anchor)
+NOWHERE = "nowhere:"  # marks a link that leads to nothing, until it is taken out
+UNIT_FILE = re.compile(r"(?:course|notebooks|solutions|work)/(\d\d_\w+)/(?:lesson\.py|\w+\.ipynb)")
+WITH_PAGE = re.compile(
+    r"sparsity_edu/(?:patterns|storage|(?:weights|experts|kv_cache|activations|kernels)/.*(?<!__init__))\.py"
+)
 
 
 def unit_page(unit: str) -> str:
@@ -21,14 +25,14 @@ def module_page(module: str) -> str:
     return f"library/{module.removeprefix('sparsity_edu.')}.md"
 
 
-def relative(target: str, page: str) -> str:
-    """A path in the folder of pages, as seen from a page in it."""
-    return posixpath.relpath(target, posixpath.dirname(page) or ".")
-
-
 def label(exercise: str) -> str:
     """The target of links to an exercise."""
     return f"exercise-{exercise}"
+
+
+def relative(target: str, page: str) -> str:
+    """A path in the folder of pages, as seen from a page in it."""
+    return posixpath.relpath(target, posixpath.dirname(page) or ".")
 
 
 def repository(root: Path) -> str:
@@ -67,33 +71,16 @@ def rewrite(text: str, root: Path, folder: str, page: str) -> str:
 
     def place(match: re.Match) -> str:
         target, anchor = match[1], match[2] or ""
-        if not target:
-            return match[0]
         path = posixpath.normpath(posixpath.join(folder, target))
-        parts = Path(path).parts
-        if parts[0] in ("course", "notebooks", "solutions", "work") and len(parts) == 3 and parts[1] in UNITS:
-            if parts[2].endswith((".ipynb", "lesson.py")):
-                return relative(unit_page(parts[1]), page) + anchor
-            return target
+        unit = UNIT_FILE.fullmatch(path)
+        if not target or posixpath.dirname(path) == folder != "docs" or path.endswith(".svg"):
+            return match[0]  # on the page itself, or beside it
+        if unit and unit[1] in UNITS:
+            return relative(unit_page(unit[1]), page) + anchor
         if path.startswith("docs/"):
             return relative(path.removeprefix("docs/"), page) + anchor
-        if has_page(root, path):
+        if WITH_PAGE.fullmatch(path) and (root / path).is_file():
             return relative(module_page(path.removesuffix(".py").replace("/", ".")), page)
-        if address and (root / path).exists():
-            return f"{address}/blob/main/{path}{anchor}"
-        return NOWHERE
+        return f"{address}/blob/main/{path}{anchor}" if address and (root / path).exists() else NOWHERE
 
     return re.sub(rf"\[([^\]]*)\]\({NOWHERE}\)", r"\1", TARGET.sub(place, text))
-
-
-NOWHERE = "nowhere:"  # what a link that leads nowhere is marked with, and then taken out
-
-
-def has_page(root: Path, path: str) -> bool:
-    """Whether a file of the repository is a module that has a page in the annotated library."""
-    parts = path.split(os.sep)
-    in_library = parts[0] == "sparsity_edu" and (parts[1:-1] or parts[-1] in ("patterns.py", "storage.py"))
-    return bool(in_library) and parts[1] in ROOMS and path.endswith(".py") and (root / path).is_file()
-
-
-ROOMS = ("patterns.py", "storage.py", "weights", "experts", "kv_cache", "activations", "kernels")
