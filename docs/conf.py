@@ -23,6 +23,7 @@ html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_copy_source = False
 html_show_sourcelink = False
+html_use_index = False
 ALONE = ("index", "path", "lectures", "results", "papers", "glossary", "instructors", "contributing")
 html_sidebars = {page: [] for page in ALONE}  # pages with none below them need no list at the left
 html_theme_options = {

@@ -4,32 +4,28 @@ import tomllib
 from pathlib import Path
 
 from autograder.site.course_map import Course
-from autograder.site.links import module_page, relative, unit_page
+from autograder.site.links import ROOMS, module_page, relative, unit_page
 from autograder.site.papers import Papers
 from autograder.site.prose import Row, docstring_markdown, rows
 
-ROOMS = {  # in the order in which they build on each other
-    "": "Patterns and storage",
+TITLES = {
     "weights": "Static sparsity: weights",
     "experts": "Mixtures of experts",
     "kv_cache": "The KV cache",
     "activations": "Activations",
     "kernels": "Kernels",
 }
-TOP = ("patterns", "storage")
-WIDE = (
-    "---\nhtml_theme.sidebar_secondary.remove: true\n---\n\n"  # no table of contents at the right: prose and code need the room
-)
+# no table of contents at the right: prose and code need the room
+WIDE = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n\n"
 
 
 def modules(root: Path) -> dict[str, list[str]]:
     """The modules that have a page, by title of their room."""
     library = root / "sparsity_edu"
-    found = {ROOMS[""]: [f"sparsity_edu.{name}" for name in TOP]}
-    for room, title in ROOMS.items():
-        if room:
-            files = sorted(path for path in (library / room).rglob("*.py") if path.name != "__init__.py")
-            found[title] = [".".join(path.relative_to(root).with_suffix("").parts) for path in files]
+    found = {"Patterns and storage": ["sparsity_edu.patterns", "sparsity_edu.storage"]}
+    for room in ROOMS:
+        files = sorted(path for path in (library / room).rglob("*.py") if path.name != "__init__.py")
+        found[TITLES[room]] = [".".join(path.relative_to(root).with_suffix("").parts) for path in files]
     return found
 
 

@@ -104,18 +104,20 @@ def solution_lines(root: Path, unit: str) -> set[str]:
         unit: the unit.
 
     Returns:
-        Lines without indentation, of 12 characters or more that are no blanks: shorter ones say nothing.
+        Lines without blanks, of 20 characters or more: shorter ones, such as `raise ValueError(`, say nothing.
     """
     lesson = nbformat.read(notebook_path(root / "solutions", unit), as_version=4)
-    lines = {line.strip() for cell in lesson.cells for part in SOLUTION.finditer(cell.source) for line in part[0].splitlines()}
-    return {line for line in lines if line[:1] != "#" and len(line.replace(" ", "")) >= 12 and line not in _released(root)}
+    solutions = (part[0] for cell in lesson.cells for part in SOLUTION.finditer(cell.source))
+    lines = {"".join(line.split()) for solution in solutions for line in solution.splitlines()}
+    return {line for line in lines if line[:1] != "#" and len(line) >= 20 and line not in _released(root)}
 
 
 @cache
 def _released(root: Path) -> str:
     paths = [notebook_path(root / "notebooks", unit) for unit in UNITS]
     notebooks = (nbformat.read(path, as_version=4) for path in paths if path.exists())
-    return "\n".join(cell.source for notebook in notebooks for cell in notebook.cells)
+    text = "".join(cell.source for notebook in notebooks for cell in notebook.cells)
+    return "".join(text.replace("`", "").split())  # as a page shows it
 
 
 def _solved(exercise: Exercise, explained: dict[str, str], solutions: bool, cells: list) -> str:

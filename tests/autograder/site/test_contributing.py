@@ -31,7 +31,9 @@ course, papers = read_course(root, library.techniques(root)), read_papers(root)
 page = units.make_page(root, course, course[unit], Glossary(root / "docs" / "glossary.md"), papers)
 text = "\\n".join(cell.source for cell in page.cells)
 assert "# 18 · Key norms" in text and "The tokens that stay, by the norm of their keys." in text
-assert units.solution_lines(root, unit) and not any(line in text for line in units.solution_lines(root, unit))
+lines = units.solution_lines(root, unit)
+assert lines and not any(line in "".join(text.split()) for line in lines)
+assert course[unit].needs == ("10_h2o",)
 assert "s_j = -|k_j|" in library.module_markdown(root, "sparsity_edu.kv_cache.key_norm", {}, course, papers)
 
 import torch
@@ -54,6 +56,7 @@ def test_the_worked_example_works(tmp_path):
     for file in ("nbgrader_config.py", "pyproject.toml"):
         shutil.copy(ROOT / file, tmp_path)
     shutil.copytree(ROOT / "docs" / "example", tmp_path, dirs_exist_ok=True)
+    shutil.copy(ROOT / "course" / "syllabus.md", tmp_path / "course")
     units = tmp_path / "autograder" / "exercises" / "__init__.py"
     text, count = re.subn(r'(UNITS = \((?:\n    "\w+",)+)', r'\1\n    "18_key_norm",', units.read_text())
     assert count == 1
