@@ -51,7 +51,7 @@ BY_EXERCISE = ("test_exercises.py", "test_hidden.py")  # hundreds of tests each;
 # what `make quick` leaves out: classes of attackers and one that is killed again and again, generated notebooks, a third seed,
 # a browser that looks at the site, and the worked example for contributors
 SLOW = re.compile(
-    r"^tests/grading/|/site/test_axe|/site/test_contributing"
+    r"^tests/grading/|/site/test_(?:axe|contributing|lab)"
     r"|::test_killed_at_any_moment|::test_notebook_runs|::test_a_solved_notebook|\[another secret"
 )
 

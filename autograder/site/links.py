@@ -10,9 +10,8 @@ from autograder.exercises import UNITS
 TARGET = re.compile(r"(?<=\]\()(?![a-z]+:)([^)#\s]*)(#[^)\s]*)?(?=\))")  # of [text](target#anchor)
 NOWHERE = "nowhere:"  # marks a link that leads to nothing, until it is taken out
 UNIT_FILE = re.compile(r"(?:course|notebooks|solutions|work)/(\d\d_\w+)/(?:lesson\.py|\w+\.ipynb)")
-WITH_PAGE = re.compile(
-    r"sparsity_edu/(?:patterns|storage|(?:weights|experts|kv_cache|activations|kernels)/.*(?<!__init__))\.py"
-)
+ROOMS = ("weights", "experts", "kv_cache", "activations", "kernels")
+WITH_PAGE = re.compile(rf"sparsity_edu/(?:patterns|storage|(?:{'|'.join(ROOMS)})/.*(?<!__init__))\.py")
 
 
 def unit_page(unit: str) -> str:
