@@ -64,7 +64,7 @@ def test_the_first_key_leads_to_the_text(browser, site):
 
     show(browser, site, "index.html", 1280, "light")
     browser.find_element("tag name", "body").send_keys(Keys.TAB)
-    assert browser.switch_to.active_element.text == "Skip to main content"
+    assert browser.switch_to.active_element.get_attribute("textContent").strip() == "Skip to main content"
 
 
 def test_search_works_without_a_server(browser, site):
