@@ -119,6 +119,20 @@ def verify(unit: Unit = None) -> None:
 
 
 @app.command()
+def site(
+    solutions: Annotated[bool, typer.Option("--solutions", help="Show solutions, in site-solutions/.")] = False,
+) -> None:
+    """Build the course's site from executed solutions and docs/: nothing is executed, nothing fetched."""
+    from autograder.lessons.layout import course_root
+    from autograder.site.build import build
+
+    out, warnings = build(course_root(), solutions)
+    for warning in warnings:
+        console.print(warning, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Open {out / 'index.html'} in a browser.", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def demo() -> None:
     """Grade a made-up class of seven submissions to unit 02, and print what would help each of them."""
     from autograder.classroom.demo import UNIT, demo
