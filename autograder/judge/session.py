@@ -126,7 +126,8 @@ class Session:
         except SandboxError:
             raise
         except RuntimeError as error:  # what jupyter_client raises when a kernel dies at its start
-            raise SandboxError(f"the kernel does not start: {error}") from error
+            if not (self._guard and self._guard.reason):  # or is ended then, since time is up
+                raise SandboxError(f"the kernel does not start: {error}") from error
         finally:
             if deaf:
                 deaf.cancel()

@@ -196,7 +196,7 @@ def test_statistics_of_a_class():
         result("d", [ExerciseResult("u.a", 0.0, 2.0, None), ExerciseResult("u.b", 2.0, 2.0, None, manual=True)]),
     ]
     assert statistics(class_) == [
-        Statistics("u.a", 4, 1, 2, 0.75, 2.0, "You add.", 1),
+        Statistics("u.a", 3, 1, 2, 1.0, 2.0, "You add.", 1),  # of the fourth submission nothing was judged
         Statistics("u.b", 4, 0, 3, 0.875, 2.0, "You invert.", 2),
     ]
 
@@ -206,7 +206,7 @@ def test_statistics_of_hardly_anything():
     assert statistics([result()]) == []
     assert statistics([result(exercises=[part(passed=True)])]) == [Statistics("u.a", 1, 1, 1, 1.0, 2.0, "", 0)]
     nobody = [result(exercises=[ExerciseResult("u.a", 0.0, 2.0, None)])] * 2
-    assert statistics(nobody) == [Statistics("u.a", 2, 0, 0, 0.0, 2.0, "", 0)]
+    assert statistics(nobody) == [Statistics("u.a", 0, 0, 0, None, 2.0, "", 0)]
 
 
 def test_statistics_refuse_submissions_to_different_units():
