@@ -20,7 +20,7 @@ _SHARED = tuple(  # what a class or function of these files leads to belongs to 
 _HEAP = 1 << 9  # the flag of classes that Python code has made: their __sizeof__ is anybody's
 
 
-def weight(thing) -> int:
+def weigh(thing) -> tuple[int, int]:
     """Bytes of an object, and of all to which it leads.
 
     That is what its attributes hold, closures, defaults and constants of its functions, its class if that is a student's own,
@@ -30,9 +30,9 @@ def weight(thing) -> int:
         thing: anything.
 
     Returns:
-        Bytes; memory that tensors or arrays share counts once.
+        Of tensors and arrays, of which memory that they share counts once; and of all else, a KB or two for a common object.
     """
-    waiting, seen, memories, total = [thing], {}, {}, 0
+    waiting, seen, memories, rest = [thing], {}, {}, 0
     while waiting:
         part = waiting.pop()
         if id(part) in seen or _is_shared(part):
@@ -40,10 +40,12 @@ def weight(thing) -> int:
         seen[id(part)] = part  # kept, so that no other object gets its id
         if isinstance(part, Tensor):
             memories[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
+        elif isinstance(part, np.ndarray):
+            memories[id(part)] = _size(part)
         else:
-            total += _size(part)
+            rest += _size(part)
         waiting += _leads_to(part)
-    return total + sum(memories.values())
+    return sum(memories.values()), rest
 
 
 def _size(part) -> int:

@@ -18,7 +18,7 @@ from autograder import cli
 from autograder.intake.inspection import inspect
 from autograder.intake.reading import Caps, read_notebook
 from autograder.intake.rebuild import rebuild, released_notebook
-from autograder.learner import work
+from autograder.learner import commands, work
 from autograder.learner.work import Origin, prepare
 from autograder.lessons.layout import EXPERIMENT, course_root, notebook_path
 
@@ -47,7 +47,7 @@ class Course:
         (root / "course").mkdir()
         (root / "nbgrader_config.py").touch()
         for folder in ("notebooks", "solutions"):
-            shutil.copytree(ROOT / folder / UNIT, root / folder / UNIT, ignore=shutil.ignore_patterns(".*"))
+            shutil.copytree(ROOT / folder / UNIT, root / folder / UNIT, ignore=shutil.ignore_patterns(".*", "*.svg"))
 
     def prepare(self, today=TODAY):
         return prepare(self.root, UNIT, today)
@@ -769,7 +769,7 @@ def test_jupyter_keeps_the_origin(course):
 @pytest.fixture
 def run(course, monkeypatch):
     monkeypatch.chdir(course.root)
-    monkeypatch.setattr(cli, "UNITS", (UNIT,))
+    monkeypatch.setattr(commands, "UNITS", (UNIT,))
     return lambda *arguments: CliRunner().invoke(cli.app, ["work", *arguments])
 
 
