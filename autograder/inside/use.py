@@ -214,7 +214,9 @@ def of_method(method: str) -> str:
 def _held(thing, most: int) -> str:
     """Whether the tensors and arrays that an object can reach take so many bytes at most, and all else next to nothing."""
     numbers, rest = weigh(thing)
-    return f"{'at most' if numbers <= most and rest <= REST else 'more than'} {most} bytes"
+    if numbers > most:
+        return f"{numbers} bytes"
+    return f"{'at most' if rest <= REST else 'more than'} {most} bytes"
 
 
 def _overwrite(result) -> None:
