@@ -20,11 +20,15 @@ KINDS = (
 RUN = "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(found => done(found.violations))"
 
 
+STILL = "document.head.insertAdjacentHTML('beforeend', '<style>* { transition: none !important }</style>')"
+
+
 def show(browser, site, path, width, theme):
     """Open a page as it is at a width, in a theme."""
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get((site / path).as_uri())
+    browser.execute_script(STILL)  # colours on their way from one theme to the other are nobody's
     browser.execute_script("const page = document.documentElement.dataset; page.mode = page.theme = arguments[0]", theme)
 
 
