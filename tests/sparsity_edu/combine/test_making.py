@@ -1,5 +1,6 @@
 """A recipe applied: the right steps in the right order, saved, and the same tokens in a fresh process."""
 
+import inspect
 import subprocess
 import sys
 
@@ -64,31 +65,42 @@ def test_without_weights_and_activations_nothing_is_read(monkeypatch):
     assert made.plan is None
 
 
-@pytest.mark.parametrize("pack", [True, False])
-def test_a_fresh_process_writes_the_same_tokens(pack, tmp_path):
-    wanted = recipe(
-        weights={"method": "magnitude", "pattern": "2:4"},
-        activations={"sparsity": 0.4},
-        cache={"policy": "quest", "budget": 16},
-    )
-    made = combine.make(models.load("tiny"), wanted, progress=False)
-    sizes = made.save(tmp_path, pack)
-    assert set(sizes) == ({"2:4", "dense"} if pack else set())
-    code = f"""
-import torch
-from sparsity_edu import combine
-torch.set_num_threads(1)
-made = combine.load({str(tmp_path)!r})
-ids = torch.arange(40)[None]
-with combine.running(made) as run:
-    out = made.model.generate(ids, past_key_values=run.new_cache(), max_new_tokens=12, do_sample=False, pad_token_id=0)
-print(made.recipe.digest(), *out[0].tolist())
-"""
-    fresh = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+def written(made):
     ids = torch.arange(40)[None]
     with combine.running(made) as run:
         out = made.model.generate(ids, past_key_values=run.new_cache(), max_new_tokens=12, do_sample=False, pad_token_id=0)
-    assert fresh.split() == [wanted.digest(), *map(str, out[0].tolist())]
+    return out[0].tolist()
+
+
+THREE = {
+    "weights": {"method": "magnitude", "pattern": "2:4"},
+    "activations": {"sparsity": 0.4},
+    "cache": {"policy": "h2o", "budget": 16},
+}
+
+
+def test_a_fresh_process_writes_the_same_tokens(tmp_path):
+    made = combine.make(models.load("tiny"), recipe(**THREE), progress=False)
+    assert set(made.save(tmp_path)) == {"2:4", "dense"}
+    code = f"""
+import torch
+from sparsity_edu import combine
+torch.set_num_threads({torch.get_num_threads()})
+made = combine.load({str(tmp_path)!r})
+{inspect.getsource(written)}
+print(made.recipe.digest(), *written(made))
+"""
+    fresh = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert fresh.split() == [recipe(**THREE).digest(), *map(str, written(made))]
+
+
+def test_a_checkpoint_for_transformers_is_read_back_with_its_recipe(tmp_path):
+    made = combine.make(models.load("tiny"), recipe(**THREE), progress=False)
+    assert made.save(tmp_path, pack=False) == {}
+    again = combine.load(tmp_path)
+    assert (again.recipe, again.plan) == (made.recipe, made.plan)
+    assert all(torch.equal(made.model.state_dict()[name], tensor) for name, tensor in again.model.state_dict().items())
+    assert models.load(tmp_path).model.config.vocab_size == made.model.config.vocab_size
 
 
 def test_models_without_a_recipe_are_dense():
