@@ -51,7 +51,9 @@ def prices(g: torch.Generator, damage: list[list[float]], steps: int = 10**6, le
     return least + (steps * table).round().to(torch.int64)
 
 
-def case(g: torch.Generator, draw, accept=lambda table, damage, budget, best: True) -> Case:
+def case(g: torch.Generator, draw, accept=lambda table, damage, budget, best: True, watched: bool = False) -> Case:
+    """Of what is drawn until it is accepted; `watched`: with what cost is asked for."""
+
     def fine(drawn) -> bool:
         try:
             return accept(*drawn, searched(Prices(drawn[0]).build([]), *drawn[1:]))
@@ -59,7 +61,7 @@ def case(g: torch.Generator, draw, accept=lambda table, damage, budget, best: Tr
             return False
 
     table, damage, budget = redraw(draw, fine)
-    return call(Prices(table), damage, budget, changes=(0,))
+    return call(Prices(table), damage, budget, changes=(0,) if watched else ())
 
 
 def within(damage, budget):
@@ -77,7 +79,7 @@ def in_doubt(table, damage, budget, best) -> bool:
 def drawn(g: torch.Generator, *sizes: int, **options):
     def draw():
         damage = damages(g, *sizes, **options)
-        return prices(g, damage), damage, FINE * some(g, 200, 400)
+        return prices(g, damage), damage, FINE * (some(g, 200, 400) + 0.5)  # no sum is just the budget
 
     return draw
 
@@ -130,7 +132,7 @@ def _(g):
     yield case(g, lambda: coarse(1), tied(False))
     yield case(g, lambda: coarse(2), tied(True))
     damage = damages(g, 4, 3)
-    yield call(Prices(prices(g, damage, 40, 4 * 10**9)), damage, 1.0, changes=(0,))
+    yield call(Prices(prices(g, damage, 40, 4 * 10**9)), damage, 1.0)
 
 
 @allocate.stage(
@@ -140,8 +142,12 @@ def _(g):
     "budget below 0. If nothing is within the budget, raise a ValueError.",
 )
 def _(g):
-    yield case(g, drawn(g, 7))
-    yield case(g, drawn(g, 3, 2, 3, 4, 2), in_doubt)
+    def more_is_dearer(table, damage, budget, best):
+        more = (s for hurt, s in within(damage, budget) if s != best and all(i >= j for i, j in zip(s, best, strict=True)))
+        return any(best) and any(more)
+
+    yield case(g, drawn(g, 7), more_is_dearer)
+    yield case(g, drawn(g, 3, 2, 3, 4, 2), more_is_dearer)
 
     def needs_help(table, damage, budget, best):
         """Part of the damages, from the front, exceeds the budget, and so does each end alone."""
@@ -152,11 +158,11 @@ def _(g):
 
     def below():
         damage = damages(g, 3, 4, helpful=True)
-        return prices(g, damage), damage, -FINE * some(g, 30, 90)
+        return prices(g, damage), damage, -FINE * (some(g, 30, 90) + 0.5)
 
     yield case(g, below, lambda table, damage, budget, best: len(within(damage, budget)) > 1)
     damage = damages(g, 3, 3)
-    yield call(Prices(prices(g, damage)), damage, -FINE * some(g, 1, 5), changes=(0,))
+    yield call(Prices(prices(g, damage)), damage, -FINE * some(g, 1, 5))
 
 
 @allocate.stage(
@@ -169,8 +175,8 @@ def _(g):
     def few(table, damage, budget, best):
         return 5 < len(within(damage, budget)) < table.numel() / 2
 
-    yield case(g, drawn(g, 4, 4, 3), few)
-    yield case(g, drawn(g, 3, 5), few)
+    yield case(g, drawn(g, 4, 4, 3), few, watched=True)
+    yield case(g, drawn(g, 5, 3), few, watched=True)
 
 
 @allocate.accepts("sorted by damage")

@@ -150,15 +150,15 @@ def _(g):
     yield call(torch.rand(1, generator=g), torch.rand(1, generator=g))
 
     def bytes_of_many():
-        return 4 * 10**9 + torch.randint(0, 60, (25,), generator=g), scattered(g, 25)[1]
+        return 4 * 10**9 + torch.randperm(100, generator=g)[:25], scattered(g, 25)[1]
 
     def told_apart(drawn: tuple[Tensor, Tensor]) -> bool:
         return len(along(*drawn)) > 3
 
     yield call(*redraw(bytes_of_many, told_apart))
     costs, losses = scattered(g, 30)
-    yield call((100 * costs).long(), (100 * losses).long())
-    wide = 1 + 1e-9 * torch.randint(0, 30, (20,), generator=g).double()
+    yield call((10**6 * costs).long(), (10**6 * losses).long())
+    wide = 1 + 1e-9 * torch.randperm(60, generator=g)[:20].double()
     yield call(wide, scattered(g, 20)[1])
 
 

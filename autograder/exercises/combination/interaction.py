@@ -93,7 +93,11 @@ def _(g):
     yield losses(g, some(g, 12, 20), 1.0, torch.float16)
     yield losses(g, some(g, 12, 20), 1.0, torch.bfloat16)
     yield losses(g, some(g, 12, 20), 1e-6, torch.float64)
-    yield losses(g, 3, 1e-3)
+    # of several sizes, so that float32 rounds when they are subtracted, though it holds each of them
+    texts = some(g, 8, 14)
+    dense, a, b = ((least + 0.4 * torch.rand(texts, generator=g)).double() for least in (0.05, 1.1, 2.5))
+    both = a + b - dense + 1e-3 * (1 + torch.rand(texts, generator=g).double())
+    yield call(*(x.float() for x in (dense, a, b, both)))
 
 
 @interaction.stage(
