@@ -15,9 +15,10 @@ class Prices:
 
     label: ClassVar = "calls of {}"
     table: Tensor  # int64, with a dimension for each technique
+    noted: bool = False  # whether calls are observed: else only what comes of them counts
 
     def build(self, built: list) -> "AskedPrices":
-        return AskedPrices(self.table)
+        return AskedPrices(self.table, self.noted)
 
     def __str__(self) -> str:
         return "<cost>"
@@ -26,8 +27,8 @@ class Prices:
 class AskedPrices(Watched):
     """What `Prices` builds."""
 
-    def __init__(self, table: Tensor) -> None:
-        self.table, self.calls = table, []
+    def __init__(self, table: Tensor, noted: bool) -> None:
+        self.table, self.noted, self.calls = table, noted, []
 
     def __call__(self, settings: tuple[int, ...]) -> int:
         if not isinstance(settings, tuple):
@@ -35,7 +36,8 @@ class AskedPrices(Watched):
         numbers = tuple(map(operator.index, settings))
         if len(numbers) != self.table.ndim or not all(0 <= i < n for i, n in zip(numbers, self.table.shape, strict=True)):
             raise ValueError(f"cost takes settings below {tuple(self.table.shape)}, got {numbers}")
-        self.calls.append(numbers)
+        if self.noted:
+            self.calls.append(numbers)
         return int(self.table[numbers])
 
     def seen(self) -> list[tuple[int, ...]]:

@@ -72,7 +72,12 @@ def on_a_grid(g: torch.Generator, n: int, fine: int) -> tuple[Tensor, Tensor]:
             for i, j in zip(chosen[:-1].tolist(), chosen[1:].tolist(), strict=True)
             if points[i] == points[j] and j - i > 1
         ]
-        return len(pairs) > len(set(pairs)) > 2 and beside and above and bool(apart)
+        corners = sorted(set(pairs))
+        bulges = any(
+            (q[1] - p[1]) * (r[0] - p[0]) > (r[1] - p[1]) * (q[0] - p[0])
+            for p, q, r in zip(corners, corners[1:], corners[2:], strict=False)
+        )  # q lies above the line from p to r
+        return len(pairs) > len(corners) and bulges and beside and above and bool(apart)
 
     return redraw(lambda: scattered(g, n, fine), many_ties)
 
