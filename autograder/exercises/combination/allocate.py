@@ -92,8 +92,8 @@ def drawn(g: torch.Generator, *sizes: int, **options):
 )
 def _(g):
     yield case(g, drawn(g, 4, 5), in_doubt)
-    yield case(g, drawn(g, 3, 4, 3), lambda *all: in_doubt(*all) and all[3][1] == 3)  # which the first technique has not
-    yield case(g, drawn(g, 5, 3, 4), lambda *all: in_doubt(*all) and all[3][2] > 0)
+    yield case(g, drawn(g, 3, 4, 3), lambda *of: in_doubt(*of) and of[3][1] == 3)  # which the first technique has not
+    yield case(g, drawn(g, 5, 3, 4), lambda *of: in_doubt(*of) and of[3][2] > 0)
 
 
 @allocate.stage(
@@ -111,6 +111,12 @@ def _(g):
         return sum(losses[i] for losses, i in zip(damage, best, strict=True)) == budget
 
     yield case(g, just, sums_to_it)
+
+    def just_not():
+        table, damage, budget = redraw(just, lambda drawn: sums_to_it(*drawn, searched(Prices(drawn[0]).build([]), *drawn[1:])))
+        return table, damage, budget - 2.0**-20
+
+    yield case(g, just_not)
 
     def coarse(few: int):
         damage = [[0.0, *(64 * FINE * (1 + i // few) for i in range(3))] for _ in range(3)]
@@ -148,7 +154,7 @@ def _(g):
         return any(best) and any(more)
 
     yield case(g, drawn(g, 7), more_is_dearer)
-    yield case(g, drawn(g, 2, 2, 3, 4, 2), lambda *all: more_is_dearer(*all) and all[3][3] > 1)
+    yield case(g, drawn(g, 2, 2, 3, 4, 2), lambda *of: more_is_dearer(*of) and of[3][3] > 1)
 
     def needs_help(table, damage, budget, best):
         """Part of the damages, from the front, exceeds the budget, and so does each end alone."""
