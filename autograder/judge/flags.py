@@ -26,7 +26,7 @@ ALIKE = 0.9  # a copy from this similarity on; tests/autograder/judge/test_flags
 SMALLEST = 66  # nodes of a definition; a smaller one has one natural form, which the hint all but gives
 LONGEST = 50_000  # characters of code that are looked at
 _MANY = 8  # meanings of an expression that are followed
-_ANSWERS = r"sparsity_edu\.(?:weights|patterns|storage|experts|kv_cache|activations|kernels)\b"
+_ANSWERS = r"sparsity_edu\.(?:weights|patterns|storage|experts|kv_cache|activations|kernels|combine)\b"
 _SETTINGS = r"\w+_NUM_THREADS|CUDA_VISIBLE_DEVICES|NBGRADER_EXECUTION|SPARSITY_EDU_FAST|(?:TOKENIZERS|TRITON|HF|KMP)_\w+"
 _NAMES = re.compile(
     rf"\b{_ANSWERS}|^autograder(?=\.(?!check(?:\(|$)))|^(?:ctypes|sqlite3|socket|subprocess)(?=\.|$)"

@@ -101,7 +101,7 @@ def evaluate(
         fact(task, ", ".join(f"{row.recipe} {row.score:.1%}" for row in rows))
     fact("measured", questions.about)
     where_from(model)
-    on = front([row.read for row in rows], [row.perplexity for row in rows]).tolist()
+    on = front(torch.tensor([row.read for row in rows]), torch.tensor([row.perplexity for row in rows])).tolist()
     line()
     sentence(f"On the front of perplexity and bytes, from few bytes to many: {'; '.join(rows[i].recipe for i in on)}.")
     if budget is not None:

@@ -34,7 +34,7 @@ from sparsity_edu.weights.distillation import distil_
 
 @dataclass(frozen=True)
 class Made:
-    """A model to which a recipe was applied. `running.running` lets it run so."""
+    """A model to which a recipe was applied. `execution.running` lets it run so."""
 
     model: nn.Module  # its weights pruned, or cut; its layers still dense
     tokenizer: object

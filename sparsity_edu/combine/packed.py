@@ -4,7 +4,7 @@
     packed.safetensors              tensors by name; of a packed matrix its parts, such as "...mlp.up_proj.weight/bits"
 
 Which encoding a matrix has, and its shape, stand in the file's metadata. A number counts as zero if all its bits are: so a -0.0
-is a value and comes back. `load` makes the dense model again, for products that know zeros are made in memory (running.py).
+is a value and comes back. `load` makes the dense model again, for products that know zeros are made in memory (execution.py).
 """
 
 from __future__ import annotations

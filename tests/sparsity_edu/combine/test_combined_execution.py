@@ -7,7 +7,7 @@ from sparsity_edu import models
 from sparsity_edu.activations import teal
 from sparsity_edu.activations.plan import Plan
 from sparsity_edu.combine import Made, Recipe, running
-from sparsity_edu.combine import running as module
+from sparsity_edu.combine import execution as module
 from sparsity_edu.kernels.two_four import TwoFourLinear
 from sparsity_edu.models.layers import prunable_layers
 from sparsity_edu.weights.driver import prune_
