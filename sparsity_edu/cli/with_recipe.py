@@ -15,8 +15,8 @@ from sparsity_edu.cli.show import Rows, fact, line, megabytes, where_from
 
 if TYPE_CHECKING:
     from sparsity_edu.combine import Made, Recipe
-    from sparsity_edu.combine.packed import Size
     from sparsity_edu.combine.execution import Running
+    from sparsity_edu.combine.packed import Size
     from sparsity_edu.kv_cache import PolicyCache
 
 

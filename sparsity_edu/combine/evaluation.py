@@ -25,8 +25,8 @@ from torch import Tensor
 
 from sparsity_edu.combine import packed
 from sparsity_edu.combine.choices import Item, answers, items
-from sparsity_edu.combine.making import Made
 from sparsity_edu.combine.execution import Running, running
+from sparsity_edu.combine.making import Made
 from sparsity_edu.kernels.roofline import Machine, Work
 from sparsity_edu.kv_cache.needle import Needle, ask, needles
 from sparsity_edu.kv_cache.reading import losses

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from sparsity_edu.combine.making import Made
 from sparsity_edu.combine.execution import running
+from sparsity_edu.combine.making import Made
 
 METRICS = ("acc_norm,none", "acc,none", "exact_match,strict-match", "exact_match,none")  # the first that a task has
 
