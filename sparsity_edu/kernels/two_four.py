@@ -235,8 +235,8 @@ class TwoFourLinear(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Linear) -> "TwoFourLinear":
-        """From a linear layer that is 2:4, as the device wants it: a CPU, sparse tensor cores, or any kernel."""
-        if not runs_kernels(layer.weight) and two_four_cpu.can_multiply(layer.weight):
+        """From a linear layer that is 2:4: for sparse tensor cores, for a kernel, or in float32 for the loop of a CPU."""
+        if layer.weight.dtype not in DTYPES and two_four_cpu.can_multiply(layer.weight):
             return cls(Columns24.of(layer.weight.detach()), None if layer.bias is None else layer.bias.detach())
         packed = pack(layer.weight.detach())
         N, K = packed.shape
