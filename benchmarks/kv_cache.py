@@ -29,6 +29,7 @@ from transformers import DynamicCache
 from sparsity_edu.data import python_docs
 from sparsity_edu.kv_cache import ATTENTION, FullCache, H2OCache, QuestCache, WindowCache
 from sparsity_edu.kv_cache.policy import PolicyLayer, dense_attention
+from sparsity_edu.kv_cache.together import of_one_prompt
 from sparsity_edu.models import load, tokens
 
 HEADS, DIM, BUDGET = 32, 128, 2048
@@ -114,9 +115,10 @@ def writing(dtype: torch.dtype, device: str, length: int = 8000, count: int = 12
         f"H2O {BUDGET}": H2OCache(BUDGET),
         f"window {BUDGET}": WindowCache(BUDGET),
     }
-    last = {}
-    for name, cache in tqdm(caches.items(), desc="prompt", leave=False):
-        last[name] = model(prompt, past_key_values=cache, logits_to_keep=1).logits.argmax(-1)
+    own, *others = caches.values()
+    for cache in tqdm((own, of_one_prompt(others)), desc="prompt", leave=False):
+        token = model(prompt, past_key_values=cache, logits_to_keep=1).logits.argmax(-1)
+    last = dict.fromkeys(caches, token)  # of the same prompt, read in full
     times: dict[str, list[float]] = {name: [] for name in caches}
     for _ in tqdm(range(rounds), desc="turns", leave=False):
         for name, cache in caches.items():
@@ -146,11 +148,11 @@ def main(parts: list[str], device: str, out: Path) -> None:
     """Measure, print, and write down."""
     console = Console(width=110, soft_wrap=True, record=True)
     console.print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {device}")
+    out.mkdir(parents=True, exist_ok=True)
     for part in parts:
         for dtype in DTYPES:
             console.print({"steps": steps, "model": writing}[part](dtype, device))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"kv_cache_{device}.txt").write_text(console.export_text(), encoding="utf-8")
+            (out / f"kv_cache_{device}.txt").write_text(console.export_text(clear=False), encoding="utf-8")  # what there is
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Builds a unit: lesson -> solutions/ (executed) -> notebooks/ (by nbgrader's generate_assignment)."""
+"""Builds a unit: lesson -> solutions/ (executed) -> notebooks/ (by nbgrader's generate_assignment), and figures beside them."""
 
 import ast
 import filecmp
@@ -11,6 +11,7 @@ import nbformat
 
 from autograder.checking.score import score_declared
 from autograder.exercises import exercises_of
+from autograder.lessons.figures import stale_figures, write_figures
 from autograder.lessons.layout import grade_id, holds_work, notebook_path, without_outputs
 from autograder.lessons.source import render
 from autograder.lessons.sources import fingerprint, what_it_does
@@ -57,7 +58,7 @@ def build(root: Path, unit: str, force: bool = False) -> list[Path]:
             student.parent.mkdir(parents=True, exist_ok=True)
             student.write_bytes(made.read_bytes())
             written.append(student)
-    return written
+    return written + write_figures(root, unit)
 
 
 def stale(root: Path, unit: str) -> list[str]:
@@ -85,6 +86,7 @@ def stale(root: Path, unit: str) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         if not filecmp.cmp(release(root, unit, Path(scratch)), student, shallow=False):
             problems.append(f"{student.relative_to(root)} is stale: run autograder build {unit}")
+    problems += [f"{path.relative_to(root)} is stale: run autograder build {unit}" for path in stale_figures(root, unit)]
     return problems
 
 

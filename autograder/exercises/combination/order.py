@@ -223,7 +223,7 @@ def _(W1, W2, X, sparsity, level, first):
 
     def hidden(W, x):
         z = x @ W.T
-        return z / (1 + np.exp(-z))
+        return z * np.exp(-np.logaddexp(0, -z))
 
     t1, H = threshold(x), hidden(A, x)
     t2 = threshold(H)
