@@ -72,11 +72,6 @@ varied(
     total=lambda damage, settings: sum(abs(damage[i][setting]) for i, setting in enumerate(settings)),
 )
 varied(
-    "damages below 0 count as 0",
-    "You took damages below 0 for 0. They make room for others.",
-    total=lambda damage, settings: sum(max(damage[i][setting], 0.0) for i, setting in enumerate(settings)),
-)
-varied(
     "not more than one technique",
     "You tried techniques one at a time. Their combinations count.",
     every=lambda damage: (

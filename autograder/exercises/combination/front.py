@@ -292,12 +292,15 @@ def _(costs, losses):
     return torch.tensor(hull, dtype=torch.int64)
 
 
-@front.accepts("all pairs in torch")
+@front.accepts("point by point, in torch")
 def _(costs, losses):
-    no_worse = (costs[:, None] <= costs) & (losses[:, None] <= losses)
-    better = (costs[:, None] < costs) | (losses[:, None] < losses)
-    i = (~(no_worse & better).any(dim=0) & (costs == costs) & (losses == losses)).nonzero().flatten()
-    return i[costs[i].argsort(stable=True)]
+    kept = []
+    for i, (cost, loss) in enumerate(zip(costs, losses, strict=True)):
+        rivals = torch.logical_and(costs.le(cost), losses.le(loss))
+        alike = torch.logical_and(costs.eq(cost), losses.eq(loss))
+        if alike[i] and torch.equal(rivals, alike):  # NaN is not like itself
+            kept.append((cost.item(), i))
+    return torch.tensor([i for _, i in sorted(kept)], dtype=torch.int64)
 
 
 @front.accepts("sorted, and the least loss so far")
