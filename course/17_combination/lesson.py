@@ -55,6 +55,10 @@ plots.style()
 #
 # Why four as one? A matrix in 2:4 is stored output by output, and the two values of a group stand for four inputs: neither can be left out unless all four inputs are small. A bitmap with its values can as well be stored input by input, and then each input is skipped by itself.
 #
+# ![A matrix of eight inputs four times over. With small inputs skipped, four of eight columns are read. In 2:4, two weights of every four are stored, with their places. With both, the stored weights of small inputs lie between others and are read too, so nothing more is saved. The cache beside them is other bytes, and what is saved there is saved besides.](one_saving.svg)
+#
+# *Skipped inputs and 2:4 share one saving; the cache has its own.*
+#
 # Caches are not shared. Each sequence reads its own: all tokens, or as many as H2O or a window hold, or with Quest the bounds of all pages and the tokens of the chosen ones.
 
 
@@ -634,5 +638,14 @@ print(
 # ## What to remember
 #
 # - Weights are read once for a batch, caches for each sequence: thresholds pay for few sequences, pages for many and long ones.
-# - Each technique is calibrated on what it will meet, as far as the order allows.
-# - Interactions are measured text by text, with an error bar.
+# - What saves different bytes multiplies. What saves the same bytes does not: a projection is packed in 2:4 or skips inputs.
+# - Each technique is calibrated on what it will meet, as far as the order allows: thresholds after weights.
+# - Interactions are measured text by text, with an error bar. Where errors do not add up, a search over settings must measure and not only predict.
+# - Count what is read. A formula is of the model that one had in mind.
+#
+# ## Further reading
+#
+# - [Liu et al. 2024, TEAL](https://arxiv.org/abs/2408.14690): what is left of the gain for a batch, and beside quantised weights.
+# - [Mishra et al. 2021](https://arxiv.org/abs/2104.08378): what 2:4 can be used for, and what hardware asks of it.
+# - [Tang et al. 2024, Quest](https://arxiv.org/abs/2406.10774): a step from end to end, also beside quantised weights.
+# - [Muralidharan et al. 2024, Minitron](https://arxiv.org/abs/2407.14679): the rival of every sparse model, a smaller dense one. [Unit 07](../07_minitron/minitron.ipynb) builds it.
