@@ -171,11 +171,8 @@ def evaluate(made: Made, questions: Questions, machine: Machine, began: float | 
 def stored_bytes(made: Made) -> int:
     """Bytes of the weights as `Made.save` packs them."""
     matrices = {id(layer.weight): layer for layer in prunable_layers(made.model).values()}
-    total = 0
-    for parameter in made.model.parameters():
-        found = packed.pack(weight_matrix(matrices[id(parameter)])) if id(parameter) in matrices else None
-        total += sum(part.nbytes for part in found[1].values()) if found else parameter.nbytes
-    return total
+    parameters = made.model.parameters()
+    return sum(packed.packed_size(weight_matrix(matrices[id(p)]))[1] if id(p) in matrices else p.nbytes for p in parameters)
 
 
 @torch.no_grad()

@@ -55,27 +55,42 @@ def is_packed(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
-def pack(W: Tensor) -> tuple[str, dict[str, Tensor]] | None:
+def packed_size(W: Tensor) -> tuple[str, int]:
     """The smallest encoding of a matrix.
+
+    Args:
+        W: (rows, cols).
+
+    Returns:
+        Its name, which may be "dense", and its bytes.
+    """
+    sizes = {"dense": W.nbytes}
+    if W.ndim == 2 and W.dtype in BITS:
+        kept = W.contiguous().view(BITS[W.dtype]) != 0
+        where = -(-W.numel() // 8)  # a bit for each number, in both encodings
+        sizes["bitmap"] = int(kept.sum()) * W.itemsize + where
+        if W.shape[1] % 4 == 0 and bool((kept.view(-1, 4).sum(dim=1, dtype=torch.uint8) <= 2).all()):
+            sizes["2:4"] = W.nbytes // 2 + where
+    name = min(sizes, key=lambda name: (sizes[name], name))
+    return name, sizes[name]
+
+
+def pack(W: Tensor) -> tuple[str, dict[str, Tensor]] | None:
+    """Store a matrix in its smallest encoding.
 
     Args:
         W: (rows, cols) in 16 or 32 bits.
 
     Returns:
-        Its name and its parts; None where the dense matrix is smallest.
+        The encoding's name and its parts; None where the dense matrix is smallest.
     """
-    if W.ndim != 2 or W.dtype not in BITS:
+    name, _ = packed_size(W)
+    if name == "dense":
         return None
-    bits, best, least = W.contiguous().view(BITS[W.dtype]), None, W.nbytes
-    for name, packing in PACKINGS.items():
-        try:
-            encoded = packing.encode(bits)
-        except ValueError:  # no 2:4 matrix
-            continue
-        if encoded.nbytes < least:
-            values, where = (getattr(encoded, part) for part in packing.parts)
-            best, least = (name, dict(zip(packing.parts, (values.view(W.dtype), where), strict=True))), encoded.nbytes
-    return best
+    packing = PACKINGS[name]
+    encoded = packing.encode(W.contiguous().view(BITS[W.dtype]))
+    values, where = (getattr(encoded, part) for part in packing.parts)
+    return name, dict(zip(packing.parts, (values.view(W.dtype), where), strict=True))
 
 
 def unpack(name: str, parts: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
