@@ -17,6 +17,7 @@ c.CourseDirectory.autograded_directory = "grading/autograded"
 c.CourseDirectory.feedback_directory = "grading/feedback"
 # nbgrader's SQLite, or a server's database: GRADEBOOK_URL=postgresql+psycopg2://user@host/name
 c.CourseDirectory.db_url = os.environ.get("GRADEBOOK_URL") or f"sqlite:///{root / 'grading' / 'gradebook.db'}"
+c.ZipCollectApp.downloaded_directory = "grading/downloaded"  # what a platform gives, for nbgrader zip_collect
 c.Exchange.root = str(root / "grading" / "exchange")  # on a shared machine: a folder that everybody may write
 (root / "grading" / "exchange").mkdir(parents=True, exist_ok=True)
 
@@ -25,6 +26,7 @@ c.Exchange.root = str(root / "grading" / "exchange")  # on a shared machine: a f
 gate.install()
 c.Autograde.sanitize_preprocessors = [
     "autograder.judge.rebuild.RebuildOnRelease",
+    "autograder.judge.terms.SetTerms",
     "nbgrader.preprocessors.ClearOutput",
     "nbgrader.preprocessors.OverwriteKernelspec",
     "nbgrader.preprocessors.OverwriteCells",
@@ -36,6 +38,9 @@ c.Autograde.autograde_preprocessors = [
     "nbgrader.preprocessors.AssignLatePenalties",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
+c.AssignLatePenalties.plugin_class = "autograder.judge.late.LateDays"  # due dates and late days: grading/class.toml
+c.GenerateFeedback.exporter_class = "autograder.judge.page.FeedbackPage"
+c.GenerateFeedback.preprocessors = ["autograder.judge.page.PageGrades", "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor"]
 c.Execute.timeout = 120  # seconds per cell, for nbgrader's Validate
 c.Execute.extra_arguments = ["--log-level=ERROR"]  # kernels warn at each start that they speak TCP
 c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError()"}

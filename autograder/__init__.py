@@ -12,6 +12,7 @@ A learner needs one name from here: `from autograder import check`. Experiments 
     learner/      check, report, inputs, progress, attempt, work
     judge/        sessions, verdicts, store, seeds, flags, feedback, nbgrader's preprocessors
     classroom/    a whole class, exports, doctor
+    site/         executed solutions and docs/ -> a static site
 
 Imports run one way: a room knows those above it and none below. import-linter holds that (pyproject.toml). Beside the rooms lie
 the command line, and `sanitizer` under its former name, for notebooks that were released with it.

@@ -13,31 +13,26 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import autograder
+from autograder.classroom.around import app as around
 from autograder.classroom.commands import app as instructor
-from autograder.exercises import UNITS, exercises_of, find, unit_named
+from autograder.exercises import UNITS, find
+from autograder.learner.commands import Unit
+from autograder.learner.commands import app as learner
+from autograder.learner.commands import main as run
 
 app = typer.Typer(help=autograder.__doc__.partition("\n")[0], no_args_is_help=True, pretty_exceptions_show_locals=False)
+app.add_typer(learner)
 app.add_typer(instructor)
+app.add_typer(around)
 console = Console(emoji=False)  # "n:m:" is no picture
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Unit = Annotated[
-    str | None,
-    typer.Argument(
-        help=f"A unit such as {UNITS[-1]}, or {UNITS[-1].split('_')[0]} for short; all units if left out.",
-        callback=lambda name: name and unit_named(name),
-    ),
-]
 
 
 def main() -> None:
     """Run the command line; what a user got wrong is told in one sentence."""
     # nbgrader calls programs of its environment by name (alembic), also when that environment is not activated
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    try:
-        app()
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None
+    run(app)
 
 
 @app.command("try")
@@ -85,50 +80,6 @@ def mutants(unit: Unit = None, json: Json = False) -> None:
 
 
 @app.command()
-def progress(
-    unit: Unit = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Forget the results of the unit, or of all units.")] = False,
-    json: Json = False,
-) -> None:
-    """Show where you stand: the best results so far, unit by unit, or of the exercises of one unit."""
-    from autograder.learner import progress as records
-    from autograder.learner.standing import Standing
-
-    if reset:
-        count = records.reset([unit] if unit else UNITS)
-        console.print(f"{count} result(s) of {unit or 'all units'} forgotten; your notebooks are as they were", highlight=False)
-    elif json:
-        print(json_.dumps(records.of_unit(unit) if unit else records.of_course(), indent=2))
-    elif unit is None:
-        print(Standing())
-        console.print("autograder progress 02 shows the exercises of a unit; --reset forgets results.", highlight=False)
-    else:
-        done = records.of_unit(unit)
-        table = Table(*_whole("exercise"), "title", *_whole("points"))
-        for exercise in exercises_of(unit):
-            got = min(records.best(exercise.id), exercise.points)
-            color = "green" if got == exercise.points else "yellow" if got else "bright_black"
-            table.add_row(exercise.id, exercise.title, f"[{color}]{got:g} / {exercise.points:g}[/]")
-        table.add_section()
-        summary = f"{done['done']} of {done['exercises']} done", f"{done['points']:g} / {done['max_points']:g}"
-        table.add_row("", *(f"[b]{text}[/b]" for text in summary))
-        console.print(table)
-
-
-@app.command()
-def work(unit: Unit = None) -> None:
-    """Copy the notebooks to work/, where you solve them; a corrected release takes over what you wrote there."""
-    from autograder.learner.work import WORK, prepare
-    from autograder.lessons.layout import course_root
-
-    root = course_root()
-    for each in [unit] if unit else UNITS:
-        if said := prepare(root, each):
-            console.print(f"{each}: {'; '.join(said)}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"Solve the notebooks in {WORK}/. Reload one that is open and has changed.", highlight=False)
-
-
-@app.command()
 def build(
     unit: Unit = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 2 if a generated file is stale.")] = False,
@@ -165,6 +116,20 @@ def verify(unit: Unit = None) -> None:
     for each in [unit] if unit else UNITS:
         changed = builder.verify(root, each)
         console.print(f"{each}: ran" + (", recorded" if changed else ", as recorded"), highlight=False)
+
+
+@app.command()
+def site(
+    solutions: Annotated[bool, typer.Option("--solutions", help="Show solutions, in site-solutions/.")] = False,
+) -> None:
+    """Build the course's site from executed solutions and docs/: nothing is executed, nothing fetched."""
+    from autograder.lessons.layout import course_root
+    from autograder.site.build import build
+
+    out, warnings = build(course_root(), solutions)
+    for warning in warnings:
+        console.print(warning, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Open {out / 'index.html'} in a browser.", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -40,7 +40,7 @@ def canvas(width: float, height: float, cell: float = 0.3) -> tuple[Figure, Axes
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * cell, height * cell), facecolor="white")
+    figure = Figure(figsize=(width * cell, height * cell), facecolor="white", layout="none")  # whatever style lessons set
     ax = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     ax.axis("off")
     return figure, ax

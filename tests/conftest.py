@@ -47,18 +47,23 @@ def autograder(monkeypatch, capsys):
     return command
 
 
-BY_EXERCISE = ("test_exercises.py", "test_hidden.py")  # hundreds of tests each; only those of one exercise share anything
-# what `make quick` leaves out: classes of attackers and one that is killed again and again, generated notebooks, a third seed
-SLOW = re.compile(r"^tests/grading/|::test_killed_at_any_moment|::test_notebook_runs|::test_a_solved_notebook|\[another secret")
+BY_EXERCISE = ("test_exercises.py", "test_explained.py", "test_hidden.py")  # only tests of one exercise share anything
+# what `make quick` leaves out: classes of attackers and one that is killed again and again, generated notebooks, a third seed,
+# a browser that looks at the site, and the worked example for contributors
+SLOW = re.compile(
+    r"^tests/grading/|/site/test_(?:axe|contributing|lab)"
+    r"|::test_killed_at_any_moment|::test_notebook_runs|::test_a_solved_notebook|\[another secret"
+)
 
 
 ON_ONE_CLASS = ("test_demo.py", "test_grade.py")  # which takes longest of all that tests share
+ON_ONE_SITE = ("test_site.py", "test_axe.py")
 
 
 class ByFileOrExercise(LoadFileScheduling):
     """A worker takes a file at a time, so that what tests share is made once; of the longest files an exercise at a time.
 
-    What the reference and the declared mistakes make of an exercise's cases is worked out once for both of these files.
+    What the reference and the declared mistakes make of an exercise's cases is worked out once for all of these files.
     """
 
     def _split_scope(self, nodeid):
@@ -66,6 +71,8 @@ class ByFileOrExercise(LoadFileScheduling):
         exercise = re.search(r"[a-z0-9_]+\.[a-z0-9_]+(?=[\]-])", nodeid.removeprefix(file))
         if file.endswith(BY_EXERCISE) and exercise:
             return exercise[0]
+        if file.endswith(ON_ONE_SITE):
+            return "the site"
         return "the class" if file.endswith(ON_ONE_CLASS) else file
 
 

@@ -95,7 +95,7 @@ def _tensor_difference(got, want: Tensor, rules: Rules, where: str) -> Differenc
     if got.shape != want.shape:
         return Difference(f"{where}.shape", str(tuple(got.shape)), str(tuple(want.shape)), vague="another shape than expected")
     if got.dtype != want.dtype:
-        return Difference(f"{where}.dtype", _dtype(got), _dtype(want), vague=f"{_dtype(got)} instead of {_dtype(want)}")
+        return Difference(f"{where}.dtype", _dtype(got), _dtype(want), vague=f"another dtype than {_dtype(want)}")
     if want.is_floating_point():
         g, w = got.double(), want.double()
         largest = torch.where(w.isfinite(), w.abs(), 0.0).max().item() if w.numel() else 0.0
@@ -170,7 +170,7 @@ def _scalar_difference(got, want, rules: Rules, where: str) -> Difference | None
 
 def _other_kind(got, want, where: str) -> Difference:
     remark = "is there a return?" if got is None and where == "result" else ""
-    return Difference(where, kind(got), kind(want), remark, vague=f"{_word(got)} instead of {_word(want)}")
+    return Difference(where, kind(got), kind(want), remark, vague=f"something else than {_word(want)}")
 
 
 def kind(value) -> str:

@@ -108,6 +108,8 @@ def score(exercise: Exercise, outcome_of: Callable[[Case], Outcome], seed: str =
         entry, problem = first_wrong(stage), None
         if entry:
             wrong = _narrowed(exercise, entry, outcome_of, seed) if in_time else entry.wrong
+            if hidden and entry.case.watched and _is_of_the_host(exercise, entry, outcome_of, seed):
+                wrong = Difference("source of the result", "", "", vague="no kernel has worked it out")
             if not entry.case.probe and (pattern := _pattern(asked)):
                 wrong = replace(wrong, facts=(*wrong.facts, pattern))
             shown = Problem(describe(exercise, entry.case), str(wrong), entry.got.printed, entry.which)
@@ -141,6 +143,15 @@ def _narrowed(exercise: Exercise, entry: Asked, outcome_of: Callable[[Case], Out
     wrong = probe_difference(exercise, plain, outcome_of(plain), want, entry.stage.pure)
     remark = "with tensors that are not contiguous in memory, and models in evaluation mode"
     return wrong or entry.wrong.remarked(remark)
+
+
+def _is_of_the_host(exercise: Exercise, entry: Asked, outcome_of: Callable[[Case], Outcome], seed: str) -> bool:
+    """Whether a result is wrong where only kernels see the weights, and right where the program sees them too."""
+    if not entry.wrong.where.startswith("result"):
+        return False
+    plain = replace(entry.case, watched=(), veiled=False)
+    want = known_outcome(exercise, exercise.reference, entry.case, seed)
+    return outcome_difference(exercise, plain, outcome_of(plain), want) is None
 
 
 def _pattern(asked: list[Asked]) -> str:

@@ -1,9 +1,10 @@
-"""The instructor's commands: grade, explain, export, gradescope, doctor."""
+"""The instructor's commands that judge: grade, explain, doctor."""
 
+import contextlib
 import json as json_
 import os
+from collections.abc import Iterator
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,14 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from autograder.classroom.console import Json, Unit, console, course_config
 from autograder.exercises import UNITS, exercises_of, unit_named
 
 app = typer.Typer()
-console = Console(emoji=False)
-
-
-Unit = Annotated[str, typer.Argument(help=f"A unit such as {UNITS[-1]}.", callback=unit_named)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @app.command()
@@ -46,12 +43,13 @@ def grade(
     if scheduler and not scheduler.startswith("tls://") and not trust_network:
         raise ValueError(f"--scheduler must be tls://..., got {scheduler}; on a network that you trust add --trust-network")
     root = course_root()
-    config = _config(root, no_sandbox, retry)
+    config = course_config(root, no_sandbox, retry)
     run = ClassRun(root, unit, config)
     failures: dict[str, str] = {}
     try:
         students = [record.student for record in run.take_in()]
-        if not students:
+        failures |= run.refused
+        if not students and not failures:
             raise ValueError(f"no submissions: put notebooks at {run.course.submitted}/STUDENT/{unit}/")
         run.prepare()
         questions = run.open_questions(students)
@@ -85,72 +83,26 @@ def grade(
 
 @app.command()
 def explain(
-    student: Annotated[str, typer.Argument(help="The student's id.")],
-    unit: Unit,
+    student: Annotated[str, typer.Argument(help="The student's id; all students if left out.", metavar="[STUDENT]")],
+    unit: Annotated[str, typer.Argument(help=f"A unit such as {UNITS[-1]}, or its number.")] = "",
 ) -> None:
     """Print what a student lost in a unit, and why."""
     from autograder.classroom.results import results
     from autograder.lessons.layout import course_root
 
+    if not unit or (_is_unit(student) and not _is_unit(unit)):  # the other way round
+        student, unit = unit, student
+    unit = unit_named(unit)
     root = course_root()
-    class_ = {result.student: result for result in results(root, unit, _config(root).CourseDirectory.db_url)}
-    if student not in class_:
+    class_ = {result.student: result for result in results(root, unit, course_config(root).CourseDirectory.db_url)}
+    if not class_ or (student and student not in class_):
         alike = " or ".join(get_close_matches(student, class_))
         hint = f"; do you mean {alike}?" if alike else "" if class_ else f"; first run: autograder grade {unit}"
         raise ValueError(f"student must be one who was graded in {unit}, got {student!r}{hint}")
-    result = class_[student]
-    penalty = f", {result.late_penalty:g} lost for being late" if result.late_penalty else ""
-    lines = [f"{student}, {unit}: {result.points:g} of {result.max_points:g} points{penalty}"]
-    lines += [f"note: {note}" for note in result.notes] + [f"for a person to look at: {flag}" for flag in result.flags]
-    for part in result.exercises:
-        lines.append("")
-        lines.append(part.text or f"{part.id}: {part.sentence}")
-        if part.manual:
-            lines.append(f"  a person gave {part.points:g} points instead; that counts")
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-
-
-@app.command()
-def export(
-    unit: Unit,
-    to: Annotated[Path, typer.Option(help="The CSV file.")] = Path("grades.csv"),
-    exercises: Annotated[bool, typer.Option("--exercises", help="A row per exercise instead of one per submission.")] = False,
-) -> None:
-    """Write the grades of a unit as CSV."""
-    from autograder.classroom import export as exporter
-    from autograder.classroom.results import results
-    from autograder.lessons.layout import course_root
-
-    root = course_root()
-    class_ = results(root, unit, _config(root).CourseDirectory.db_url)
-    if not class_:
-        raise ValueError(f"nobody was graded in {unit}; first run: autograder grade {unit}")
-    if not to.parent.is_dir():
-        raise ValueError(f"--to must lie in a folder that exists, got {to}")
-    columns = exporter.EXERCISES if exercises else exporter.SUBMISSIONS
-    rows = (exporter.exercise_rows if exercises else exporter.submission_rows)(unit, class_)
-    console.print(f"{to}: {exporter.write_csv(to, columns, rows)} rows", highlight=False)
-
-
-@app.command()
-def gradescope(
-    unit: Unit,
-    to: Annotated[Path | None, typer.Option(help="The zip; UNIT.zip if left out.")] = None,
-    no_sandbox: Annotated[bool, typer.Option("--no-sandbox", help="For containers where bubblewrap cannot work.")] = False,
-) -> None:
-    """Write a Gradescope autograder for a unit. It holds solutions and the course's secret: give it to nobody else."""
-    from autograder.classroom.gradescope import write_zip
-    from autograder.lessons.layout import course_root
-
-    to = to or Path(f"{unit}.zip")
-    if not to.parent.is_dir():
-        raise ValueError(f"--to must lie in a folder that exists, got {to}")
-    count = write_zip(course_root(), unit, to, not no_sandbox)
-    console.print(
-        f"{to}: {count} files: the project, {unit} with its solutions, and this course's secret. For Gradescope alone: "
-        "upload it there under Configure Autograder, and give it to nobody else.",
-        highlight=False,
-    )
+    for result in [class_[student]] if student else class_.values():
+        console.print("\n".join(_told(unit, result)), markup=False, highlight=False, soft_wrap=True)
+        if not student:
+            console.rule(style="dim")
 
 
 @app.command()
@@ -175,15 +127,21 @@ def doctor(json: Json = False) -> None:
     raise typer.Exit(0 if held == len(tried) else 2)
 
 
-def _config(root: Path, no_sandbox: bool = False, retry: bool = False):
-    from traitlets.config import PyFileConfigLoader
+def _is_unit(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(unit_named(name))
+    return False
 
-    config = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
-    if no_sandbox:
-        config.Judge.sandbox = False
-    if retry:
-        config.Judge.retry = True
-    return config
+
+def _told(unit: str, result) -> Iterator[str]:
+    penalty = f", {result.late_penalty:g} of them lost for being late" if result.late_penalty else ""
+    yield f"{result.called}, {unit}: {result.points:g} of {result.max_points:g} points{penalty}"
+    yield from (f"note: {note}" for note in result.notes)
+    yield from (f"for a person to look at: {flag}" for flag in result.flags)
+    for part in result.exercises:
+        yield f"\n{part.text or f'{part.id}: {part.sentence}'}"
+        if part.manual:
+            yield f"  a person gave {part.points:g} points instead; that counts"
 
 
 def _progress() -> Progress:
@@ -194,7 +152,7 @@ def _progress() -> Progress:
 def _as_json(result) -> dict:
     exercises = [vars(part) | {"sentence": part.sentence} for part in result.exercises]
     time = result.timestamp.isoformat() if result.timestamp else None
-    return vars(result) | {"exercises": exercises, "timestamp": time}
+    return vars(result) | {"exercises": exercises, "timestamp": time, "counts": result.counts}
 
 
 def _print_class(unit: str, class_: list, statistics: list) -> None:
@@ -203,24 +161,32 @@ def _print_class(unit: str, class_: list, statistics: list) -> None:
     points = Column("points", justify="right", no_wrap=True)
     table = Table(Column("student", overflow="fold"), points, *right, title=unit, box=box.SIMPLE_HEAD, pad_edge=False)
     for result in class_:
-        cells = [f"[{_color(part)}]{part.points:g}{'*' if part.manual else ''}[/]" for part in result.exercises]
-        table.add_row(escape(result.student), f"{result.points:g}", *cells)
+        cells = [f"[{_color(part)}]{_points(part)}{'*' if part.manual else ''}[/]" for part in result.exercises]
+        table.add_row(escape(result.called), f"{result.counts:g}", *cells)
     console.print(table)
     for result in class_:
-        if sentences := [*result.notes, *result.flags]:
-            console.print("\n  - ".join(map(escape, [f"{result.student}:", *sentences])), highlight=False, soft_wrap=True)
+        late = [f"{result.late_penalty:g} of {result.points:g} points are lost for being late"] if result.late_penalty else []
+        if sentences := [*late, *result.notes, *result.flags]:
+            console.print("\n  - ".join(map(escape, [f"{result.called}:", *sentences])), highlight=False, soft_wrap=True)
     if any(part.manual for result in class_ for part in result.exercises):
         console.print("* set by a person, and kept: the judge's points do not replace it.")
     columns = ("exercise", "passed", "started", "mean points", "most common misconception")
     summary = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in statistics:
         mistake = f"{row.misconception_count}x {row.misconception}" if row.misconception else ""
-        counts = (f"{row.passed} of {row.submissions}", str(row.started), f"{row.mean_points:.2f} / {row.max_points:g}")
+        mean = "-" if row.mean_points is None else f"{row.mean_points:.2f} / {row.max_points:g}"
+        counts = (f"{row.passed} of {row.submissions}", str(row.started), mean)
         summary.add_row(f"{numbers[row.id]} {row.id.split('.')[1]}", *counts, escape(mistake))
     console.print(summary)
     if not all(result.sandboxed for result in class_):
         console.print("[bold red]Graded WITHOUT a sandbox.[/bold red]")
 
 
+def _points(part) -> str:
+    return f"{part.points:g}" if part.max_points else "–"  # left out by the class' terms
+
+
 def _color(part) -> str:
-    return "green" if part.points >= part.max_points else "yellow" if part.points else "bright_black"
+    if not part.points:
+        return "bright_black"
+    return "green" if part.points >= part.max_points else "yellow"

@@ -17,10 +17,13 @@ import psutil
 from autograder.classroom import escapes
 from autograder.judge.session import Session
 from autograder.sandbox.bubblewrap import MB, WORK, Limits, launch
+from autograder.sandbox.cgroup import has_cgroup
 from autograder.sandbox.guard import Guard
 
-COUNT = 16  # attempts
+COUNT = 17  # attempts
 SMALL = Limits(memory=1024 * MB, disk=32 * MB, files=5000, processes=64, submission=8)
+TIGHT = replace(SMALL, memory=64 * MB)  # little enough for this machine not to notice
+PROTECTION = {True: "and has a control group of its own", False: "as the guard counts; there are no control groups here"}
 PATIENT = replace(SMALL, submission=120)  # hundreds of thousands of files are looked at, on a slow disk perhaps
 
 
@@ -61,6 +64,8 @@ def attempts(course: Path) -> Iterator[Attempt]:
     yield _try("memory", most=SMALL.memory)
     yield _try("shared_memory", expect="memory", most=SMALL.memory)
     yield _try("nobodys_memory")
+    sockets = _try("kernel_memory", expect="memory", limits=TIGHT, most=2 * TIGHT.memory)
+    yield replace(sockets, told=f"{sockets.told}, {PROTECTION[has_cgroup()]}")
     yield _try("disk", most=SMALL.disk)
     yield _try("files", expect="files", most=SMALL.files)
     yield _try("interrupts", expect="seconds", limits=replace(SMALL, submission=2))

@@ -7,7 +7,19 @@ from pathlib import Path
 
 from autograder.classroom.results import Result
 
-SUBMISSIONS = ("student", "unit", "points", "max_points", "late_penalty", "timestamp", "manual", "sandboxed", "notes", "flags")
+SUBMISSIONS = (
+    "student",
+    "name",
+    "unit",
+    "points",
+    "max_points",
+    "late_penalty",
+    "timestamp",
+    "manual",
+    "sandboxed",
+    "notes",
+    "flags",
+)
 EXERCISES = (
     "student",
     "unit",
@@ -29,7 +41,7 @@ def submission_rows(unit: str, class_: Iterable[Result]) -> Iterable[dict]:
     for result in class_:
         manual = " ".join(exercise.id for exercise in result.exercises if exercise.manual)
         time = result.timestamp.isoformat() if result.timestamp else ""
-        values = (result.student, unit, result.points, result.max_points, result.late_penalty, time, manual)
+        values = (result.student, result.name, unit, result.points, result.max_points, result.late_penalty, time, manual)
         yield dict(zip(SUBMISSIONS, (*values, result.sandboxed, "; ".join(result.notes), "; ".join(result.flags)), strict=True))
 
 

@@ -18,13 +18,16 @@ from nbgrader.coursedir import CourseDirectory
 from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 
+from autograder.classroom.results import GradebookError, database_said, gradebook_at
 from autograder.intake.desk import Intake, notes
 from autograder.intake.rebuild import rebuild, released_notebook
 from autograder.judge.course import Course
-from autograder.judge.gate import admit
+from autograder.judge.gate import admit, enter
 from autograder.judge.judge import Job, Judgement, judge
-from autograder.judge.preprocess import Judge
+from autograder.judge.preprocess import Judge, state_of
+from autograder.judge.scratch import remove_leftovers, temporary_directory
 from autograder.judge.store import Store, fingerprint
+from autograder.judge.terms import Terms
 from autograder.lessons.layout import notebook_path
 from autograder.sandbox.bubblewrap import require
 
@@ -82,6 +85,7 @@ class ClassRun:
         self.api.log.setLevel(logging.ERROR)
         warnings.simplefilter("ignore", SAWarning)  # nbgrader's own database layer warns of itself, for each submission
         (self.course.grading / "log").mkdir(parents=True, exist_ok=True)
+        self.refused: dict[str, str] = {}  # submissions that cannot be taken in, and why
         self._log = self.course.grading / "log" / f"{unit}.jsonl"
 
     def log(self, event: str, **about) -> None:
@@ -90,24 +94,34 @@ class ClassRun:
         with open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _gradebook(self) -> Gradebook:
-        return Gradebook(self.config.CourseDirectory.db_url, self.config.CourseDirectory.course_id)
+    def _gradebook(self) -> contextlib.AbstractContextManager[Gradebook]:
+        return gradebook_at(self.config.CourseDirectory.db_url, self.config.CourseDirectory.course_id)
 
     def prepare(self) -> None:
-        """See that there is a sandbox, and that the gradebook knows the unit.
+        """See that there is a sandbox, and that the gradebook knows the unit; remove what a killed run has left.
 
         Raises:
             SandboxError: there is none.
+            ValueError: the class has terms (grading/class.toml) that cannot be read.
+            GradebookError: the gradebook cannot be used.
             RuntimeError: nbgrader could not register the unit.
         """
+        Terms.read(self.course.grading)
+        remove_leftovers()
         if self.judge.sandbox:
             require()
-        if self._is_registered():
-            return
+        if not self._is_registered():
+            self._register()
+        with self._gradebook() as gradebook:
+            for student in self.refused:
+                enter(gradebook, self.unit, student)
+
+    def _register(self) -> None:
         config = Config(self.config)
         config.CourseDirectory.release_directory = str(Path(self.config.CourseDirectory.submitted_directory).parent / "release")
         made = NbGraderAPI(config=config).generate_assignment(self.unit, force=True, create=True)
         if not made["success"]:
+            _error_of(made)
             raise RuntimeError(f"nbgrader could not register {self.unit}:\n{made['log']}")
 
     def _is_registered(self) -> bool:
@@ -123,11 +137,15 @@ class ClassRun:
         return False
 
     def take_in(self) -> list[Intake]:
-        """Make the submissions safe to read; one record each, in the order of the students' ids."""
+        """Make the submissions safe to read; one record each, in the order of the students' ids.
+
+        Those that cannot be made so are in `refused` instead, with the reason.
+        """
         taken = sorted(admit(self.course, self.unit), key=lambda record: record.student)
         for record in taken:
             if record.notes:
                 self.log("intake", student=record.student, notes=record.notes)
+        self.refused = {record.student: "; ".join(record.notes) for record in taken if not record.ready}
         return [record for record in taken if record.ready]
 
     def job(self, student: str) -> Job:
@@ -160,6 +178,7 @@ class ClassRun:
         from autograder.classroom.workers import OwnProcessors, prepare_workers
 
         with contextlib.ExitStack() as stack:
+            stack.enter_context(temporary_directory())
             stack.enter_context(dask.config.set(SETTINGS))
             if scheduler is None:
                 # a terminal sends Ctrl-C to all its processes; workers inherit that it is ignored and leave it to this one
@@ -196,7 +215,7 @@ class ClassRun:
             return ""
         with hears_ctrl_c():
             outcome = self.api.autograde(self.unit, student, force=True, create=True)
-        error = "" if outcome["success"] else (outcome.get("error") or outcome["log"]).strip().split("\n")[-1]
+        error = _error_of(outcome)
         self.log("autograded", student=student, error=error)
         return error
 
@@ -206,9 +225,10 @@ class ClassRun:
             notebook = nbformat.read(notebook_path(self.course.autograded / student, self.unit), as_version=4)
             with self._gradebook() as gradebook:
                 gradebook.find_submission(self.unit, student)
+                state = state_of(gradebook, self.course, student, self.unit)
         except (OSError, ValueError, MissingEntry):
             return False
-        job, told = self.job(student), notes(self.course.grading, self.unit, student)[0]
+        job, told = self.job(student), [*notes(self.course.grading, self.unit, student)[0], *state]
         judgement = Store(self.store.folder).get(job)
         return judgement is not None and notebook.metadata.get("autograder", {}).get("key") == fingerprint(job, judgement, told)
 
@@ -220,4 +240,14 @@ class ClassRun:
             return ""
         with hears_ctrl_c():
             outcome = self.api.generate_feedback(self.unit, student, force=True)
-        return "" if outcome["success"] else (outcome.get("error") or outcome["log"]).strip().split("\n")[-1]
+        return _error_of(outcome)
+
+
+def _error_of(outcome: dict) -> str:
+    """What went wrong in a call of nbgrader's API, in a line; "" if nothing did."""
+    if outcome["success"]:
+        return ""
+    said = f"{outcome['log']}\n{outcome.get('error') or ''}"
+    if reason := database_said(said):  # the next student would fail in the same way
+        raise GradebookError(reason)
+    return said.strip().split("\n")[-1]

@@ -16,7 +16,7 @@ import nbformat
 from nbgrader.coursedir import CourseDirectory
 from traitlets.config import PyFileConfigLoader
 
-from autograder.exercises import exercises_of, find
+from autograder.exercises import exercises_of
 from autograder.intake.desk import notes
 from autograder.intake.rebuild import rebuild, released_notebook
 from autograder.judge.course import Course
@@ -24,7 +24,9 @@ from autograder.judge.gate import admit
 from autograder.judge.judge import Judgement, judge
 from autograder.judge.preprocess import UNSANDBOXED, Judge
 from autograder.judge.seeds import secret_of
-from autograder.lessons.layout import course_root, grade_id, notebook_path
+from autograder.judge.terms import FILE, Terms
+from autograder.judge.worth import verdict_of, worth
+from autograder.lessons.layout import course_root, notebook_path
 from autograder.sandbox.bubblewrap import require
 
 PROJECT = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "nbgrader_config.py")
@@ -66,6 +68,7 @@ def write_zip(root: Path, unit: str, path: Path, sandboxed: bool = True) -> int:
     solution = notebook_path(root / "solutions", unit)
     files = [root / name for name in PROJECT] + [path for path in solution.parent.rglob("*") if path.is_file()]
     files += [path for name in FOLDERS for path in sorted((root / name).rglob("*")) if path.is_file() and _is_source(path)]
+    files += [terms for terms in [root / "grading" / FILE] if terms.is_file()]
     secret_of(root / "grading")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in {"setup.sh": SETUP, "run_autograder": RUN.format(unit=unit, options=_options(sandboxed))}.items():
@@ -121,21 +124,20 @@ def grade_folder(root: Path, unit: str, folder: Path, student: str, sandboxed: b
         job = Judge(config=config).job(course, "student", unit, rebuilt, known_as=student)
         judgement = judge(job)
         told = [*([] if sandboxed else [UNSANDBOXED]), *notes(grading, unit, "student")[0], *repairs, *judgement.incidents]
-    return _results(unit, judgement, told)
+    return _results(unit, judgement, told, Terms.read(root / "grading"))
 
 
-def _results(unit: str, judgement: Judgement, told: list[str]) -> dict:
+def _results(unit: str, judgement: Judgement, told: list[str], terms: Terms) -> dict:
     tests = []
     for exercise in exercises_of(unit):
-        verdict = judgement.verdicts[exercise.id]
-        shown = judgement.outputs[f"{grade_id(find(exercise.id))}-check"][0]["data"]["text/plain"]
+        verdict = worth(verdict_of(judgement.verdicts[exercise.id]), terms.points_of(exercise))
         tests.append(
             {
                 "name": f"{exercise.id}: {exercise.title}",
-                "score": verdict["points"],
-                "max_score": verdict["max_points"],
-                "status": "passed" if verdict["passed"] else "failed",
-                "output": shown,
+                "score": verdict.points,
+                "max_score": verdict.max_points,
+                "status": "passed" if verdict.passed else "failed",
+                "output": repr(verdict),
                 "output_format": "text",
             }
         )

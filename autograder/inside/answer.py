@@ -7,7 +7,9 @@ notebook can hold one; and whatever an answer does, it does to its own copy.
 
 import os
 import resource
+import signal
 import socket
+from functools import partial
 
 import torch
 from IPython import get_ipython
@@ -19,27 +21,25 @@ from autograder.inside.wire import decode_case, encode, receive, send
 SOCKET = "AUTOGRADER_JUDGE"  # environment variable: path of the judge's socket
 
 
-def offer(name: str, copies: int, seconds: int) -> None:
+def offer(name: str, seconds: int) -> None:
     """Offer the judge what a name stands for.
 
     Args:
         name: of the exercise's function or class.
-        copies: how many snapshots; each has seen nothing of what the others were asked.
-        seconds: processor time that each may use.
+        seconds: processor time that the snapshot may use.
     """
-    for _ in range(copies):
-        if os.fork() == 0:
-            try:
-                os.setsid()  # interrupting a later cell does not interrupt this process
-                torch.set_num_threads(1)  # the program's others are not in here, and a convolution would wait
-                _mute()
-                resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-                with socket.socket(socket.AF_UNIX) as judge:
-                    judge.connect(os.environ[SOCKET])
-                    send(judge, name.encode())
-                    _answer(judge, name, get_ipython().user_ns)
-            finally:
-                os._exit(0)
+    if os.fork() == 0:
+        try:
+            os.setsid()  # interrupting a later cell does not interrupt this process
+            torch.set_num_threads(1)  # the program's others are not in here, and a convolution would wait
+            _mute()
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+            with socket.socket(socket.AF_UNIX) as judge:
+                judge.connect(os.environ[SOCKET])
+                send(judge, name.encode())
+                _answer(judge, name, get_ipython().user_ns)
+        finally:
+            os._exit(0)
 
 
 def _mute() -> None:
@@ -55,7 +55,18 @@ def _answer(judge: socket.socket, name: str, namespace: dict) -> None:
         except EOFError:
             return
         answer = namespace.get(name)
-        send(judge, _encoded(run(case, answer) if callable(answer) else _no_answer(name, namespace)))
+        outcome = run(case, answer, ask=partial(_ask, judge)) if callable(answer) else _no_answer(name, namespace)
+        send(judge, _encoded(outcome))
+
+
+def _ask(judge: socket.socket, launch: dict) -> dict:
+    """What comes of a launch. No time limit strikes here, where it would tear a frame in two; the bench has its own."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    try:
+        send(judge, encode(launch))
+        return decode_case(receive(judge))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _encoded(outcome: Outcome) -> bytes:

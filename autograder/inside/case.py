@@ -21,6 +21,7 @@ class Case:
     gradients: tuple[int | str, ...] = ()  # arguments with respect to which what is returned is differentiated
     watched: tuple[int, ...] | None = None  # positions in `args` of tensors whose bytes that count kernels must read, once
     veiled: bool = False  # whether to look if results are made of the numbers that kernels see of these, not those torch sees
+    away: bool = False  # whether kernels run in another process; watched arguments hold other numbers here
     probe: str = ""  # AGAIN or STRIDED: use the answer twice, in turns, and look at the first results again
     beside: "Case | None" = None  # how it is used the second time in a probe, if otherwise: an object with another state
 
@@ -30,7 +31,7 @@ class Case:
 AGAIN = "again"
 # of the same values in tensors that are not contiguous; and modules have been in use: in evaluation mode, with gradients
 STRIDED = "strided"
-HELD = "bytes held"  # in place of a method, before a number: the bytes of all tensors that the object holds, if they are more
+HELD = "bytes held"  # in place of a method, before a number: whether all that the object can reach takes so many bytes at most
 
 
 def call(
@@ -69,7 +70,7 @@ def script(*args, calls: Iterable[tuple], **kwargs) -> Case:
     Args:
         *args: arguments of the constructor.
         calls: ("method", *arguments) each, made in order on the one object; (i, *arguments) calls argument number i, and
-            (HELD, n) looks whether all tensors that the object holds have n bytes at most.
+            (HELD, n) looks whether all that the object can reach takes n bytes at most, Python's own objects included.
         **kwargs: keyword arguments of the constructor.
 
     Returns:

@@ -1,6 +1,5 @@
 """What comes back from student code, as plain values."""
 
-import builtins
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -26,9 +25,8 @@ class Raised:
             return self.message
         if self.types[0] == FAULT:
             return "a kernel reads or writes where it must not"
-        kind = getattr(builtins, self.types[0], None)
-        known = isinstance(kind, type) and issubclass(kind, BaseException)
-        return "it took too long" if self.types[0] == TimeUp.__name__ else self.types[0] if known else "an exception"
+        # not which: a student's code could choose between dozens, by the inputs
+        return "it took too long" if self.types[0] == TimeUp.__name__ else "an exception"
 
     def __str__(self) -> str:
         message = self.message

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch
 
 from autograder.inside.case import Case
 from autograder.inside.outcome import Outcome, Raised, TimeUp
-from autograder.inside.use import Use, probed, used, watched
+from autograder.inside.use import Use, away, probed, used, watched
 
 SECONDS_PER_CASE = 10
 MAX_PRINTED = 2000  # characters of student output that are kept
@@ -29,13 +29,16 @@ _LIBRARIES = tuple(
 )
 
 
-def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outcome:
+def run(
+    case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE, *, ask: Callable[[dict], dict] | None = None
+) -> Outcome:
     """Use the learner's function or class as a case says.
 
     Args:
         case: arguments are built afresh, so that nothing the answer does to them reaches another call.
         answer: the learner's function or class.
         seconds: time limit; kept by a signal, so only in a main thread on a system that has SIGALRM.
+        ask: has a kernel run elsewhere, for a case that wants it `away`.
 
     Returns:
         The outcome; an exception of the answer is part of it. Only KeyboardInterrupt passes through.
@@ -47,12 +50,17 @@ def run(case: Case, answer: Callable, seconds: float = SECONDS_PER_CASE) -> Outc
         if case.probe:
             uses.append(Use(replace(case.beside or case, probe=case.probe), answer, evaluated=True))
         try:
-            with _time_limit(seconds):
-                seen = probed(*uses) if case.probe else used(*uses) if case.watched is None else watched(*uses)
+            with time_limit(seconds):
+                if case.probe:
+                    seen = probed(*uses)
+                elif case.watched is None:
+                    seen = used(*uses)
+                else:
+                    seen = away(*uses, ask) if case.away else watched(*uses)
         except KeyboardInterrupt:
             raise
         except BaseException as exception:  # SystemExit too: student code does not end the notebook's check
-            error = _raised(exception, answer)
+            error = raised(exception, answer)
     return Outcome(**seen, error=error, printed=_printable(printed.getvalue()))
 
 
@@ -81,7 +89,8 @@ def _fixed_settings():
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: float):
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeUp in what takes longer."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -98,7 +107,8 @@ def _time_limit(seconds: float):
         signal.signal(signal.SIGALRM, previous)
 
 
-def _raised(exception: BaseException, answer: Callable) -> Raised:
+def raised(exception: BaseException, answer: Callable) -> Raised:
+    """An exception of an answer, in plain values."""
     while type(exception).__name__ == "InterpreterError" and exception.__cause__:  # triton's, around what really happened
         exception = exception.__cause__
     types = tuple(cls.__name__ for cls in type(exception).__mro__ if cls not in (object, BaseException))

@@ -150,6 +150,7 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
             of a launch, or two lanes of a store, write to the same place, and not both by an atomic operation.
         Fault: after a launch in which a program has read what another has written, without an atomic operation before.
         InterpreterOff: triton was imported without its interpreter.
+        NotTriton: a kernel uses what is no part of Triton.
         ImportError: there is no triton.
     """
     import triton.language as tl
@@ -160,9 +161,12 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
     if not isinstance(tl.sum, InterpretedFunction):
         raise InterpreterOff("Triton's interpreter is off: set TRITON_INTERPRET=1 before anything imports triton, then restart")
 
+    from autograder.inside.dialect import plain
+
     seen, replaced = Watched(), set()
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
-    atomic, place, launch = InterpreterBuilder.create_atomic_rmw, InterpreterBuilder.set_grid_idx, GridExecutor.__call__
+    atomic, compare = InterpreterBuilder.create_atomic_rmw, InterpreterBuilder.create_atomic_cas
+    place, launch, start = InterpreterBuilder.set_grid_idx, GridExecutor.__call__, InterpretedFunction.run
 
     def set_grid_idx(builder, x, y, z):
         place(builder, x, y, z)
@@ -187,6 +191,14 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
         active = _active(mask, pointers)
         seen.write(pointers.data[active], _width(pointers.get_element_ty()), atomic=True)
         return atomic(builder, operation, pointers, value, mask, *rest)
+
+    def create_atomic_cas(builder, pointers, *rest):
+        seen.write(pointers.data.ravel(), _width(pointers.get_element_ty()), atomic=True)
+        return compare(builder, pointers, *rest)
+
+    def run(kernel, *args, **kwargs):
+        plain(kernel)  # raises where it is more than Triton
+        return start(kernel, *args, **kwargs)
 
     def call(executor, *args, **kwargs):
         for value in (*args, *kwargs.values()):
@@ -227,7 +239,9 @@ def watch(veiled: Sequence[Tensor] = ()) -> Iterator[Watched]:
         patch.object(InterpreterBuilder, "create_masked_load", create_masked_load),
         patch.object(InterpreterBuilder, "create_masked_store", create_masked_store),
         patch.object(InterpreterBuilder, "create_atomic_rmw", create_atomic_rmw),
+        patch.object(InterpreterBuilder, "create_atomic_cas", create_atomic_cas),
         patch.object(GridExecutor, "__call__", call),
+        patch.object(InterpretedFunction, "run", run),
         patch.object(InterpretedFunction, "__call__", call_function),
     ):
         yield seen

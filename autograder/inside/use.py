@@ -1,12 +1,9 @@
 """Uses of an answer: with arguments of its own, once or in turns with a second one, or while kernels are watched."""
 
 import contextlib
-import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
-from types import FunctionType, ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +11,7 @@ from autograder.inside.case import HELD, STRIDED, Case
 from autograder.inside.observe import observe
 from autograder.inside.outcome import equal
 from autograder.inside.recipes import RECIPES
+from autograder.inside.weigh import weight
 
 
 class Use:
@@ -108,18 +106,41 @@ def watched(use: Use) -> dict:
     case, args = use.case, use.args
     with _watch() as kernels:
         seen = used(use)
-    given = {argument.untyped_storage().data_ptr() for argument in args if isinstance(argument, Tensor)}
-    traffic = {i: kernels.of(args[i]).by_row(len(args[i])) for i in case.watched}
-    own = [memory for memory in kernels.memories if memory.start not in given]
-    traffic["elsewhere"] = sum(memory.bytes_read for memory in own), sum(memory.bytes_loaded for memory in own)
-    written = [memory.bytes_written for memory in kernels.memories], [int(m.writes.sum()) for m in kernels.memories]
-    traffic["written"] = sum(written[0]), sum(written[1])
-    traffic["met"] = sum(memory.bytes_met for memory in kernels.memories), sum(written[0])
+    seen["traffic"] = traffic(kernels, args, case.watched)
     if case.veiled:
         again = Use(case, use.answer)
         with _watch([again.args[i] for i in case.watched]):
-            traffic["again"] = int(equal(use.value, used(again)["value"])), 1
-    return seen | {"traffic": traffic}
+            seen["traffic"]["again"] = int(equal(use.value, used(again)["value"])), 1
+    return seen
+
+
+def away(use: Use, ask: Callable[[dict], dict]) -> dict:
+    """What a use gives whose kernels run elsewhere, see `launches`; who runs them knows what they read and write."""
+    from autograder.inside.launches import sent
+
+    with sent(use.args, ask), _nothing_is_zero_by_chance():
+        return used(use)
+
+
+def traffic(kernels, args: Sequence, watched: Sequence[int]) -> dict:
+    """What kernels read and wrote, as `Outcome.traffic` says it.
+
+    Args:
+        kernels: what the watcher has seen.
+        args: a case's arguments, as kernels were given them.
+        watched: positions of those whose rows count.
+
+    Returns:
+        Counts of bytes.
+    """
+    given = {argument.untyped_storage().data_ptr() for argument in args if isinstance(argument, Tensor)}
+    counts = {i: kernels.of(args[i]).by_row(len(args[i])) for i in watched}
+    own = [memory for memory in kernels.memories if memory.start not in given]
+    counts["elsewhere"] = sum(memory.bytes_read for memory in own), sum(memory.bytes_loaded for memory in own)
+    written = sum(memory.bytes_written for memory in kernels.memories)
+    counts["written"] = written, sum(int(memory.writes.sum()) for memory in kernels.memories)
+    counts["met"] = sum(memory.bytes_met for memory in kernels.memories), written
+    return counts
 
 
 def _modules(value) -> list[nn.Module]:
@@ -189,20 +210,8 @@ def of_method(method: str) -> str:
 
 
 def _held(thing, most: int) -> str:
-    """What all tensors take to which an object leads, but for those of classes, modules and functions, which others share."""
-    waiting, seen, sizes = [thing], set(), {}
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen or isinstance(part, type | ModuleType | FunctionType):
-            continue
-        seen.add(id(part))
-        if isinstance(part, Tensor):
-            sizes[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
-        elif isinstance(part, np.ndarray):
-            sizes[part.ctypes.data] = part.nbytes
-        else:
-            waiting += gc.get_referents(part)
-    return f"{sum(sizes.values())} bytes" if sum(sizes.values()) > most else f"at most {most} bytes"
+    """Whether all that an object can reach takes so many bytes at most."""
+    return f"{'at most' if weight(thing) <= most else 'more than'} {most} bytes"
 
 
 def _overwrite(result) -> None:

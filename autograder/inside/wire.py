@@ -3,6 +3,8 @@
     judge  --- frame(encode(case)) --->  a snapshot of the student's program, in the sandbox (answer.py)
     judge  <-- frame(encode(outcome)) -  the same
 
+Before an outcome may come launches of kernels, which the judge answers (launches.py); these, too, are plain values.
+
 A frame is eight bytes of length and a safetensors file: the tensors, and one JSON text that says how they make a value. What
 comes out of the sandbox is only ever read by `decode_outcome`: capped in size, built from plain values and nothing else, never
 pickle, never code.
@@ -39,8 +41,8 @@ class Refused(ValueError):
     """What came out of the sandbox is no outcome."""
 
 
-def encode(value: Case | Outcome) -> bytes:
-    """A case or an outcome as bytes.
+def encode(value) -> bytes:
+    """A case, an outcome, or plain values as bytes.
 
     Args:
         value: plain values and recipes only. A tensor has the strides that a copy of it has; those of a type that
@@ -54,8 +56,8 @@ def encode(value: Case | Outcome) -> bytes:
     return safetensors.torch.save(tensors, metadata={"value": text})
 
 
-def decode_case(data: bytes) -> Case:
-    """The case in bytes that the judge wrote."""
+def decode_case(data: bytes):
+    """The case, or plain values, in bytes that the judge wrote."""
     return _read(data, trusted=True)
 
 
@@ -71,15 +73,30 @@ def decode_outcome(data: bytes) -> Outcome:
     Raises:
         Refused: the bytes are no outcome.
     """
+    outcome = decode_plain(data)
+    if not isinstance(outcome, Outcome):
+        raise Refused("what came out of the sandbox is no outcome")
+    return outcome
+
+
+def decode_plain(data: bytes):
+    """Plain values, or an outcome, in bytes that student code may have written.
+
+    Args:
+        data: anything.
+
+    Returns:
+        The values.
+
+    Raises:
+        Refused: the bytes are none.
+    """
     try:
-        outcome = _read(data, trusted=False)
+        return _read(data, trusted=False)
     except Refused:
         raise
     except Exception as error:  # whatever json, safetensors and torch may say to nonsense
         raise Refused(f"{type(error).__name__} in what came out of the sandbox") from error
-    if not isinstance(outcome, Outcome):
-        raise Refused("what came out of the sandbox is no outcome")
-    return outcome
 
 
 def _read(data: bytes, trusted: bool):
@@ -182,10 +199,10 @@ def _unpack(value, tensors: dict[str, Tensor], trusted: bool):
         if trusted and list(tensor.stride()) != content[1]:
             return torch.empty_strided(tensor.shape, content[1], dtype=tensor.dtype).copy_(tensor)
         return tensor
-    if trusted:
-        if kind == "dtype":
-            return getattr(torch, content)
+    if trusted and kind in _KINDS:
         return _KINDS[kind](**{name: unpack(entry) for name, entry in content.items()})
+    if trusted and kind == "dtype":
+        return getattr(torch, content)
     if kind == "Raised":
         return _raised(*map(unpack, content))
     if kind == "Outcome":

@@ -21,7 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
-from autograder.intake.folders import Finding, Parts, has_odd_letters, inspect, listing, read_file
+from autograder.intake.folders import Parts, has_odd_letters, listing, read_file
+from autograder.intake.inspection import Finding, inspect
 from autograder.intake.reading import Caps
 from autograder.lessons.layout import notebook_path
 
@@ -68,7 +69,7 @@ def take_in(
     with open(grading / "intake" / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when it is closed, also by a kill
         desk.finish_moves()
-        names = [entry.name for entry in os.scandir(submitted) if entry.is_dir() and os.path.lexists(f"{entry.path}/{unit}")]
+        names = [entry.name for entry in os.scandir(submitted) if entry.is_dir() and _may_be_in(entry.path, unit)]
         wanted = {student, _plain_id(student)}
         intakes = [desk.take(name) for name in sorted(names) if student == "*" or name in wanted]
     return list(
@@ -109,15 +110,16 @@ class _Desk:
         """What a killed run left: a clean folder takes the place of a submission that was already moved aside."""
         for clean in self.papers.glob("*.new"):
             place = self.submitted / clean.name.removesuffix(".new") / self.unit
-            if place.parent.is_symlink() or os.path.lexists(place):  # not yet moved, or handed in again: looked at afresh
+            if place.parent.is_symlink() or _may_be_in(place.parent, self.unit):  # not yet moved, or handed in again
                 shutil.rmtree(clean)
             else:
-                place.parent.mkdir(exist_ok=True)
-                clean.rename(place)
+                with suppress(OSError):  # what this student has handed in is said to be not ready
+                    place.parent.mkdir(exist_ok=True)
+                    clean.rename(place)
 
     def take(self, name: str) -> Intake:
         """Take in one submission, whatever it is: the others go on."""
-        student, raw = name, self.submitted / name / self.unit
+        student, raw, found = name, self.submitted / name / self.unit, Finding()
         try:
             is_link = (self.submitted / name).is_symlink()
             raw = self.submitted / name if is_link else raw  # never look through the link
@@ -130,14 +132,15 @@ class _Desk:
             found = inspect(self.submitted, (student, self.unit), canonical, self.released, self.caps, made)
             return self.keep(student, found) if found.is_fine else self.replace(raw, student, found)
         except Exception as error:
-            problem = f"the submission could not be taken in ({type(error).__name__})"
+            problem = f"the submission could not be taken in ({_cause(error)})"
         try:
             return self.replace(raw, student, Finding(notes=[problem]))
         except Exception as error:
-            problem = f"{problem} nor moved aside ({type(error).__name__}); a person has to look at it"
+            problem = f"{problem} nor moved aside ({_cause(error)}); a person has to look at it"
+            told = [problem, *found.notes]
             with suppress(Exception):
-                _write(self.papers / f"{student}.json", {"notes": [problem], "graded": False})
-            return Intake(student, [problem], graded=False, ready=False)
+                _write(self.papers / f"{student}.json", {"notes": told, "graded": False})
+            return Intake(student, told, graded=False, ready=False)
 
     def student_of(self, name: str) -> str:
         """The id for a folder's name: the same, if nbgrader can handle it; and never that of another student."""
@@ -190,6 +193,8 @@ class _Desk:
         for path in found.extras:
             data, status = read_file(self.submitted, (student, self.unit, *path), self.caps.file)
             _put(part.joinpath(*path), data, status.st_mtime_ns)
+        for path, data in found.unpacked.items():
+            _put(part.joinpath(*path), data, found.modified)
         part.rename(clean)  # complete from here on
 
         notes = self.of_id(student) + found.notes + ([] if graded else ["nothing in the submission could be graded"])
@@ -221,6 +226,21 @@ class _Desk:
             data = read_file(base, (*folder, *path), self.caps.notebook)[0]
             digest.update(f"{path} {len(data)} ".encode() + data)
         return digest.hexdigest()
+
+
+def _may_be_in(folder: str | Path, name: str) -> bool:
+    """Whether something of a name is in a folder, or nobody may look: then a person has to hear of it."""
+    try:
+        os.lstat(os.path.join(folder, name))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _cause(error: Exception) -> str:
+    return error.strerror.lower() if isinstance(error, OSError) and error.strerror else type(error).__name__
 
 
 def _plain_id(name: str) -> str:

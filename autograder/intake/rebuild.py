@@ -1,38 +1,25 @@
 """Puts a submission back on the released notebook, so that nothing but the student's own answers differs from it.
 
-Deleted, duplicated, reordered or retagged cells are repaired, not punished: stock nbgrader stops grading the whole class at one
-duplicated cell. Every repair is told in a note at the top, which the student reads in the feedback.
+Deleted, duplicated, split, reordered or retagged cells are repaired, not punished: stock nbgrader stops grading the whole class
+at one duplicated cell. Every repair is told in a note at the top, which the student reads in the feedback.
 """
 
-import ast
 import re
-import warnings
-from collections.abc import Iterator
+from collections import defaultdict
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from autograder.intake.reading import clean_text
+from autograder.intake.cells import Cell, Release, chosen, grade_id_of, read_cells, submitted_cells
+from autograder.intake.code import own_part, seems_to_define
+from autograder.intake.folders import shown
 from autograder.lessons.layout import EXPERIMENT, with_stubs, without_outputs
 
-DEFINES = re.compile(r"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|(\w+)[ \t]*(?::[^=\n]*)?=(?!=))", re.MULTILINE)
-PARSED = 200_000  # characters of a submission; in further cells, what seems to define something is believed to
-
-
-@dataclass
-class _Cell:
-    """What of a submitted cell is looked at. Its source is all that can get into the rebuilt notebook."""
-
-    kind: str
-    source: str
-    name: str | None  # the grade_id
-    home: NotebookNode | None  # the released cell of the same id or text
+TITLE = re.compile(r"^# (\d\d) · (.+)$", re.MULTILINE)
 
 
 def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNode, list[str]]:
@@ -47,7 +34,10 @@ def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNo
     Returns:
         The rebuilt notebook, and a sentence per repair.
     """
-    rebuilt, repairs = place_answers(submitted, released)
+    if other := another(submitted, released):
+        rebuilt, repairs = deepcopy(released), [other]
+    else:
+        rebuilt, repairs = place_answers(submitted, released)
     for cell in rebuilt.cells:
         if EXPERIMENT in cell.metadata.get("tags", []):
             cell.metadata.tags = [*cell.metadata.tags, "skip-execution"]
@@ -61,9 +51,10 @@ def rebuild(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNo
 def place_answers(submitted: NotebookNode, released: NotebookNode) -> tuple[NotebookNode, list[str]]:
     """The released notebook with somebody's answers in it.
 
-    Solution cells are taken by their grade_id, the first copy of each; where an editor has dropped the grade_ids, by what they
-    define. Code cells that were added or changed are kept, right after the released cell they follow. Everything else, check
-    cells above all, is as it was released.
+    Solution cells are taken by their grade_id; where an editor has dropped the grade_ids, by what they define. Of several with
+    one grade_id, the last that answers above the check counts, and the others run where they stand. Code cells that were added
+    or changed are kept, right after the released cell they follow. Everything else is as it was released; what somebody has
+    written into the cell of a check runs before it.
 
     Args:
         submitted: the notebook with the answers; whatever it holds, this does not raise.
@@ -72,46 +63,52 @@ def place_answers(submitted: NotebookNode, released: NotebookNode) -> tuple[Note
     Returns:
         A copy of the released notebook with the answers, and a sentence for each that was not simply where it belongs.
     """
-    cells = list(_submitted(submitted, released))
-    repairs = _recognise(cells, released)
-    graded = {grade_id_of(cell): cell for cell in released.cells if grade_id_of(cell)}
-    answers: dict[str, str] = {}
-    extras: dict[str | None, list[str]] = {}  # code of the student, by the released cell it follows
-    last = None
+    release = Release(released)
+    cells, repairs = submitted_cells(submitted, release)
+    by_name = defaultdict(list)
     for cell in cells:
-        if cell.name in answers:
-            again = f"{cell.name} was there more than once; the first copy counts"
-            repairs += [] if again in repairs else [again]
-        elif cell.name is not None:
-            answers[cell.name], last = cell.source, cell.name  # a cell's id is its grade_id, see autograder.lessons.source
-            if cell.kind != "code":
-                repairs.append(f"{cell.name} had become a {cell.kind} cell; it is code again")
-        else:
-            last = cell.home.id if cell.home is not None else last
-            if cell.kind == "code" and cell.source.strip() and (cell.home is None or _is_changed(cell)):
-                extras.setdefault(last, []).append(cell.source)
+        by_name[cell.name].append(cell)
+    answers = {name: chosen(by_name[name], release) for name in release.answers}
+    ahead, behind = _around(cells, answers, release)
 
     placed = deepcopy(released)
-    frame, placed.cells = placed.cells, [_extra(source, None, i) for i, source in enumerate(extras.get(None, []))]
-    code = chain((answers[name] for name in answers if not graded[name].metadata.nbgrader.grade), *extras.values())
-    defined = {name for source in code for name in seems_to_define(source)}
+    frame, placed.cells = placed.cells, _extras(behind[None], "top")
     for cell in frame:
         name = grade_id_of(cell)
-        if name and cell.metadata.nbgrader.grade:
-            if answers.get(name, cell.source) != cell.source:
-                repairs.append(f"{name} had been changed; it is as released")
-            elif name not in answers:
-                repairs.append(f"{name} was missing; it is as released")
-        elif name:
-            is_elsewhere = bool(defined & seems_to_define(cell.source))
-            counts = "what another cell defines counts" if is_elsewhere else "it counts as not started"
-            if name not in answers:
-                repairs.append(f"{name} was missing; {counts}")
-            elif not answers[name].strip():
-                repairs.append(f"{name} was empty; {counts}")
-            cell.source = answers.get(name, "" if is_elsewhere else cell.source)
-        placed.cells += [cell, *(_extra(source, cell.id, i) for i, source in enumerate(extras.get(cell.id, [])))]
-    return placed, repairs
+        if name in release.checks:
+            repairs += _of_check(name, by_name[name], cell)
+        elif name and (answer := answers[name]) is not None:
+            cell.source = answer.source
+            repairs += _of_answer(answer, by_name[name], release)
+        placed.cells += [*_extras(ahead[cell.id], f"before-{cell.id}"), cell, *_extras(behind[cell.id], cell.id)]
+    return placed, repairs + _settle(placed, answers, release)
+
+
+def another(submitted: NotebookNode, released: NotebookNode) -> str:
+    """What another notebook a submission is; empty if it is one of this unit, or answers one of its exercises.
+
+    Args:
+        submitted: the student's notebook, whatever it holds.
+        released: the unit's.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    release = Release(released)
+    cells = read_cells(submitted, release)
+    code = [cell.source for cell in cells if cell.kind == "code" and cell.source.strip()]
+    if not code or not release.answers or any(cell.name or (cell.home and grade_id_of(cell.home)) for cell in cells):
+        return ""
+    title, own = (_title(texts) for texts in ([cell.source for cell in cells], [cell.source for cell in released.cells]))
+    if title and (own is None or title[1] != own[1]):
+        return f"this is the notebook of unit {title[1]} ({shown(title[2])}); nothing of it counts here"
+    wanted = {name for stub in release.answers.values() for name in seems_to_define(stub.source)}
+    is_answered = any(wanted & seems_to_define(source) for source in code)
+    return "" if is_answered else "this is the notebook of something else: it holds none of this unit's exercises"
+
+
+def _title(texts: list[str]) -> re.Match | None:
+    return next(filter(None, map(TITLE.search, texts)), None)
 
 
 def released_notebook(source: Path) -> NotebookNode:
@@ -136,85 +133,74 @@ def _read(path: Path, modified: int) -> NotebookNode:
     return without_outputs(with_stubs(nbformat.read(path, as_version=4)))
 
 
-def _submitted(notebook: NotebookNode, released: NotebookNode) -> Iterator[_Cell]:
-    """The cells of a submission that hold text, with the released cells they come from. Nothing in it has a type to rely on."""
-    by_id = {cell.id: cell for cell in released.cells}
-    by_text = {(cell.cell_type, cell.source.strip()): cell for cell in released.cells}  # editors that drop ids keep the text
-    names = {grade_id_of(cell) for cell in released.cells} - {None}
-    cells = notebook.get("cells") if isinstance(notebook, dict) else None
-    for cell in cells if isinstance(cells, list) else []:
-        kind, source = (cell.get("cell_type"), clean_text(cell.get("source"))) if isinstance(cell, dict) else (None, None)
-        if source is None or kind not in ("code", "markdown", "raw"):
-            continue
-        id, name = cell.get("id"), grade_id_of(cell)
-        home = by_id.get(id) if isinstance(id, str) else None
-        yield _Cell(kind, source, name if name in names else None, home or by_text.get((kind, source.strip())))
-
-
-def _recognise(cells: list[_Cell], released: NotebookNode) -> list[str]:
-    """Give back their grade_ids to cells that lost them: by id or text, answers also by what they define.
-
-    Returns:
-        A sentence for each answer recognised by what it defines.
-    """
-    present = {cell.name for cell in cells}
+def _around(cells: list[Cell], answers: dict[str, Cell | None], release: Release) -> tuple[dict, dict]:
+    """The student's further code: what runs right ahead of a released cell, and what stands right behind one, by its id."""
+    ahead, behind = defaultdict(list), defaultdict(list)
+    checks = {name: _check(cells, name, release) for name in release.checks}
+    seen = {(name, cell.source) for name, cell in answers.items() if cell}
+    last = None
     for cell in cells:
-        name = grade_id_of(cell.home) if cell.name is None and cell.home is not None else None
-        if name not in present:
-            cell.name = name
-            present.add(name)
-    lost = {}  # grade_id by the name that its answer defines
-    for cell in released.cells:
-        name = grade_id_of(cell)
-        if name and name not in present and not cell.metadata.nbgrader.grade:
-            lost |= dict.fromkeys(seems_to_define(cell.source), name)
-    repairs, room = [], PARSED
-    for cell in sorted(cells, key=lambda cell: cell.kind != "code") if lost else []:  # text that is Python: only if no code is
-        if cell.name is None and cell.home is None:
-            sought = {defined: name for defined, name in lost.items() if name not in present}
-            defined = sought.keys() & seems_to_define(cell.source)
-            if defined:
-                room -= len(cell.source)
-                defined &= _defines(cell, is_parsed=room >= 0)
-            if defined:
-                cell.name = min(sought[each] for each in defined)
-                present.add(cell.name)
-                repairs.append(f"{cell.name} had lost its nbgrader metadata; it was recognised by what it defines")
+        if cell.name in release.checks:
+            place = release.checks[cell.name].id
+            if own := own_part(cell.source, "check") if cell.is_own else "":
+                (ahead[place] if checks[cell.name] is cell else behind[last]).append(own)
+            last = place if checks[cell.name] is cell else last
+        elif cell.name and answers[cell.name] is cell:
+            last = release.answers[cell.name].id if release.stands_above(cell, cell.name) else last
+        elif cell.name:
+            if cell.is_own and not release.is_unwritten(cell) and (cell.name, cell.source) not in seen:
+                (ahead[cell.ahead_of] if cell.ahead_of else behind[last]).append(cell.source)
+            seen.add((cell.name, cell.source))
+        else:
+            last = cell.home.id if cell.home is not None and not grade_id_of(cell.home) else last
+            if cell.is_own:
+                (ahead[cell.ahead_of] if cell.ahead_of else behind[last]).append(cell.source)
+    return ahead, behind
+
+
+def _check(cells: list[Cell], name: str, release: Release) -> Cell | None:
+    """Of the cells of one check, the one that is as released, or else the last."""
+    copies = [cell for cell in cells if cell.name == name]
+    return next((cell for cell in copies if not cell.is_own), copies[-1] if copies else None)
+
+
+def _of_check(name: str, copies: list[Cell], released: NotebookNode) -> list[str]:
+    if not copies:
+        return [f"{name} was missing; it is as released"]
+    said = [f"{name} was there more than once; it is as released"] if len(copies) > 1 else []
+    changed = [cell for cell in copies if cell.source != released.source]
+    if any(cell.is_own and own_part(cell.source, "check") for cell in changed):
+        return [*said, f"{name} had been changed; it is as released, and what else was defined there is a cell of its own"]
+    return said or [f"{name} had been changed; it is as released" for _ in changed]
+
+
+def _of_answer(answer: Cell, copies: list[Cell], release: Release) -> list[str]:
+    said = [f"{answer.name} had become a {answer.kind} cell; it is code again"] if answer.kind != "code" else []
+    if len(copies) > 1:
+        others = {cell.source for cell in copies if cell.is_own and not release.is_unwritten(cell)} - {answer.source}
+        counts = "all of it runs, in its order" if others else "one of them counts"
+        said.append(f"{answer.name} was there more than once; {counts}")
+    return said
+
+
+def _settle(placed: NotebookNode, answers: dict[str, Cell | None], release: Release) -> list[str]:
+    """Take away stubs of what other cells define, and say what was not begun: in place."""
+    repairs, defined = [], set()
+    own = {name for name, cell in answers.items() if cell and not release.is_unwritten(cell)}
+    places = {cell.id: cell for cell in placed.cells}
+    for cell in placed.cells:
+        if cell.id.startswith("extra-") or cell.id in own:
+            defined |= seems_to_define(cell.source)
+        for name in (name for name in answers if name not in own and release.check_of(name) == grade_id_of(cell) is not None):
+            is_elsewhere = bool(defined & seems_to_define(release.answers[name].source))
+            was = "missing" if answers[name] is None else "empty" if not answers[name].source.strip() else "as released"
+            if is_elsewhere:
+                places[name].source = ""
+            if is_elsewhere or was != "as released":
+                counts = "what another cell defines counts" if is_elsewhere else "it counts as not started"
+                repairs.append(f"{name} was {was}; {counts}")
     return repairs
 
 
-def seems_to_define(source: str) -> set[str]:
-    """The functions, classes and constants that code defines at its top level, also of code with syntax errors."""
-    return {name for pair in DEFINES.findall(source) for name in pair if name}
-
-
-def _defines(cell: _Cell, is_parsed: bool) -> set[str]:
-    """The names that a cell defines at its top level; of code that is not Python or not parsed, those it seems to define."""
-    try:
-        if not is_parsed:
-            raise ValueError("not parsed")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about "\d" and the like
-            body = ast.parse(cell.source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return seems_to_define(cell.source) if cell.kind == "code" else set()
-    named = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
-    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
-    targets += [node.target for node in body if isinstance(node, ast.AnnAssign) and node.value]
-    return named | {target.id for target in targets if isinstance(target, ast.Name)}
-
-
-def grade_id_of(cell: dict) -> str | None:
-    """The grade_id in a cell's metadata, whatever these hold; None if there is none."""
-    metadata = cell.get("metadata")
-    nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
-    name = nbgrader.get("grade_id") if isinstance(nbgrader, dict) else None
-    return name if isinstance(name, str) else None
-
-
-def _is_changed(cell: _Cell) -> bool:
-    return cell.source.strip() != cell.home.source.strip() and EXPERIMENT not in cell.home.metadata.get("tags", [])
-
-
-def _extra(source: str, after: str | None, index: int) -> NotebookNode:
-    return new_code_cell(source, id=f"extra-{index}-{after or 'top'}"[:64])
+def _extras(sources: list[str], where: str) -> list[NotebookNode]:
+    return [new_code_cell(source, id=f"extra-{i}-{where}"[:64]) for i, source in enumerate(sources)]

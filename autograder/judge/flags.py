@@ -1,46 +1,34 @@
 """Answers that a person should look at: copies of the course's code, and code that reaches for what it should not. No score.
 
-Copies are measured on pq-grams, small pieces of a syntax tree: a node, its parent, two neighbouring children. The student's own
-names, texts, annotations, docstrings, prints and asserts do not count. The similarity of two trees is twice the grams they
-share over all they have (Augsten, Böhlen, Gamper 2005, "Approximate matching of hierarchical data using pq-grams"; p = q = 2).
-All own names are one label, as in MOSS (Schleimer et al. 2003), not numbered: one added line would renumber all that follow.
-
 What code uses is found by following names through imports, assignments, getattr and joined texts, in whatever order cells ran.
 Nothing of the student's is executed, and who computes a name cleverly enough gets past: the sandbox is the wall, not this.
 """
 
 import ast
 import functools
-import inspect
 import re
-import sys
-import textwrap
-import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice, pairwise, product
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice, product
 
 from autograder.checking.exercise import Exercise
+from autograder.judge.trees import ANSWERS, LONGEST, is_verbatim, library, parsed, similarity
 
 ALIKE = 0.9  # a copy from this similarity on; tests/autograder/judge/test_flags.py prints what copies and honest answers reach
-SMALLEST = 66  # nodes of a definition; a smaller one has one natural form, which the hint all but gives
-LONGEST = 50_000  # characters of code that are looked at
 _MANY = 8  # meanings of an expression that are followed
-_ANSWERS = r"sparsity_edu\.(?:weights|patterns|storage|experts|kv_cache|activations|kernels|combine)\b"
 _SETTINGS = r"\w+_NUM_THREADS|CUDA_VISIBLE_DEVICES|NBGRADER_EXECUTION|SPARSITY_EDU_FAST|(?:TOKENIZERS|TRITON|HF|KMP)_\w+"
 _NAMES = re.compile(
-    rf"\b{_ANSWERS}|^autograder(?=\.(?!check(?:\(|$)))|^(?:ctypes|sqlite3|socket|subprocess)(?=\.|$)"
-    r"|(?:^|(?<=builtins\.)|(?<=builtins__\.))(?:eval|exec)(?=\(\?)"
-    r"|\bsys\.(?:modules|meta_path|path_hooks|_getframe)\b|\bgc\.get_(?:objects|refer(?:rers|ents))\b|\binspect\.getsource(?:lines|file)?\b"
+    rf"\b{ANSWERS}|^autograder(?=\.(?!check(?:\(|$)))|^(?:ctypes|sqlite3|socket|subprocess)(?=\.|$)"
+    r"|(?:^|(?<=builtins\.)|(?<=builtins__\.))(?:eval|exec|__import__)(?=\(\?)|\bimport_module(?=\(\?)"
+    r"|\bsys\.(?:modules|meta_path|path_hooks|_getframe)\b|\b(?:sys|threading)\.set(?:profile|trace)\b|\bgc\.get_(?:objects|refer(?:rers|ents))\b|\binspect\.getsource(?:lines|file)?\b"
     rf"|\bos\.(?:environ|getenv)\b(?!(?:\.get|\.setdefault|\.pop)?[.(](?:{_SETTINGS})\b)"
     r"|\btriton\.runtime\.interpreter\b|\bunittest\.mock\b|\binspect\.(?:currentframe|stack)\b"
-    r"|\b(?:__(?:globals|closure|subclasses)__|cell_contents|f_back)\b"
+    r"|\b(?:__(?:globals|closure|subclasses)__|cell_contents|f_back|f_globals)\b"
     r"|\b(?:input_transformer(?:s_post|s_cleanup|_manager)|ast_transformers)\b"
 )
 _PATHS = re.compile(r"(?<=[\s/\\'\"=(])solutions(?=[/\\])|(?<=[\s'\"=(])/proc\b")
 _FILES = {"join", "joinpath", "Path", "open", "listdir", "scandir", "walk", "chdir", "glob", "rglob"}
 _RUNS = re.compile(r"(?:\w*builtins\w*\.)?(?:eval|exec|compile)|.*\.run_cell")
-_MAGIC = re.compile(r"^([ \t]*+(?:\w[\w, ]*+=[ \t]*+)?+)([%!?,;/].*|[\w. %]++\?\??[ \t]*+)$", re.MULTILINE)
 
 
 def flags(exercise: Exercise, source: str, others: Iterable[str] = (), models: Iterable[str] = ()) -> list[str]:
@@ -58,12 +46,14 @@ def flags(exercise: Exercise, source: str, others: Iterable[str] = (), models: I
     cells, found, size, own = [], {}, 0, f"{exercise.id}: "
     for cell in (source, *others):
         size += len(cell)
-        cells.append(_parsed(cell if size <= LONGEST else ""))
+        cells.append(parsed(cell if size <= LONGEST else ""))
     if size > LONGEST:
         found[f"not all of its {size:,} characters were looked at"] = own
-    for whose, code in {"solution": models, "implementation": _library(exercise.reference)}.items():
+    for whose, code in {"solution": models, "implementation": library(exercise.reference)}.items():
         if (alike := similarity(cells[0], code, cells[1:])) >= ALIKE:
             found[f"{100 * alike:.0f} % of the answer's syntax tree equals the course's own {whose}"] = own
+        elif is_verbatim(cells[0], code):  # too small to tell once its names are changed
+            found[f"the answer is the course's own {whose}, with the same names"] = own
     meanings = _Meanings(cells)
     for place, trees in {"": [cells[0], *meanings.run.values()], "in another cell: ": cells[1:]}.items():
         for use in sorted({use for tree in trees for use in meanings.uses(tree)}):
@@ -79,108 +69,12 @@ def flags(exercise: Exercise, source: str, others: Iterable[str] = (), models: I
 
 def function_source(cell: str, name: str) -> str | None:
     """The last definition or assignment of a name in a cell; None if it has none or is broken."""
-    tree = _parsed(cell)
+    tree = parsed(cell)
     for node in (*reversed(tree.body), *ast.walk(tree)):
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         if name in (getattr(node, "name", None), *(getattr(target, "id", None) for target in targets)):
             return ast.get_source_segment(cell, node)
     return None
-
-
-def similarity(answer: ast.AST, models: Iterable[str], others: Iterable[ast.AST] = (), smallest: int = SMALLEST) -> float:
-    """The largest similarity, 0 to 1, of a definition in an answer, or a helper that it names, to one in the models."""
-    named = {node.id for node in ast.walk(answer) if isinstance(node, ast.Name)}
-    helpers = [part for tree in others for part in _definitions(tree) if part.name in named]
-    mine = [grams for grams in map(_grams, [*_definitions(answer), *helpers]) if grams.total() >= 2 * smallest - 1]
-    theirs = [grams for grams in _model_grams(tuple(models)) if grams.total() >= 2 * smallest - 1]
-    return max((2 * (a & b).total() / (a.total() + b.total()) for a in mine for b in theirs), default=0.0)
-
-
-def _parsed(cell: str) -> ast.Module:
-    """The syntax tree of a cell; of one that does not compile even without magics, its text as an argument of nothing."""
-    for text in (cell, _MAGIC.sub(lambda line: f"{line[1]}_({line[2]!r})", cell)) if len(cell) <= LONGEST else ():
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of odd escapes
-                return ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):  # NULs, half characters, deep nesting
-            continue
-    return ast.Module([ast.Expr(ast.Call(ast.Name("_", ast.Load()), [ast.Constant(cell[:LONGEST])], []))], [])
-
-
-def _definitions(tree: ast.AST) -> Iterator[ast.AST]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef))
-
-
-@functools.cache
-def _library(reference: Callable) -> tuple[str, ...]:
-    """Code of a reference and of all that it reaches in the library's modules of answers."""
-    found: dict[Callable, str] = {}
-    waiting = [reference]
-    while waiting:
-        thing = waiting.pop()
-        found[thing] = textwrap.dedent(inspect.getsource(thing))
-        for node in ast.walk(ast.parse(found[thing])):
-            other = sys.modules[thing.__module__]
-            for part in ast.unparse(node).split(".") if isinstance(node, ast.Name | ast.Attribute) else ():
-                other = getattr(other, part, None)
-            is_code = inspect.isfunction(other) or inspect.isclass(other)
-            if is_code and re.match(_ANSWERS, other.__module__) and other not in found:
-                waiting.append(other)
-    return tuple(found.values())
-
-
-@functools.cache
-def _model_grams(models: tuple[str, ...]) -> list[Counter]:
-    return [_grams(part) for model in models for part in _definitions(_parsed(model))]
-
-
-def _grams(tree: ast.AST) -> Counter:
-    """pq-grams (p = q = 2) of a definition: 2 n - 1 of them for n nodes."""
-    own = {node.name for node in _definitions(tree)} | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    for node in ast.walk(tree):
-        match node:
-            case ast.Name(id=name, ctx=ast.Store()):
-                own.add(name)
-            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
-                own.add(f"self.{name}")
-    grams, waiting = Counter(), [(tree, None)]
-    while waiting:
-        node, parent = waiting.pop()
-        label, parts = _label(node, own), _parts(node)
-        grams.update((parent, label, *pair) for pair in pairwise([None, *(_label(part, own) for part in parts), None]))
-        waiting += [(part, label) for part in parts]
-    return grams
-
-
-def _label(node: ast.AST, own: set[str]) -> object:
-    match node:
-        case ast.Name(id=name) | ast.arg(arg=name):
-            return "own" if name in own else name
-        case ast.Attribute(attr=name):
-            return ".own" if f"self.{name}" in own else f".{name}"
-        case ast.JoinedStr() | ast.Constant(value=str()):
-            return "text"
-        case ast.Constant(value=value) | ast.keyword(arg=value):
-            return type(node), value
-    return ast.Assign if isinstance(node, ast.AnnAssign) else type(node)
-
-
-def _parts(node: ast.AST) -> list[ast.AST]:
-    """The children that count, keywords by their names."""
-    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-        return [node.exc.func]  # not the message
-    ignored = ("annotation", "returns", "decorator_list", "ctx", "values" if isinstance(node, ast.JoinedStr) else "")
-    values = [value for field, value in ast.iter_fields(node) if field not in ignored]
-    parts = [part for value in values for part in (value if isinstance(value, list) else [value])]
-    kept = [part for part in parts if isinstance(part, ast.AST) and not _is_idle(part)]
-    return sorted(kept, key=lambda part: (part.arg or "") if isinstance(part, ast.keyword) else "")
-
-
-def _is_idle(node: ast.AST) -> bool:
-    match node:
-        case ast.Pass() | ast.Assert() | ast.Expr(value=ast.Constant() | ast.Call(func=ast.Name(id="print"))):
-            return True
-    return isinstance(node, ast.AnnAssign) and node.value is None
 
 
 class _Meanings:
@@ -287,7 +181,7 @@ class _Meanings:
             meanings |= self._joined("/", args, "/")
         if args and any(map(_RUNS.fullmatch, functions)):
             for text in self._texts(args[0]):
-                self.run[text] = self.run.get(text) or _parsed(text)
+                self.run[text] = self.run.get(text) or parsed(text)
                 expression = getattr(self.run[text].body[0], "value", None) if self.run[text].body else None
                 meanings |= {f"'{text}", *self.of[id(expression)]}
         return meanings

@@ -6,6 +6,7 @@
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
+from nbgrader.api import Gradebook
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
 from traitlets import Bool, Float, Integer
@@ -14,9 +15,12 @@ from autograder.exercises import exercises_of
 from autograder.inside.wire import printable
 from autograder.intake.desk import notes
 from autograder.judge.course import Course
-from autograder.judge.judge import Job, Judgement, judge
+from autograder.judge.gate import timestamp
+from autograder.judge.judge import Job, Judgement, check_outputs, judge
 from autograder.judge.seeds import secret_of, seed_for
 from autograder.judge.store import Store, fingerprint
+from autograder.judge.terms import Terms
+from autograder.judge.worth import verdict_of, worth
 from autograder.sandbox.bubblewrap import GB, Limits
 
 UNSANDBOXED = "Graded WITHOUT a sandbox: student code could read the answers and change its own verdict."
@@ -46,7 +50,9 @@ class Judge(NbGraderPreprocessor):
             store.put(questions, judge(questions))
             judgement = Store(store.folder).get(job)
         told, graded = notes(course.grading, names["assignment"], names["student"])
-        return write(nb, job, judgement, told, graded), resources
+        with Gradebook(names["db_url"]) as gradebook:
+            state = state_of(gradebook, course, names["student"], names["assignment"])
+        return write(nb, job, judgement, told, graded, state), resources
 
     @property
     def limits(self) -> Limits:
@@ -89,6 +95,15 @@ class Judge(NbGraderPreprocessor):
         )
 
 
+def state_of(gradebook: Gradebook, course: Course, student: str, unit: str) -> list[str]:
+    """What else a row of the gradebook depends on: the terms of the class, when it was handed in, late days used before."""
+    terms = Terms.read(course.grading)
+    points = {exercise.id: terms.points_of(exercise) for exercise in exercises_of(unit)}
+    late = (terms.due.get(unit), terms.extensions.get(unit, {}).get(student), terms.free_days, terms.lost_per_day)
+    handed_in = timestamp(course.submitted / student / unit / "timestamp.txt")
+    return [str(part) for part in (points, *late, handed_in, terms.late_days(gradebook, student, unit))]
+
+
 def bare(notebook: NotebookNode) -> NotebookNode:
     """The cells of a notebook that run, as code, id and tags."""
     cells = [
@@ -99,7 +114,9 @@ def bare(notebook: NotebookNode) -> NotebookNode:
     return nbformat.v4.new_notebook(cells=cells)
 
 
-def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str], graded: bool = True) -> NotebookNode:
+def write(
+    notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str], graded: bool = True, state: list[str] | None = None
+) -> NotebookNode:
     """Put a judgement into a submission's notebook, in place.
 
     Args:
@@ -108,6 +125,7 @@ def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str
         judgement: what was found.
         told: sentences of the intake.
         graded: False if the released notebook stands in for a submission that could not be read.
+        state: from `state_of`.
 
     Returns:
         The notebook: outputs, verdicts, a note at the top, and in its metadata what reports read.
@@ -115,7 +133,10 @@ def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = printable(cell.source, len(cell.source))  # letters that turn text around would show other code
-            cell.outputs = [nbformat.from_dict(output) for output in judgement.outputs.get(cell.id, [])]
+            outputs = judgement.outputs.get(cell.id, [])
+            if cell.metadata.get("nbgrader", {}).get("grade") and outputs:
+                outputs = _weighed(outputs, float(cell.metadata.nbgrader.points))
+            cell.outputs = [nbformat.from_dict(output) for output in outputs]
             cell.execution_count = None
     sentences = [*([] if job.sandboxed else [UNSANDBOXED]), *told, *judgement.incidents]
     if sentences:
@@ -123,7 +144,7 @@ def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str
         note = f"**Noted while grading:**\n\n```text\n{listed}\n```"  # as code: names of files may look like markup
         notebook.cells.insert(0, new_markdown_cell(note, id="noted"))
     notebook.metadata["autograder"] = {
-        "key": fingerprint(job, judgement, told),
+        "key": fingerprint(job, judgement, [*told, *(state or [])]),
         "sandboxed": job.sandboxed,
         "graded": graded,
         "notes": [*sentences, *notebook.metadata.get("repairs", [])],
@@ -131,3 +152,9 @@ def write(notebook: NotebookNode, job: Job, judgement: Judgement, told: list[str
         "cut_short": [id for id, verdict in judgement.verdicts.items() if verdict["cut_short"]],
     }
     return notebook
+
+
+def _weighed(outputs: list[dict], points: float) -> list[dict]:
+    """A check's outputs where the class gives the exercise other points than its own."""
+    verdict = verdict_of(outputs[0]["metadata"]["verdict"])
+    return outputs if verdict.max_points == points else check_outputs(worth(verdict, points))

@@ -1,7 +1,8 @@
-"""Seeds of the hidden cases: each student has their own, and only who holds the course's secret can compute them."""
+"""Seeds of the hidden cases: each answer of each student has its own; only who holds the course's secret can compute them."""
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import stat
@@ -9,7 +10,7 @@ from pathlib import Path
 
 
 def seed_for(student: str, unit: str, secret: bytes) -> str:
-    """The seed of one student's hidden cases in a unit; the exercise and the stage are mixed in by `Exercise.cases`.
+    """The seed of one student in a unit; the answer is mixed in by `seed_of_answer`, exercise and stage by `Exercise.cases`.
 
     Args:
         student: the student's id.
@@ -17,9 +18,23 @@ def seed_for(student: str, unit: str, secret: bytes) -> str:
         secret: from `secret_of`.
 
     Returns:
-        Text for `Exercise.cases`.
+        Text for `seed_of_answer`.
     """
     return hmac.new(secret, f"{unit}/{student}".encode(errors="surrogateescape"), hashlib.sha256).hexdigest()
+
+
+def seed_of_answer(seed: str, *answer: object) -> str:
+    """The seed of one answer's hidden cases: who hands in something else is asked something else, so that what is told of one
+    attempt says nothing of the next, and the same submission is always asked the same.
+
+    Args:
+        seed: the student's, from `seed_for`.
+        *answer: what is judged, in plain values: code and files.
+
+    Returns:
+        Text for `Exercise.cases`.
+    """
+    return hmac.new(seed.encode(), json.dumps(answer, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 
 def secret_of(grading: Path) -> bytes:

@@ -10,8 +10,8 @@ import os
 import socket
 import struct
 import sys
-import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from queue import Empty
@@ -28,14 +28,19 @@ from nbformat import NotebookNode
 from autograder.checking.exercise import Exercise
 from autograder.inside.case import Case
 from autograder.inside.outcome import Outcome, Raised, TimeUp
-from autograder.inside.wire import Refused, decode_outcome, encode, receive, send
+from autograder.inside.wire import Refused, decode_plain, encode, receive, send
+from autograder.judge.bench import Bench, BenchError
+from autograder.judge.feedback import MAX_CELL
+from autograder.judge.scratch import private_folder
 from autograder.sandbox.bubblewrap import MB, Limits, SandboxError, environment
 from autograder.sandbox.guard import Guard
 from autograder.sandbox.provisioner import SandboxProvisioner, SandboxSpecs, Submission
 
-COPIES = 2  # snapshots per exercise: one for the hidden cases, one for the public ones
 PATIENCE = 10  # seconds that an interrupted cell has to end, and snapshots to call
-OFFER = "__import__('autograder.inside.answer', fromlist=['offer']).offer({!r}, {}, {})"
+# a statement, not a call of `__import__`: it looks up no name that the student may have given to something else
+OFFER = "from autograder.inside import answer as _judge_; _judge_.offer({!r}, {})"
+DISPLAYS = ("display_data", "execute_result", "update_display_data")
+DRAWN = 10  # times the limit on output, for what is displayed and not kept
 
 
 class Session:
@@ -43,7 +48,7 @@ class Session:
 
         with Session(files, limits) as session:
             session.run(notebook, checks)
-            session.outcome_of(exercise, 0)(case)
+            session.outcome_of(exercise)(case)
 
     `incidents` are sentences on what went wrong, for the report.
     """
@@ -53,12 +58,14 @@ class Session:
         self.incidents: list[str] = []
         self.reached = 0  # index of the cell that ran last
         self._guard: Guard | None = None
-        self._snapshots: dict[str, list[socket.socket]] = {}
+        self._snapshots: dict[str, socket.socket] = {}
+        self._gone: dict[str, Outcome] = {}  # why a snapshot does not answer any more
+        self._bench = Bench(limits, self.hide)
         self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> "Session":
-        private = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="judge-"))  # for nobody else
-        self._folder = Path(private) / "inside"  # this one is there in the sandbox too, where student code runs as whoever
+        self._private = self._resources.enter_context(private_folder())
+        self._folder = self._private / "inside"  # this one is there in the sandbox too, where student code runs as whoever
         self._folder.mkdir()
         self._folder.chmod(0o755)
         self._listener = self._resources.enter_context(socket.socket(socket.AF_UNIX))
@@ -68,14 +75,15 @@ class Session:
         return self
 
     def __exit__(self, *_) -> None:
-        for snapshot in (snapshot for copies in self._snapshots.values() for snapshot in copies):
+        for snapshot in self._snapshots.values():
             snapshot.close()
+        self._bench.end()
         if self._guard:
             self._guard.kill()
         self._resources.close()
 
     def run(self, notebook: NotebookNode, checks: Mapping[str, Exercise]) -> None:
-        """Run the notebook's code cells in place; at each check, keep snapshots of the answer instead.
+        """Run the notebook's code cells in place; at each check, keep a snapshot of the answer instead.
 
         Args:
             notebook: the rebuilt submission.
@@ -104,7 +112,7 @@ class Session:
         if self.sandboxed:
             manager.provisioner = SandboxProvisioner(kernel_id="", kernel_spec=manager.kernel_spec, parent=manager)
         client = _Client(notebook, km=manager, timeout=math.ceil(self.limits.cell))
-        client.left, client.flooded = self.limits.output, self._flooded
+        client.left, client.drawn, client.flooded = self.limits.output, DRAWN * self.limits.output, self._flooded
         deaf = None
         try:
             await client.async_start_new_kernel(**self._start())
@@ -155,8 +163,8 @@ class Session:
 
     async def _keep(self, client: "_Client", exercise: Exercise) -> None:
         """Keep what the exercise's name stands for now."""
-        lifetime = int(self.limits.exercise) + 2  # seconds: a snapshot outlives the judge's patience
-        code = OFFER.format(exercise.defines, COPIES, lifetime)
+        lifetime = 2 * int(self.limits.exercise) + 2  # seconds: a snapshot outlives the judge's patience, which it has twice
+        code = OFFER.format(exercise.defines, lifetime)
         request = client.kc.execute(code, silent=True, store_history=False)
         deadline = time.monotonic() + self.limits.cell
         reply = None
@@ -166,51 +174,67 @@ class Session:
             await client._async_check_alive()
             with contextlib.suppress(Empty):
                 reply = await client.kc.get_shell_msg(timeout=0.5)
-        self._snapshots[exercise.id] = self._accept(exercise)
+        self._accept(exercise)
 
-    def _accept(self, exercise: Exercise) -> list[socket.socket]:
-        snapshots: list[socket.socket] = []
-        deadline = time.monotonic() + PATIENCE  # they have been made; a program that made none has no answer
-        while len(snapshots) < COPIES and time.monotonic() < deadline:
+    def _accept(self, exercise: Exercise) -> None:
+        deadline = time.monotonic() + PATIENCE  # it has been made; a program that made none has no answer
+        while exercise.id not in self._snapshots and time.monotonic() < deadline:
             with contextlib.suppress(EOFError, Refused, OSError):
                 self._listener.settimeout(0.5)
                 snapshot, _ = self._listener.accept()
                 if receive(snapshot, time.monotonic() + 1, most=200) == exercise.defines.encode():
-                    snapshots.append(snapshot)
+                    self._snapshots[exercise.id] = snapshot
                     pid = struct.unpack("3i", snapshot.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
                     with contextlib.suppress(psutil.Error, ValueError):
                         self._guard.spared.append(psutil.Process(pid))
-        return snapshots
 
-    def outcome_of(self, exercise: Exercise, copy: int) -> Callable[[Case], Outcome]:
-        """What a snapshot of the answer makes of cases.
+    def outcome_of(self, exercise: Exercise, hidden: bool = False) -> Callable[[Case], Outcome]:
+        """What the snapshot of an answer makes of cases.
 
         Args:
             exercise: the exercise.
-            copy: which of the `COPIES` snapshots.
+            hidden: whether the outcomes count: then kernels run on the bench, and the snapshot never sees what they read.
 
         Returns:
             A function for `checking.score`. A snapshot that is gone, or too slow, or answers nonsense, gives outcomes
             with that error; cases that were answered before keep their outcomes.
         """
-        snapshots = self._snapshots.get(exercise.id, [])
         deadline = min(time.monotonic() + self.limits.exercise, self._guard.deadline)
-        gone = None if copy < len(snapshots) else _failure("NotRun", "the notebook was stopped before this check")
+
+        def asked(case: Case, reply: Callable[[dict], dict] | None = None) -> Outcome:
+            snapshot = self._snapshots[exercise.id]
+            message = case
+            while True:
+                snapshot.settimeout(max(0.1, deadline - time.monotonic()))
+                send(snapshot, encode(message))
+                said = decode_plain(receive(snapshot, deadline))
+                if isinstance(said, Outcome):
+                    return said
+                if not (reply and isinstance(said, dict)):
+                    raise Refused("what came out of the sandbox is no outcome")
+                message = reply(said)
 
         def outcome_of(case: Case) -> Outcome:
-            nonlocal gone
-            if gone:
-                return gone
+            nonlocal deadline
+            if exercise.id not in self._snapshots:
+                return _failure("NotRun", "the notebook was stopped before this check")
+            if exercise.id in self._gone:
+                return self._gone[exercise.id]
             try:
-                snapshots[copy].settimeout(max(0.1, deadline - time.monotonic()))
-                send(snapshots[copy], encode(case))
-                return decode_outcome(receive(snapshots[copy], deadline))
+                if not (case.watched and self.sandboxed):
+                    return asked(case)
+                if not hidden:
+                    self._bench.start()  # so that it is there when it is needed
+                    return asked(case)
+                deadline += self._bench.wait()
+                return self._bench.outcome(case, asked, deadline)
             except TimeoutError:
                 gone = _failure(TimeUp.__name__, f"no answer within {self.limits.exercise:g} seconds for the whole exercise")
             except (EOFError, OSError):
                 gone = _failure("Died", "the process ended: a crash, too much memory, or an exit")
-            except Refused as error:
+            except (Refused, BenchError) as error:
                 gone = _failure("Refused", str(error))
+            self._gone[exercise.id] = gone
             return gone
 
         return outcome_of
@@ -218,7 +242,8 @@ class Session:
     def _start(self) -> dict:
         if self.sandboxed:
             return {"submission": Submission(self.files, self._folder, self.hide, self.limits)}
-        work = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="work-")))
+        work = self._private / "work"
+        work.mkdir()
         for name, data in self.files.items():
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             (work / name).write_bytes(data)
@@ -259,12 +284,14 @@ class _Manager(AsyncKernelManager):
 class _Client(NotebookClient):
     """nbclient's, which listens to so much output and no more."""
 
-    left: int  # characters
+    left: int  # characters that are kept
+    drawn: int  # characters of pictures and the like that are not, because nobody would see them
     flooded: Callable[[], None]
     interrupted = False
 
     def __init__(self, notebook: NotebookNode, **kwargs) -> None:
         # not coalesce_streams: one long line, and its regular expressions hold this process for hours; `clean` joins them
+        self.shown = Counter()  # characters displayed, by cell
         super().__init__(notebook, allow_errors=True, interrupt_on_timeout=True, raise_on_iopub_timeout=False, **kwargs)
 
     async def _async_handle_timeout(self, timeout: int, cell: NotebookNode | None = None) -> dict | None:
@@ -272,9 +299,16 @@ class _Client(NotebookClient):
         return await super()._async_handle_timeout(timeout, cell)
 
     def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
-        """Count what comes, and keep it as nbclient does."""
-        self.left -= len(repr(msg["content"]))
-        if self.left < 0:
+        """Count what comes, and keep it as nbclient does; of pictures no more than people will see."""
+        size = len(repr(msg["content"]))
+        if msg["msg_type"] in DISPLAYS:
+            self.shown[cell_index] += size
+            if self.shown[cell_index] > MAX_CELL:
+                msg["content"]["data"] = {"text/plain": "(too large to be shown)"}
+                self.shown[cell_index] -= size
+                self.drawn, size = self.drawn - size, 0
+        self.left -= size
+        if min(self.left, self.drawn) < 0:
             self.flooded()
             return None
         return super().process_message(msg, cell, cell_index)

@@ -7,16 +7,14 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
-import nbformat
 import torch
 
 from autograder.exercises import find
-from autograder.judge.judge import Job, Judgement
+from autograder.judge.judge import Job, Judgement, code_of, hashes_of
 from autograder.lessons.layout import grade_id
 from autograder.lessons.sources import closure
 
@@ -73,8 +71,9 @@ class Store:
         except (OSError, ValueError):
             return None
         match entry:
-            case {"verdict": {"points": _, "flags": _, "cut_short": is_cut_short}, "outputs": list()}:
-                pass
+            case {"verdict": {"points": points, "flags": _, "cut_short": is_cut_short}, "outputs": list(outputs)}:
+                if not isinstance(points, int | float) or not points >= 0 or _score_in(outputs) != f"{points:g}":
+                    return None
             case {"outputs": dict(), "incidents": list(incidents), "seconds": _}:
                 is_cut_short = bool(incidents)
             case _:  # not written by this program
@@ -87,23 +86,33 @@ class Store:
         write_whole(path, json.dumps(entry))
 
 
+def _score_in(outputs: list) -> str | None:
+    """The number in a check's outputs; None where nbgrader might find another score.
+
+    It takes no output, a text, nan and a negative number for full points, and the first of several numbers.
+    """
+    match [output for output in outputs if not (isinstance(output, dict) and output.get("output_type") == "display_data")]:
+        case [{"output_type": "execute_result", "data": {"text/plain": str(text)}}]:
+            return text
+    return None
+
+
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a file so that it is there whole or not at all, also when the machine goes down."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # where the disk is full
 
 
 def exercise_key(job: Job, id: str) -> str:
     """What a verdict depends on: the code up to its check, the other files, the exercise's version, the seed, the wall."""
-    code = _code(job.notebook)
-    upto = [cell for cell, _ in code].index(f"{grade_id(find(id))}-check")
-    return _hash(
-        code[:upto], _files(job.files), version(find(id).stages[0].cases.__module__), job.seed, job.sandboxed, _machine()
-    )
+    return _hash(*job.answer(id), version(find(id).stages[0].cases.__module__), job.seed, job.sandboxed, _machine())
 
 
 def cut_short_key(job: Job, id: str) -> str:
@@ -113,7 +122,7 @@ def cut_short_key(job: Job, id: str) -> str:
 
 def notebook_key(job: Job) -> str:
     """What the cells' outputs depend on."""
-    return _hash(_code(job.notebook), _files(job.files), version("autograder.judge.judge"), job.sandboxed, _machine())
+    return _hash(code_of(job.notebook), hashes_of(job.files), version("autograder.judge.judge"), job.sandboxed, _machine())
 
 
 def job_key(job: Job) -> str:
@@ -132,16 +141,6 @@ def version(module: str) -> str:
     return _hash(
         {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(closure(module, *JUDGING).items())}
     )
-
-
-@lru_cache(8)
-def _code(notebook: str) -> list[tuple[str, str]]:
-    cells = nbformat.reads(notebook, as_version=4).cells
-    return [(cell.id, cell.source) for cell in cells if cell.cell_type == "code"]
-
-
-def _files(files: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
 
 
 def _machine() -> list[str]:

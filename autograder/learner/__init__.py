@@ -9,5 +9,6 @@ Nothing here knows nbgrader.
     progress   the best result of each exercise so far
     standing   these, unit by unit
     attempt    a file, or a declared mistake, against its check
+    commands   the command line
     work       a learner's own copies of the notebooks
 """

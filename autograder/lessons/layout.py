@@ -7,6 +7,7 @@ import nbformat
 
 from autograder.checking.exercise import Exercise
 
+HANDOUT = "handout.json"  # lies in the folder that students were given
 EXPERIMENT = "experiment"  # tag of cells that measure something and are never graded
 
 
@@ -17,14 +18,14 @@ def course_root(start: Path | None = None) -> Path:
         start: where to begin looking upwards.
 
     Returns:
-        The folder with nbgrader_config.py and course/.
+        The folder with nbgrader_config.py and course/, or that of a handout.
 
     Raises:
         FileNotFoundError: there is none.
     """
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
-        if (folder / "nbgrader_config.py").is_file() and (folder / "course").is_dir():
+        if (folder / HANDOUT).is_file() or ((folder / "nbgrader_config.py").is_file() and (folder / "course").is_dir()):
             return folder
     raise FileNotFoundError(
         f"no course (a folder with nbgrader_config.py and course/) at or above {start}; change into a clone of it"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from autograder.sandbox.cgroup import BUS, scope
 from autograder.sandbox.syscalls import deny_filter
 
 GB, MB = 2**30, 2**20
@@ -95,11 +96,20 @@ def launch(
     descriptors = (*contents.values(), written, inside)
     try:
         process = subprocess.Popen(
-            ["bwrap", "--args", str(written), "--info-fd", str(inside), "--", *command],
+            [
+                *scope(limits.memory, limits.processes),
+                "bwrap",
+                "--args",
+                str(written),
+                "--info-fd",
+                str(inside),
+                "--",
+                *command,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={"PATH": os.environ.get("PATH", "")},
+            env={name: os.environ[name] for name in ("PATH", *BUS) if name in os.environ},
             pass_fds=descriptors,
         )
     finally:
@@ -168,6 +178,7 @@ def environment() -> dict[str, str]:
         "NBGRADER_EXECUTION": "autograde",  # lessons choose their fast setting
         "OMP_NUM_THREADS": "1",  # snapshots are forks, and a pool of threads does not survive one
         "OMP_THREAD_LIMIT": "1",  # also after torch.set_num_threads(4)
+        "TORCHDYNAMO_DISABLE": "1",  # torch.compile gives the function itself: compiling takes longer than a case may
         "TRITON_INTERPRET": "1",  # there is no GPU inside, and checks watch kernels in the interpreter
         "HF_HUB_OFFLINE": "1",
         "AUTOGRADER_JUDGE": f"{JUDGE}/socket",
@@ -215,6 +226,7 @@ def _limited(limits: Limits) -> list[str]:
         f"--fsize={limits.disk}",
         f"--cpu={int(2 * limits.submission)}",
         "--core=0",
+        "--msgqueue=0",
         "--",
     ]
 

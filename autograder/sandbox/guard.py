@@ -12,6 +12,8 @@ import psutil
 from autograder.sandbox.bubblewrap import GB, WRITABLE, Limits
 
 INTERVAL = 0.1  # seconds between two looks
+SOCKET = 320 * 1024  # bytes that can wait in a socket of the size which it has at first, 208 KB and one message
+TCP = 16 * 2**20  # those of TCP grow
 OWN_GROWTH = 2 * GB  # memory that the judge may come to use itself while it listens
 
 
@@ -80,11 +82,20 @@ class Guard:
             return "it sent more than the judge can hold"
         if len(processes) > times * limits.processes:
             return f"it started more than {limits.processes} processes"
-        if _memory(processes, "rss") > times * limits.memory and _memory(processes, "pss") > times * limits.memory:
+        rest = times * limits.memory - self._waiting()
+        if _memory(processes, "rss") > rest and _memory(processes, "pss") > rest:
             return f"it used more than {limits.memory / GB:g} GB of memory"
         if self.root and sum(self._files(folder) for folder in WRITABLE) > times * limits.files:
             return f"it made more than {limits.files} files"
         return ""
+
+    def _waiting(self) -> int:
+        """What may wait in all sockets, which is in no process's memory."""
+        if not self.root:
+            return 0
+        lines = (self.root.parent / "net" / "sockstat").read_text().splitlines()  # sockets: used 12; TCP: inuse 1 orphan 0 ...
+        sockets, tcp = (int(line.split()[2]) for line in lines if line.startswith(("sockets:", "TCP:")))
+        return sockets * SOCKET + tcp * TCP
 
     def _files(self, folder: str) -> int:
         kept = os.statvfs(f"{self.root}{folder}")

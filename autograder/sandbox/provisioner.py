@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.provisioning import LocalProvisioner
 
-from autograder.sandbox.bubblewrap import STUDENT, WORK, Limits, SandboxError, launch
+from autograder.sandbox.bubblewrap import HOME, STUDENT, WORK, Limits, SandboxError, launch
 from autograder.sandbox.guard import Guard
 
 CONNECTION = "/tmp/kernel.json"
@@ -34,6 +35,15 @@ class Submission:
     judge: Path  # folder with the judge's socket
     hide: tuple[Path, ...] = ()  # folders that must not be seen
     limits: Limits = field(default_factory=Limits)
+
+
+@cache
+def _font_lists() -> dict[str, bytes]:
+    """Lists of this system's fonts, which matplotlib would make anew in every sandbox; none that names a user's own fonts."""
+    folders = [os.environ.get("MPLCONFIGDIR", ""), f"{os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')}/matplotlib"]
+    paths = [path for folder in folders if folder for path in Path(folder).glob("fontlist-v*.json") if path.is_file()]
+    lists = {f"{HOME}/.cache/matplotlib/{path.name}": path.read_bytes() for path in paths}
+    return {path: content for path, content in lists.items() if str(Path.home()).encode() not in content}
 
 
 class SandboxSpecs(KernelSpecManager):
@@ -72,7 +82,7 @@ class SandboxProvisioner(LocalProvisioner):
         """
         info = self.connection_info | {"key": self.connection_info["key"].decode()}
         files = {f"{WORK}/{name}": data for name, data in self.submission.files.items()}
-        files[CONNECTION] = json.dumps(info).encode()
+        files |= _font_lists() | {CONNECTION: json.dumps(info).encode()}
         # the shell outlives the kernel (which has a process group of its own, and whose end nobody need hear of), and with it
         # the sandbox
         shell = 'trap "" PIPE; setsid --wait "$@" >/dev/null; echo $?; exec sleep infinity'

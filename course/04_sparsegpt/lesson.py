@@ -8,20 +8,36 @@
 # - prune any linear layer with compensation, unstructured or n:m, block by block,
 # - prune a real language model in one shot with your own code, and say how much calibration text that needs.
 #
-# About 90 minutes of exercises, then four experiments that use *your* functions. The last prunes SmolLM2 nine times; all together take
+# About 90 minutes of exercises, then four experiments that use *your* functions. The last prunes SmolLM2 nine times; all together they take
 # ten minutes or more on two cores.
+#
+# **Builds on** [03 optimal brain](../03_optimal_brain/optimal_brain.ipynb) (the two formulas of OBS, the downdate, the Hessian of a row),
+# [02 magnitude](../02_magnitude/magnitude.ipynb) (what it has to beat) and [01 patterns](../01_patterns/patterns.ipynb) (n:m).
 
 # %% [markdown]
+# ## Background
+#
+# Pruning used to mean: prune, retrain, repeat ([unit 02](../02_magnitude/magnitude.ipynb)). For a model of billions of weights the retraining is what nobody
+# can pay for. Methods that look at second derivatives need less of it, for they move the remaining weights when one goes. The
+# best known of them, Optimal Brain Surgeon, was made for the small networks of its time.
+#
+# Two papers brought it to language models. Optimal Brain Compression
+# ([Frantar, Singh and Alistarh 2022](https://arxiv.org/abs/2208.11580)) applies it exactly, to one row of one linear layer at a time. SparseGPT
+# ([Frantar and Alistarh 2023](https://arxiv.org/abs/2301.00774)) gives up a little of that exactness for a lot of speed. The authors report that OPT-175B and
+# BLOOM-176B are pruned in under 4.5 hours, in one shot, without any retraining; that 50 to 60 % of the weights can go while perplexity hardly rises; and that 2:4 and 4:8
+# patterns come out of the same pass.
+#
+# The lecture takes the method apart in this order, and so does this unit: one layer at a time, one Hessian for all rows, one order of columns, blocks, n:m.
+#
 # ## The question
 #
-# Unit 03 ended with a method that is right and too slow. Optimal Brain Surgeon (OBS) knows from the inverse Hessian $H^{-1}$ which
+# [Unit 03](../03_optimal_brain/optimal_brain.ipynb) ended with a method that is right and too slow. Optimal Brain Surgeon (OBS) knows from the inverse Hessian $H^{-1}$ which
 # weight $w_q$ is the cheapest to remove, and how all others must move to make up for it:
 #
 # $$ \text{cost}_q = \frac{w_q^2}{2\,[H^{-1}]_{qq}} \qquad \delta w = -\frac{w_q}{[H^{-1}]_{qq}}\, H^{-1}_{:,q} $$
 #
 # But for $d$ weights, $H^{-1}$ has $d^2$ entries and takes about $d^3$ operations. A language model has $10^8$ weights and more.
-# SparseGPT (Frantar and Alistarh 2023) prunes such models in one shot, without any retraining, and it *is* Optimal Brain Surgeon with two
-# ideas added. What has to be given up to make it affordable?
+# SparseGPT *is* Optimal Brain Surgeon with two ideas added. What has to be given up to make it affordable?
 
 # %%
 import os
@@ -102,7 +118,7 @@ class Hessian:
 # ## Second idea: one order for all rows
 #
 # With $H$ in hand, OBS could prune each row exactly. Here is the catch. When weight $q$ is gone it cannot help any more, so its row and
-# column must leave $H$ before the next removal, and a new inverse is needed. The cheapest weight is another one in each row. So after the first removal
+# column must leave $H$ before the next removal, and a new inverse is needed. Each row has another cheapest weight. So after the first removal
 # every row has an inverse of its own:
 
 # %%
@@ -119,8 +135,32 @@ print(f"SparseGPT, inverses shared             cols^3          {cols**3:.0e}")
 #
 # $$ \big(H_{j:,\,j:}\big)^{-1} \qquad \text{of the columns that are not finished, whatever was removed before} $$
 #
+# ![On the left, exact OBS: three rows of a matrix with zeros in different columns, each with an inverse of its own from which other rows and columns are missing. On the right, SparseGPT: three rows in which the same columns are finished, the same column has its turn, and the same columns may still move; one inverse serves all three.](shared_inverse.svg)
+#
+# *With one order of columns, what may still move is the same in every row, and so is the inverse.*
+#
 # The price: a weight can only be compensated by those to its right, and the order is not the cheapest first. Experiment 1 measures how much
 # that costs.
+#
+# ### The inverse of the part, not the part of the inverse
+#
+# Which matrix is that, exactly? Columns leave $H$ *first*, and what is left is inverted. It is tempting to invert $H$ once and take the
+# part that belongs to the open columns. A small example shows why this is wrong. Three inputs, and column 1 is finished:
+#
+# $$ H = \begin{pmatrix} 2 & 1 & 1 \\ 1 & 2 & 1 \\ 1 & 1 & 2 \end{pmatrix} \qquad
+#    \text{part of } H^{-1}\!:\; \frac14 \begin{pmatrix} 3 & -1 \\ -1 & 3 \end{pmatrix} \qquad
+#    \text{inverse of the part}:\; \begin{pmatrix} 2 & 1 \\ 1 & 2 \end{pmatrix}^{-1} = \frac13 \begin{pmatrix} 2 & -1 \\ -1 & 2 \end{pmatrix} $$
+#
+# Remove $w_2 = 3$ with each of the two, by the formulas of OBS above:
+#
+# | | promised cost | $\delta w_3$ | real cost $\tfrac12 \delta^\top H\, \delta$ of $\delta = (0, -3, \delta w_3)$ |
+# |---|---|---|---|
+# | part of the inverse | $9 / (2 \cdot \tfrac34) = 6$ | $-\tfrac{3}{3/4} \cdot (-\tfrac14) = 1$ | $\tfrac12 (18 + 2 - 6) = 7$ |
+# | inverse of the part | $9 / (2 \cdot \tfrac23) = 6.75$ | $-\tfrac{3}{2/3} \cdot (-\tfrac13) = 1.5$ | $\tfrac12 (18 + 4.5 - 9) = 6.75$ |
+#
+# The first line promises more than it can keep. Its 6 counts on *both* others, on $\delta w_1 = 1$ as well. But column 1 is finished and does
+# not move, so the promise is broken, and the step that is left is not even the best one for $w_3$ alone. The second line knows who is still
+# there. It asks $w_3$ for more, and keeps its word.
 #
 # ### All inverses in one factor
 #
@@ -129,7 +169,9 @@ print(f"SparseGPT, inverses shared             cols^3          {cols**3:.0e}")
 # $$ \big(H_{j:,\,j:}\big)^{-1} = \begin{pmatrix} a & b^\top \\ b & C \end{pmatrix} \qquad\Longrightarrow\qquad
 #    \big(H_{j+1:,\,j+1:}\big)^{-1} = C - \frac{b\, b^\top}{a} $$
 #
-# You know the right-hand side twice over. It is the step by which OBS takes a removed weight out of the inverse. And it is one step of Gaussian
+# So the part of the inverse, $C$, is where to start from, and $b\, b^\top / a$ is what has to be taken back: the help of the column that leaves. (In the example:
+# $\tfrac34 - \tfrac{1}{16} / \tfrac34 = \tfrac23$.) You know this step twice over. OBS uses it to take a removed weight out of the inverse: it is your `downdate` of
+# unit 03. And it is one step of Gaussian
 # elimination: subtract multiples of the first row so that the first column becomes zero. So eliminating $H^{-1}$ row by row passes through *all*
 # the inverses that we need. The Cholesky factorisation is this elimination, with every row divided by the root of its first entry:
 #
@@ -139,12 +181,14 @@ print(f"SparseGPT, inverses shared             cols^3          {cols**3:.0e}")
 #
 # $$ \boxed{\;U_{jj}^2 = \big[(H_{j:,\,j:})^{-1}\big]_{11} = a \qquad\qquad \frac{U_{j,\,j:}}{U_{jj}} = \text{first row of } (H_{j:,\,j:})^{-1} \text{, over its first entry}\;} $$
 #
-# Put this into the two formulas of OBS (the factor ½ ranks nothing and is dropped):
+# (Formulas count from 1: the subscript 11 is the first entry of a matrix, `[0, 0]` in code. In code and in the tables below, columns $j$ begin at 0.)
+#
+# Put this into the two formulas of OBS (the factor ½ changes no ranking and is dropped):
 #
 # $$ \text{score}_{ij} = \frac{W_{ij}^2}{U_{jj}^2} \qquad\qquad W_{i,\,j:} \;\leftarrow\; W_{i,\,j:} - e\, U_{j,\,j:} \quad\text{with}\quad e = \frac{W_{ij}}{U_{jj}} $$
 #
 # That is why the score divides by the **square** of the diagonal while the update divides by $U_{jj}$ once: the second $U_{jj}$ of the update is
-# inside the row $U_{j,\,j:}$. It is the question that users of the authors' code ask most.
+# inside the row $U_{j,\,j:}$. No question is asked more often by users of the authors' code.
 #
 # Two practical matters, in the authors' order. An input that was always zero is *dead*: $H_{jj} = 0$, and $H$ cannot be inverted. It gets a 1.
 # Then *damping*: a small share of the mean of the diagonal is added to the diagonal. With fewer tokens than columns $H$ is singular, and
@@ -181,7 +225,16 @@ def inverse_factor(H: torch.Tensor, damping: float = 0.01) -> torch.Tensor:
 # (When the factorisation fails it raises an error. Leave it so: the cure is more calibration text or more damping. A fallback to the identity,
 # say, would prune by magnitude and compensate nothing, while the program still calls itself SparseGPT.)
 #
-# Do not believe the box above: look. For correlated inputs we compute each inverse of $H_{j:,\,j:}$ by itself and compare.
+# Do not take the box on trust. For 24 correlated inputs, all of the same size so that every $H_{jj}$ is 2, we compute each inverse of $H_{j:,\,j:}$ by itself and compare.
+#
+# **Predict, then run.** Which value must $U_{jj}^2$ have in the last column, $j = 23$?
+#
+# <details><summary>Answer</summary>
+#
+# 0.5. Nothing is to its right, so $H_{j:,\,j:}$ is the single number $H_{jj} = 2$, and its inverse is ½. The first one, 1.3954, is the first diagonal entry of $H^{-1}$ itself, because
+# no column is finished yet.
+#
+# </details>
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -226,9 +279,9 @@ ax.legend(loc="upper right", fontsize="small")
 plt.show()
 
 # %% [markdown]
-# $U_{jj}^2$ begins at OBS's own value: nothing is finished yet, so everybody can help. It ends at $1/H_{jj}$: nobody is left. The larger it is,
-# the smaller the score, so a weight on the left is sooner removed than an equal one on the right. (If you always divide by the orange line, you
-# have Wanda's score, squared. That is unit 05.)
+# $U_{jj}^2$ begins at OBS's own value: nothing is finished yet, so every other column can help. It ends at $1/H_{jj}$: none is left. The larger it is,
+# the smaller the score, so a weight on the left is removed sooner than an equal one on the right. (If you always divide by the orange line, you
+# have Wanda's score, squared. That is [unit 05](../05_wanda/wanda.ipynb).)
 #
 # ## One column
 #
@@ -262,8 +315,8 @@ def remove_from_column(
 
 
 # %% [markdown]
-# Remove every second weight of the first column, and look at what the others do. The weights that stand in for it are those whose inputs go
-# together with input 0:
+# Remove every second weight of the first column, and look at what the others do. The weights that stand in for it are those whose inputs are correlated
+# with input 0:
 
 # %%
 small = torch.randn(8, N_COLS, generator=g, dtype=torch.float64)
@@ -362,6 +415,10 @@ def prune_block(
 #
 # $$ W_{:,\,\text{right}} \;\leftarrow\; W_{:,\,\text{right}} - E\; U_{\text{block},\,\text{right}} $$
 #
+# ![Left: a matrix of three blocks of columns. The first block is finished; in the second one a column has its turn and moves the columns to its right up to the block's border; the third block waits. Right: the first two blocks are finished, and the third one moves once, by minus E times a part of U.](lazy_blocks.svg)
+#
+# *Updates inside a block stay inside it. The later blocks catch up in one matrix product, and are scored after that.*
+#
 # It is the same arithmetic in another order: $\Delta W = -E\,U$ again, a block of columns at a time. What remains is bookkeeping, and easy
 # to get wrong: the last block may be shorter, a block must be scored *after* it has caught up, and the weights of
 # dead inputs are set to zero before anything else.
@@ -414,9 +471,9 @@ def sparsegpt_prune(
 #
 # For 2:4 each group of four neighbours must lose two, so nothing can be gained by letting a block compete. That gives a freedom: a group can be
 # chosen at the last moment, **when its first column has its turn**, from weights that have already made up for everything to their left, also
-# inside the block. This is better than choosing when the block begins, and the only difference to before.
+# inside the block. This is better than choosing when the block begins, and it is all that differs from the exercise before.
 #
-# Mind the word: here $n$ of $m$ *stay*. In the authors' code `prunen` is the number of zeros; at 2:4 that happens to be the same.
+# Mind the words: here $n$ of $m$ *stay*, as in [unit 01](../01_patterns/patterns.ipynb). In the authors' code `prunen` is the number of zeros; at 2:4 that happens to be the same.
 
 
 # %% exercise="sparsegpt.n_m"
@@ -482,8 +539,8 @@ def sparsegpt_n_m(
 # $\|X (W' - W)^\top\|^2 / \|X W^\top\|^2$. (The fast setting takes the down-projection of the last block of the tiny model, the one whose inputs
 # differ most in size, and 16 and 32 windows of 256 tokens.)
 #
-# - *magnitude*: the smallest weights of the layer go (unit 02);
-# - *Wanda's score*: $|W_{ij}|\,\|X_j\|$, the smallest of each row go, nothing moves (unit 05);
+# - *magnitude*: the smallest weights of the layer go ([unit 02](../02_magnitude/magnitude.ipynb));
+# - *Wanda's score*: $|W_{ij}|\,\|X_j\|$, the smallest of each row go, nothing moves ([unit 05](../05_wanda/wanda.ipynb));
 # - *SparseGPT's mask only*: your mask, the remaining weights as they were;
 # - *SparseGPT*: your mask and your compensation.
 #
@@ -563,8 +620,8 @@ plt.show()
 # ### The yardstick: exact OBS
 #
 # What did the fixed order cost? For a few rows we can afford the real thing: each row for itself, always the cheapest weight of all,
-# all others moving, an inverse for each row (`row_surgeon.prune_rows` in the reference library, after Frantar and Alistarh 2022). SparseGPT gets the same rows
-# as a matrix of their own, and both the same number of weights.
+# all others moving, an inverse for each row (`row_surgeon.prune_rows` in the reference library, after Optimal Brain Compression). SparseGPT gets the same rows
+# as a matrix of their own, and both remove the same number of weights.
 
 # %% tags=["experiment"]
 import time
@@ -586,13 +643,24 @@ for s in EXACT_SPARSITIES:
         )
 
 # %% [markdown]
-# The order has its price: exact OBS loses less, on SmolLM2 about a sixth. And it takes tens of times longer, a hundred times on a quiet machine, for a
+# The order has its price: exact OBS loses about a sixth less on SmolLM2. And it takes tens of times as long, a hundred times on a quiet machine, for a
 # few rows. That is the bargain that SparseGPT makes.
 #
 # ## Experiment 2: what the updates do
 #
 # The same layer at 50 %. On top, how far each remaining weight has moved, in a part of the matrix; white is what went. Below, for every column, the share of
 # weights that went, and how far the remaining ones moved, both averaged over 16 columns. The lines are block borders.
+#
+# **Predict, then run.** All weights of a block compete with each other. Will more go from its left half or from its right half? And will the
+# weights at the left or at the right end of the *matrix* have moved further?
+#
+# <details><summary>Answer</summary>
+#
+# From the left half: 51.2 % against 48.8 %. A column on the left has more columns to its right that can make up for it, so $U_{jj}^2$ is larger and the score lower. And
+# those at the right end move further, by 16.5 % of their size in the last quarter against 4.8 % in the first: they have taken over from everything to
+# their left.
+#
+# </details>
 
 # %% tags=["experiment"]
 BLOCK_SIZE = 128
@@ -646,8 +714,18 @@ print("kept weights moved by, of their size    " + "  ".join(f"{v:6.1%}" for v i
 # ## Experiment 3: how much calibration text?
 #
 # $H$ is estimated. With fewer tokens than columns it is singular, and damping decides; with few tokens SparseGPT fits the compensation to
-# accidents of these very tokens. Wanda's score needs one number per column only. The same layer at 50 %, with Hessian and norms from the first tokens of the
+# accidents of these very tokens. Wanda's score needs only one number for each column. The same layer at 50 %, with Hessian and norms from the first tokens of the
 # calibration text only, the error on held-out text as before:
+#
+# **Predict, then run.** The layer has 576 columns. Calibrate SparseGPT on 64 tokens, and measure its error twice: on these 64 tokens, and on other text. Which way does each of the
+# two errors go as the number of tokens grows?
+#
+# <details><summary>Answer</summary>
+#
+# They move towards each other. To leave the outputs of 64 tokens as they were is 64 conditions for a row, and a row has about 288 weights left to meet them: on its own tokens SparseGPT loses only 0.35 %, and on
+# other text 6.24 %, more than Wanda's score (4.21 %). With 4096 tokens it is 1.91 % and 2.85 %.
+#
+# </details>
 
 # %% tags=["experiment"]
 counts = (64, 256, 1024, 4096) if FAST else (64, 128, 256, 512, 1024, 2048, 4096)
@@ -698,6 +776,15 @@ plt.show()
 # for any method that says what it wants to know of the inputs, and how it prunes with it.
 #
 # Calibration and validation tokens are those of experiment 1. Embeddings, norms and the output head stay as they are.
+#
+# **Predict, then run.** Half of the weights go in three ways: 50 % with free choice in a block, 4:8, and 2:4. Sort them by the perplexity that is left.
+#
+# <details><summary>Answer</summary>
+#
+# 17.6, 25.5 and 32.4, where the dense model has 11.1. Fewer competitors, less choice: whole blocks, then eight neighbours, then four.
+# Every 2:4 mask is also a 4:8 mask, but not the other way round.
+#
+# </details>
 
 
 # %% tags=["experiment"]
@@ -765,7 +852,7 @@ plt.show()
 # Read it against the dotted line, the dense model. Magnitude is of no use for SmolLM2 without retraining; SparseGPT at 50 % costs
 # some quality and leaves a working model, without a single gradient. (The tiny model of the fast setting has inputs of similar size: there magnitude is
 # close behind SparseGPT at 50 %, and far behind at 70 %.) The patterns cost more than free choice at the same 50 %, and 2:4 more than 4:8, which
-# leaves more freedom. One window of text instead of all makes the difference that Experiment 3 predicts.
+# leaves more freedom. One window of text instead of eight makes the difference that experiment 3 predicts.
 #
 # What is published for larger models (LLaMA-2 7B and 70B, WikiText-2 perplexity, from the README of the Wanda code; not measured here):
 #
@@ -787,4 +874,12 @@ plt.show()
 # - Choose masks late: per block, per group of n:m, from weights that have already made up for what is gone.
 # - Compensation must be learned from enough text, and judged on other text.
 #
-# **Next:** unit 05 throws all of $H$ but its diagonal away, and asks how much that costs.
+# ## Further reading
+#
+# - [Frantar and Alistarh 2023](https://arxiv.org/abs/2301.00774), *SparseGPT*: section 3 is this unit, and adds quantisation to the same pass; section 4 has the large models.
+# - [The authors' code](https://github.com/IST-DASLab/sparsegpt): `fasterprune` in `sparsegpt.py` is the whole algorithm in one function. You can now explain every line of it.
+# - [Frantar, Singh and Alistarh 2022](https://arxiv.org/abs/2208.11580), *Optimal Brain Compression*: exact OBS for the rows of a layer, the yardstick of experiment 1.
+# - [Frantar et al. 2022](https://arxiv.org/abs/2210.17323), *GPTQ*: the same order of columns, Cholesky factor and lazy blocks, for rounding weights instead of removing them.
+# - Hassibi and Stork 1993, *Second order derivatives for network pruning: Optimal Brain Surgeon*: where both formulas come from.
+#
+# Next: [05 Wanda](../05_wanda/wanda.ipynb), in which all of $H$ but its diagonal is thrown away, and you measure what that costs.

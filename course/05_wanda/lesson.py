@@ -11,15 +11,27 @@
 #
 # About 90 minutes of exercises, then four experiments that use *your* functions. The third prunes SmolLM2 two dozen times and takes
 # about twelve minutes on two cores.
+#
+# **Builds on** [04 SparseGPT](../04_sparsegpt/sparsegpt.ipynb) (the score that is simplified here), [02 magnitude](../02_magnitude/magnitude.ipynb) (what the input adds to it) and
+# [01 patterns](../01_patterns/patterns.ipynb) (n:m).
+#
+# ## Background
+#
+# Large language models have a peculiarity: a few of their features are many times larger than all others, in nearly every token. [Dettmers et al. 2022](https://arxiv.org/abs/2208.07339) met these outliers when they
+# rounded activations to 8 bits, and had to treat them apart. For pruning they mean that the size of a weight says little. A small weight on such a feature can matter more than a large weight elsewhere.
+#
+# [Sun et al. 2024](https://arxiv.org/abs/2306.11695) drew the conclusion in one line. Their method, Wanda ("pruning by **w**eights **and a**ctivations"), multiplies each weight's size by the norm of the input that it meets, and removes the smallest products of each output. Nothing is inverted, no weight is
+# moved, and one pass over a little text is enough. The authors report that it prunes LLaMA models far better than magnitude, and about as well as [SparseGPT](../04_sparsegpt/sparsegpt.ipynb), which does so much more.
+#
+# The lecture shows the method as the paper prints it, in a few lines of code. You will run these lines, write your own, and see how far the claim carries.
 
 # %% [markdown]
 # ## The question
 #
 # SparseGPT prunes a language model without retraining. It pays for that with a Hessian for every layer, the inverse of each, and a change of all
-# weights that stay. Magnitude pays nothing, and ruins the model (unit 02).
+# weights that stay. Magnitude pays nothing, and ruins the model ([unit 02](../02_magnitude/magnitude.ipynb)).
 #
-# Is there something in between? Sun et al. (2024) asked how far a *score* alone can get: no inverse, no change of a weight, one pass over a
-# little text. Their answer is one product, "pruning by **w**eights **and a**ctivations".
+# Is there something in between? How far can a *score* alone get?
 #
 # ## Where the score comes from
 #
@@ -33,15 +45,31 @@
 #
 # $$ s_{ij} = |W_{ij}| \cdot \lVert X_j \rVert_2 $$
 #
-# Magnitude is the special case in which all inputs are of the same size. They are not; experiment 3 measures by how
-# much.
+# **Why is the norm that of an input, over all tokens?** Because a weight meets one input and no other, and meets it in every token. Here are two tokens, and one output with four weights. What does the output change by when a weight goes?
 #
-# **The same from SparseGPT.** Its score is $W_{ij}^2 / [H^{-1}]_{jj}$ with $H = X^\top X$ (unit 04). If features were uncorrelated, $H$
+# | weight | its input, in both tokens | change of the output, in both | root of the sum of squares |
+# |---|---|---|---|
+# | 0.9 | 1, -1 | -0.9, 0.9 | 1.27 |
+# | -0.1 | 20, 30 | 2, 3 | 3.61 |
+# | 0.5 | 1, 2 | -0.5, -1 | 1.12 |
+# | 0.2 | 3, 1 | -0.6, -0.2 | 0.63 |
+#
+# The last column is $|w_j| \cdot \lVert X_j \rVert$, with the norm of a *column* of $X$: one number for each input, the same for all outputs that read it. The norm of a row of $X$ would say how large a *token* is. Every weight meets every token, so it
+# could not tell one weight from another.
+#
+# ![Two tokens of four inputs; the second input, 20 and 30, is far larger than the others. Below them the norm of each input: 1.4, 36.1, 2.2 and 3.2. Below these the weights of two outputs. Norms and weights are multiplied to scores, and in each row the two smallest scores and their weights go; the weight -0.1 stays, for it reads the large input.](score_of_a_weight.svg)
+#
+# *One norm for each input, one score for each weight. The weight -0.1 is the smallest of its row, and stays.*
+#
+# Magnitude is the special case in which all inputs are of the same size. They are not; experiment 3 measures by how
+# much. (Formulas count inputs from 1; in code the second input is `X[:, 1]`.)
+#
+# **The same from SparseGPT.** Its score is $W_{ij}^2 / [H^{-1}]_{jj}$ with $H = X^\top X$ ([unit 04](../04_sparsegpt/sparsegpt.ipynb)). If features were uncorrelated, $H$
 # would be diagonal, and the inverse of a diagonal matrix is easy: $[H^{-1}]_{jj} = 1 / H_{jj} = 1 / \lVert X_j \rVert_2^2$. Then
 #
 # $$ \frac{W_{ij}^2}{[H^{-1}]_{jj}} = W_{ij}^2 \lVert X_j \rVert_2^2 = s_{ij}^2 $$
 #
-# So Wanda is SparseGPT's score with a diagonal Hessian, which is Optimal Brain Damage (unit 03) of a single layer. What it gives up: it does not know
+# So Wanda is SparseGPT's score with a diagonal Hessian, which is Optimal Brain Damage ([unit 03](../03_optimal_brain/optimal_brain.ipynb)) for a single layer. What it gives up: it does not know
 # that correlated features can stand in for each other, and it moves no weight to make up for one that went.
 #
 # **Conventions of the course.** A *mask* is boolean and `True` means *kept*. *Sparsity* is the fraction of weights that are exactly zero.
@@ -183,7 +211,15 @@ except TypeError as error:
 # They do not: in torch, `src` must be a tensor. The form for one number has another keyword, `value=0`. (The code that the authors released
 # fills a mask with `scatter_(1, indices, True)` instead, and never meets the problem.)
 #
-# With `value=0` they run. Note two things more before you write your own: it changes the `W` that it is given, and it sorts along `dim=1`.
+# With `value=0` they run. Note two more things before you write your own: they change the `W` that is given, and they sort along `dim=1`.
+#
+# **Predict, then run.** The two outputs below are those of the figure. What would magnitude have removed of the first row, 0.9, -0.1, 0.5, 0.2, and what does Wanda remove?
+#
+# <details><summary>Answer</summary>
+#
+# Magnitude -0.1 and 0.2, Wanda 0.5 and 0.2: the scores of the row are 1.27, 3.61, 1.12 and 0.63.
+#
+# </details>
 
 # %%
 metric = example.abs() * tokens_seen.norm(p=2, dim=0)
@@ -197,11 +233,11 @@ print("pruned\n", example.clone().scatter_(dim=1, index=pruned_idx, value=0))
 # ## Prune every output by itself
 #
 # Sorting along `dim=1` is a decision. The weights of one row make one output, and they compete with each other only: **every row loses the same
-# number**. Magnitude pruning of unit 02 let the whole matrix compete.
+# number**. In [unit 02](../02_magnitude/magnitude.ipynb) the whole matrix competed.
 #
 # Why would that help? A row with small scores computes an output that is small everywhere. If the matrix competes, this row loses nearly
-# everything and its output is gone. The paper finds that comparing per output is better for language models. Experiment 2 looks whether that
-# is so here.
+# everything and its output is gone. The paper finds that comparing per output is better for language models. Experiment 2 tests whether that
+# holds here.
 
 
 # %% exercise="wanda.prune"
@@ -259,8 +295,8 @@ plt.show()
 # %% [markdown]
 # ## Groups of neighbours
 #
-# For hardware the same score is used in groups: 2:4 keeps two of every four neighbours (unit 01). Groups lie inside a row, so this is "per output"
-# all the more.
+# For hardware the same score is used in groups: 2:4 keeps two of every four neighbours ([unit 01](../01_patterns/patterns.ipynb)). Groups lie inside a row, so weights still
+# compete within an output only.
 #
 # One trap: the authors' option is called `prunen`, and it is the number of *zeros* in a group. At 2:4 and 4:8 nobody notices.
 
@@ -295,18 +331,18 @@ def wanda_n_m(W: torch.Tensor, norm: torch.Tensor, n: int, m: int) -> torch.Tens
 # %% [markdown]
 # ## The same function, other weights
 #
-# Here is a test that every score should pass. In a transformer a linear layer reads features from a norm, and the norm multiplies each feature $j$
-# with a learned gain $\gamma_j$. Take any positive $s_j$, multiply the gain by it, and divide column $j$ of every matrix that reads the feature:
+# Here is a test that every score should pass. In a transformer most linear layers read features from a normalisation layer (a "norm", such as RMSNorm), which multiplies each feature $j$
+# by a learned gain $\gamma_j$. Take any positive $s_j$, multiply the gain by it, and divide column $j$ of every matrix that reads the feature:
 #
 # $$ \sum_j \frac{W_{ij}}{s_j} \, (s_j \gamma_j \hat x_j) = \sum_j W_{ij} \, \gamma_j \hat x_j $$
 #
 # The model computes the same as before, for every input. But its weights are other weights: column $j$ is now $s_j$ times smaller. Training might as well
-# have ended there. A sensible method should prune both models alike.
+# have ended there. A sensible method prunes both models alike.
 #
 # - **Wanda**: $|W_{ij} / s_j| \cdot \lVert s_j X_j \rVert = |W_{ij}| \cdot \lVert X_j \rVert$. The score does not change.
 # - **Magnitude**: $|W_{ij}| / s_j$. Anything can happen.
 #
-# The same model with other numbers is all that we need for an experiment. Several layers read one norm (queries, keys and values do), and some norms
+# So the same model, written in other numbers, makes an experiment. Several layers read one norm (queries, keys and values do), and some norms
 # have a bias.
 
 
@@ -401,13 +437,13 @@ def wanda_prune_model_(model: nn.Sequential, batches: list[torch.Tensor], sparsi
 # %% [markdown]
 # ## How much from each row?
 #
-# Equal counts in every row are simple, but are they right? A row with a few large scores and many tiny ones can spare more than a row whose scores are all
+# Equal counts in every row are simple, but are they right? A row with a few large scores and many tiny ones can spare more weights than a row whose scores are all
 # alike. The paper tries a variant: every row gives up the same *share* $\alpha$ **of its total score**,
 #
 # $$ \text{remove the smallest scores of row } i \text{ as long as their sum is at most } \alpha \sum_j s_{ij} $$
 #
 # A larger $\alpha$ removes more. Which $\alpha$ gives 50 %? There is no formula, but the sparsity can only grow with $\alpha$, so halving
-# an interval finds it. Experiment 2 looks whether it is worth the trouble.
+# an interval finds it. Experiment 2 tests whether it is worth the trouble.
 #
 # The authors' search has borders and a place to stop that decide the last few weights. Follow them exactly:
 #
@@ -472,6 +508,15 @@ plt.show()
 # The course's driver walks through the blocks of a Hugging Face model as you walked through the parts of a network. It takes a method as two things:
 # what to collect of the inputs, and how to prune with it. Wanda's are yours. The cells from here on are not graded; they use your functions, so they
 # need your exercises done.
+#
+# **Predict, then run.** Four models are measured as they were trained and rescaled: dense, and pruned to 50 % by magnitude, Wanda and SparseGPT. Whose perplexity changes?
+#
+# <details><summary>Answer</summary>
+#
+# Not that of the dense model (47.6), which computes the same function, nor Wanda's (53.3), whose scores are the same. Magnitude's goes from 54.8 to 169.0. SparseGPT's changes a little, from 51.8 to 53.9: the damping of its Hessian is the one part
+# that depends on how the function is written.
+#
+# </details>
 
 # %% tags=["experiment"]
 from tqdm.auto import tqdm
@@ -694,6 +739,15 @@ plt.show()
 
 # %% [markdown]
 # Now the long one: all settings for each of three methods. A bar shows how far it is.
+#
+# **Predict, then run.** At 20 % Wanda and SparseGPT are equal on SmolLM2, to a hundredth. Will they still be close at 70 %?
+#
+# <details><summary>Answer</summary>
+#
+# No: Wanda is at 465, SparseGPT at 116. While little is gone there is little to make up for, and the choice of weights is nearly all there is. When most is gone, what stays has to take over, and Wanda moves
+# no weight.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.weights.comparison import compare, draw
@@ -723,7 +777,7 @@ draw(runs, dense, f"{NAME}, pruned in one shot, nothing retrained")
 plt.show()
 
 # %% [markdown]
-# On SmolLM2 the methods are far apart. Magnitude is no method for it: at 50 % its perplexity is in the hundreds, where Wanda's and SparseGPT's have
+# On SmolLM2 the methods are far apart. Magnitude is useless: at 50 % its perplexity is in the hundreds, where Wanda's and SparseGPT's have
 # not quite doubled. The picture before says why the tiny model cannot show it: in the median layer the largest input of tiny is 2 times the median
 # one, in SmolLM2 it is 18.5 times. (In the fast setting the three lie close together at 50 %, and part at 70 %.)
 #
@@ -809,4 +863,14 @@ print(f"published, magnitude is the highest of the three in {highest} of {len(pa
 # - Prune from the first layer to the last, and let each layer see what the pruned ones make.
 # - Say how you count: sequences or tokens, per row or per layer, kept or removed in n:m. And trust no ordering of methods that nobody measured on your model.
 #
-# **Next:** unit 06 goes back to training: is there a small network inside the large one that could have been trained alone?
+# ## Further reading
+#
+# - [Sun et al. 2024](https://arxiv.org/abs/2306.11695), *A simple and effective pruning approach for large language models*: the score, the comparison per output, and what fine-tuning brings back.
+# - [The authors' code](https://github.com/locuslab/wanda): `lib/prune.py` has all three methods of this unit side by side, and the README the table of experiment 4.
+# - [Dettmers et al. 2022](https://arxiv.org/abs/2208.07339), *LLM.int8()*: where the large features were found, and from which model size on.
+# - [Xiao et al. 2022](https://arxiv.org/abs/2211.10438), *SmoothQuant*: the rescaling of this unit put to use, to make activations easier to round.
+# - [Yin et al. 2023](https://arxiv.org/abs/2310.05175), *Outlier weighed layerwise sparsity (OWL)*: layers with more outliers are pruned less.
+#
+# [Unit 14](../14_teal/teal.ipynb) turns the idea round: there small *inputs* are skipped, for each token anew.
+#
+# Next: [06 lottery tickets](../06_lottery_tickets/lottery_tickets.ipynb), in which you go back to training, and look for a small network inside the large one that could have been trained alone.

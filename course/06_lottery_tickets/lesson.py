@@ -10,20 +10,32 @@
 # - say whether a ticket wins: against the dense network and three controls that differ from it in one thing each.
 #
 # About 90 minutes of exercises, then four experiments that use *your* functions. They take about four minutes on two cores.
+#
+# **Builds on** [02 magnitude](../02_magnitude/magnitude.ipynb) (magnitude as a score, pruning in several rounds, a training step that keeps its zeros).
 
 # %% [markdown]
+# ## Background
+#
+# A trained network can lose most of its weights and hardly any accuracy: LeCun et al. showed it with Optimal Brain Damage in 1990
+# ([unit 03](../03_optimal_brain/optimal_brain.ipynb)), Han et al. with magnitudes and retraining in 2015 ([unit 02](../02_magnitude/magnitude.ipynb)).
+# So a small network can *do* the work. Can it also *learn* it? The common experience was that it learns worse. Take the mask that pruning
+# found, give the weights new random values, train: the result is clearly below the pruned network.
+#
+# [Frankle and Carbin 2019](https://arxiv.org/abs/1803.03635) changed one thing. They gave the weights that are left not *new* random values
+# but **the ones they had before training**. On MNIST and CIFAR-10, such subnetworks of 10 to 20 % of the size and less did as well as the dense
+# network in as many steps. Above that size they learned faster, and became better.
+#
+# The authors called it the *lottery ticket hypothesis*: a large network that is initialised at random contains a small one whose weights happen
+# to be such that, trained alone, it does as well as the large one in as many steps. The small network is the winning ticket. The large
+# one wins because it buys many tickets.
+#
 # ## The question
 #
-# Unit 02 removed 80 % and more of a trained network and lost little. So a small network can do the work. Why then did we train the
-# large one? Could we not have trained the small one from the beginning?
+# Is that so? A claim about tickets is a claim about *three* things at once: the mask, the initial values, and the way both are trained. This unit
+# finds tickets, takes these things apart with controls, and asks how much each of them counts.
 #
-# Before 2019 the common answer was: one can, but it learns worse. Take the mask that pruning found, give the weights new random values, train:
-# the result is clearly below the pruned network. Frankle and Carbin (2019) changed one thing. They gave the weights not *new* random values
-# but **the ones they had before training**. Then the small network learned as well as the dense one, and faster.
-#
-# They called it the *lottery ticket hypothesis*: a large network that is initialised at random contains a small one whose weights happen to
-# be such that, trained alone, it does as well as the large one in as many steps. The small network is the winning ticket. The large
-# one wins because it buys many tickets.
+# Nothing here makes a network faster: the search trains a network again and again, and zeros save time only in kernels that skip them (units
+# [15](../15_two_four/two_four.ipynb) and [16](../16_sparse_gemv/sparse_gemv.ipynb)). What it gives is an answer to a question: what is the large network for?
 #
 # ## How to find one
 #
@@ -33,13 +45,15 @@
 # 2. Drop the fraction $p$ of the weights that are left: those of smallest $|\theta_T|$. This makes a new mask $m'$.
 # 3. **Rewind:** put the weights that are left back to $\theta_0$. The ticket is $m' \odot \theta_0$. Go to 1 with $m'$.
 #
-# After $L$ levels $(1-p)^L$ of the weights are left. With $p = 0.2$, as published, it takes ten levels to get to 11 %.
+# ![Sixteen initial weights are trained; the four smallest trained ones are marked. In the ticket these four places are empty, and all others hold their initial values again. An arrow leads from the ticket back to the start: the next level trains the ticket.](rewinding.svg)
 #
-# Note which weights do what. The **trained** weights choose the mask. The **initial** weights make the ticket. Whoever swaps the two
-# still gets a network that trains, and a plausible number.
+# *One level with $p = 1/4$: the trained weights choose the mask, the initial weights make the ticket.*
 #
-# Nothing here makes a network faster than it was; the search trains the dense network again and again. What it gives is an answer to
-# a question: what is the large network for?
+# Levels are counted from 0, the dense network. At level $L$, $(1-p)^L$ of the weights are left: with $p = 0.2$, as published, it takes ten levels to get
+# to 11 %.
+#
+# Look at the top row of the picture. The weight 0.9 is the largest of all before training, and goes; −0.1 in the second row is one of the
+# smallest, and stays. Whoever swaps the two roles, and lets the *initial* weights choose, still gets a network that trains, and a plausible number.
 #
 # **Conventions of the course.** A *mask* is boolean and `True` means *kept*. *Density* is the fraction that is kept. Linear weights have the
 # shape `(out_features, in_features)`, and layers go by the names of `model.named_modules()`.
@@ -63,7 +77,7 @@ plots.style()
 # %% [markdown]
 # ## A fraction of what is left
 #
-# Step 2 looks like unit 02, but now some weights are gone already. Three things go wrong here.
+# Step 2 looks like [unit 02](../02_magnitude/magnitude.ipynb), but now some weights are gone already. Three things go wrong here.
 #
 # - **Of what?** 20 % of what is *left*, not of the original. Otherwise the fifth level takes the last weight.
 # - **Who competes?** Weights that are gone do not. If they are zero they would all be the smallest, and nothing new would go.
@@ -95,7 +109,7 @@ def drop_smallest(W: torch.Tensor, mask: torch.Tensor, p: float) -> torch.Tensor
 
 
 # %% [markdown]
-# Published codes differ here too. The authors' code drops everything up to and including the weight at index $\lceil p n \rceil$, one or two more
+# Published codes differ here too. The authors' code drops everything up to and including the weight at index $\lceil p n \rceil$ (from 0), one or two more
 # than `int(p * n)`. That makes no difference to a curve, and all the difference to a comparison of masks.
 #
 # ## All layers together
@@ -236,7 +250,18 @@ def train_(training, masks: dict[str, torch.Tensor], steps: int) -> None:
 # ```
 #
 # With the first line, rewinding does nothing. With the second, the first rewind is right, and every later one goes to the end
-# of the training before. An optimiser has the same trap: `load_state_dict` takes over the momentum tensors that it is given.
+# of the training before. Follow one weight, which begins at 0.3 and of which `initial` holds a copy:
+#
+# | | the model's weight | the copy in `initial` |
+# |---|---|---|
+# | start | 0.3 | 0.3 |
+# | after the first training | 0.8 | 0.3 |
+# | `parameter.data = initial[name]` | 0.3 | 0.3, and from now on *the same tensor* |
+# | after the second training | −0.5 | −0.5 |
+# | `parameter.data = initial[name]` | **−0.5** | −0.5 |
+#
+# Nothing fails, and the second ticket starts from trained weights. `parameter.data.copy_(initial[name])` would copy the *number*. An optimiser has the
+# same trap: `load_state_dict` takes over the momentum tensors that it is given.
 #
 # And the weights are not all. If momentum, learning rate or batches are those of the end, a ticket is trained in another way
 # than the dense network, and a comparison of the two says nothing. The test of a snapshot is strict and simple: rewind, train on, and everything must be
@@ -278,6 +303,17 @@ class Snapshot:
 # %% [markdown]
 # Try it on a small training: six steps, rewind, six steps. The bars are the largest difference between the losses of the two runs, first with all parts
 # rewound, then with one of them left as it was.
+#
+# **Predict, then run.** The snapshot is taken after 5 steps; the learning rate falls to a third after 8; momentum is 0.9. Which part costs most if it is
+# forgotten, and which least?
+#
+# <details><summary>Answer</summary>
+#
+# The optimiser costs most, 0.118: the momentum of the end pushes on, and it takes ten steps to fade. The scheduler comes next, 0.055: it counts on from step
+# 11, so the fall after step 8 never comes. The order costs least, 0.004: other batches of the same data have nearly the same gradient. All
+# three are far above 0, which is what you get with everything rewound. A curve would show none of them, and the test to the last bit shows all.
+#
+# </details>
 
 
 # %%
@@ -327,9 +363,9 @@ plt.show()
 # ## Find the tickets
 #
 # Now the loop of the beginning, with one addition. On larger networks rewinding to $\theta_0$ stops working: the first steps, with a large learning rate,
-# throw the network somewhere by chance, and the ticket elsewhere. Frankle et al. (2020) rewind to the weights after a few steps instead, $\theta_k$ with
-# $k$ a small part of $T$ ("late rewinding"); $k = 0$ is the original. A ticket at step $k$ then trains the $T - k$ steps that are
-# left.
+# send the network somewhere by chance, and the ticket somewhere else. [Frankle et al. 2020](https://arxiv.org/abs/1912.05671) rewind to the weights after a few
+# steps instead, $\theta_k$ with $k$ a small part of $T$ ("late rewinding"); $k = 0$ is the original. A ticket at step $k$ then trains the $T - k$ steps
+# that are left.
 #
 # `train` comes as an argument. In the experiments it will be your `train_`, which also writes down how the accuracy grows.
 
@@ -389,7 +425,11 @@ def find_tickets(
 # | other connections | the ticket's | random, as many in each layer | is it the mask, or the number alone? |
 # | fine-tuned | trained | the ticket's | is rewinding as good as training on? |
 #
-# Everything else must be equal: steps, learning rates, batches. It sounds obvious and is often not so. A re-initialised network which is trained
+# ![Four grids of sixteen weights. The ticket has initial weights and four empty places. "Other weights" has the same empty places and new numbers; "other connections" has the ticket's numbers and four other empty places; "fine-tuned" has the ticket's places and trained numbers.](controls.svg)
+#
+# *The ticket and its controls: each differs from it in one thing.*
+#
+# Everything else must be equal: steps, learning rates, batches. That sounds obvious, and is often neglected. A re-initialised network which is trained
 # with what is left of the schedule loses for that reason alone; fine-tuning with twice the total of steps wins for that reason alone.
 
 
@@ -463,13 +503,13 @@ def train_controls(
 #
 # ## The set-up
 #
-# MNIST-1D as in unit 02: ten classes, 40 numbers each. Of its 4000 training signals 3200 are trained on and 800 are for *validation*: they choose,
+# MNIST-1D as in [unit 02](../02_magnitude/magnitude.ipynb): ten classes, 40 numbers each. Of its 4000 training signals 3200 are trained on and 800 are for *validation*: they choose,
 # where something is to be chosen. The 1000 test signals only report. The network has three linear layers, 40-128-128-10, and its
 # 22 784 weights (without biases) compete in one ranking. One training is 600 steps of SGD with momentum on batches of 64; the learning rate falls to
 # a third after 400. That is not quite enough to converge, on purpose: what learns faster shows.
 #
 # Every curve is a mean over five seeds (initialisation and data order), and every band or bar is the standard deviation over them. (The fast setting
-# has 300 steps, two seeds and three levels. Numbers in the text are those of the full one; on another machine sums round otherwise,
+# has 300 steps, two seeds and three levels. Numbers in the text are those of the full one; on another machine sums are rounded differently,
 # and means move by a point or so.)
 
 # %% tags=["experiment"]
@@ -547,6 +587,16 @@ def mean_and_spread(rows):
 #
 # Your `find_tickets` with $p = 0.4$, eight levels down to 1.7 % of the weights, $k = 0$. At every second level your `train_controls`. All that is
 # trained makes the same 600 steps on the same batches.
+#
+# **Predict, then run.** The dense network reaches 55.8 %. With 36 % of the weights left, which of the four are above it: the ticket, other weights, other
+# connections, fine-tuned?
+#
+# <details><summary>Answer</summary>
+#
+# The ticket (59.4 %) and fine-tuning (59.8 %) are above. Other weights (48.5 %) and other connections (47.4 %) are well below. So neither the mask alone
+# nor the initial values alone make the ticket: it is the mask *for these values*. It was chosen by a training that began with them.
+#
+# </details>
 
 # %% tags=["experiment"]
 COMPARED = range(1, LEVELS + 1) if FAST else range(2, LEVELS + 1, 2)
@@ -624,7 +674,7 @@ ax.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# Four things to read off. (With 300 steps they are the same, but the numbers are others.)
+# Four things to read off. (With 300 steps they are the same, but the numbers differ.)
 #
 # - **The ticket beats the dense network.** From 60 % down to 8 % of the weights, tickets are three points or so above the dense network
 #   after the same 600 steps; with 5 % they equal it. Below that comes the cliff that you know from unit 02.
@@ -642,7 +692,16 @@ plt.show()
 # ## Experiment 2: who learns faster?
 #
 # Same runs, other question. Left: how the validation accuracy grows. Right: the first step, of those looked at (every 20), at which it has reached 50 %.
-# Runs that never do are counted beside the mean, which is taken over those that do.
+# The mean is taken over the runs that reach it; their number is given beside it.
+#
+# **Predict, then run.** The dense network needs 348 steps on average. Does a ticket with 5 % of its weights need more or fewer?
+#
+# <details><summary>Answer</summary>
+#
+# Fewer, if anything: 308 ± 41 against 348 ± 63. And the ticket of 36 % needs 128. Fewer weights do not mean slower learning, as long as they are the right ones:
+# with other weights, only one run in five gets there at 36 %, and none below.
+#
+# </details>
 
 # %% tags=["experiment"]
 TARGET = 0.4 if FAST else 0.5
@@ -804,7 +863,7 @@ plt.show()
 # go.** The paper's explanation is that after $k$ steps two trainings with different data order end in the same valley, and before they do not.
 # We have not shown that; we have shown that $k$ matters where steps are large.
 #
-# What did not come out: that a *few* steps are enough. Step 20 of 600 gives less than one point at the large learning rate, less than the spread between
+# What we did not see is that a *few* steps are enough. Step 20 of 600 gives less than one point at the large learning rate, less than the spread between
 # seeds. And 100 steps are a sixth of the training, made by the dense network; at the small learning rate the same head start gives
 # nothing, so it is not the head start alone.
 
@@ -813,6 +872,16 @@ plt.show()
 #
 # The line `weight < EPS`, put to the test: the tickets of experiment 1, trained by your `train_` and by a loop that deletes the gradient of
 # every weight below $10^{-6}$, from the same start on the same batches.
+#
+# **Predict, then run.** The loop freezes every negative weight. Does the dense network, of which nothing is pruned, still learn? And who loses more by it, the
+# dense network or the ticket with 5 % of the weights?
+#
+# <details><summary>Answer</summary>
+#
+# It learns, to 47.3 % instead of 55.8 %: half of its weights can move, and that is enough for much of the task. The ticket of 5 % loses 16.7 points, twice as much. It
+# has no weights to spare.
+#
+# </details>
 
 # %% tags=["experiment"]
 EPS = 1e-6
@@ -874,5 +943,16 @@ for i, level in enumerate(BUG_LEVELS):
 # - A ticket wins only against controls that differ from it in one thing: other weights, other connections, trained weights.
 # - Where steps are large, go back to step $k$ and not to step 0.
 #
-# **Next:** a ticket is a sparse network, and sparse networks need special kernels to be fast. Unit 07 removes whole neurons, heads and layers:
-# what is left is a small *dense* network.
+# ## Further reading
+#
+# - [Frankle and Carbin 2019](https://arxiv.org/abs/1803.03635), *The lottery ticket hypothesis*: section 2 for the claim on fully connected networks, and the appendices for every
+#   control that one may ask for.
+# - [Frankle et al. 2020](https://arxiv.org/abs/1912.05671), *Linear mode connectivity and the lottery ticket hypothesis*: why one has to rewind to step $k$, by a test of whether
+#   two trainings end in the same valley.
+# - [Zhou et al. 2019](https://arxiv.org/abs/1905.01067), *Deconstructing lottery tickets*: what in the initial values counts. Often the sign alone.
+# - [Liu et al. 2019](https://arxiv.org/abs/1810.05270), *Rethinking the value of network pruning*: the opposite view. With structured pruning and large learning rates, random weights do as well.
+# - [Renda et al. 2020](https://arxiv.org/abs/2003.02389), *Comparing rewinding and fine-tuning in neural network pruning*: what to do if all you want is a good sparse network.
+# - [open_lth](https://github.com/facebookresearch/open_lth): the authors' code. `pruning/sparse_global.py` is the step "drop 20 % of what is left".
+#
+# Next: [07 Minitron](../07_minitron/minitron.ipynb), in which whole neurons, heads and blocks go. A ticket is a sparse network, and sparse networks need special kernels to be fast; what is
+# left there is a small *dense* network.

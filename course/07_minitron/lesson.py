@@ -10,22 +10,29 @@
 # - compare width with depth, importance with chance, and distillation with cross-entropy at equal cost, and believe only what you measured.
 #
 # About 90 minutes of exercises, then six experiments that use *your* functions. They take about six minutes on two cores.
+#
+# **Builds on** [01 patterns](../01_patterns/patterns.ipynb) (what removing rows and columns saves) and [05 Wanda](../05_wanda/wanda.ipynb) (importance from activations, a model
+# pruned block by block).
 
 # %% [markdown]
-# ## The question
+# ## Background
 #
-# Units 01 to 06 made weights zero. A zero still has its place in the matrix, and saves time only where a kernel knows how to skip it.
+# Units [01](../01_patterns/patterns.ipynb) to [06](../06_lottery_tickets/lottery_tickets.ipynb) made weights zero. A zero still has its place in the matrix, and saves time only where
+# a kernel knows how to skip it. *Structured* pruning takes out whole parts instead: a neuron of the feed-forward layer, an attention head, a channel of the hidden state, a block. What
+# is left is an ordinary dense model with smaller matrices. Everything that runs the large model runs the small one, faster.
 #
-# What if we take out whole *parts*: a neuron of the feed-forward layer, an attention head, a channel of the hidden state, a block? What is left is an ordinary
-# dense model with smaller matrices. Everything that runs the large model runs the small one, faster.
-#
-# The price is that a part is a coarse thing. A model without a third of its parts is a bad model, and has to be trained on. Muralidharan et al. (2024)
-# make two claims, and call the models that come out Minitron:
+# The price is that a part is a coarse thing: a model without a third of its parts has to be trained on.
+# [Muralidharan et al. 2024](https://arxiv.org/abs/2407.14679) cut NVIDIA's Nemotron-4 15B down to 8 and 4 billion parameters, and called the results *Minitron*. They make two claims:
 #
 # 1. which parts can go is seen from **activations** on a small text, without any gradient;
-# 2. the model recovers with few tokens if the **large model teaches** the small one.
+# 2. the model recovers with few tokens if the **large model teaches** the small one. This is *distillation* ([Hinton et al. 2015](https://arxiv.org/abs/1503.02531)).
 #
-# You will build both halves, run them on SmolLM2 and on the tiny model of the course, and see which claims hold at this scale.
+# They report up to 40 times fewer training tokens than from scratch, up to 16 % better MMLU, and 1.8 times less compute for the family of three models. A second report
+# ([Sreenivas et al. 2024](https://arxiv.org/abs/2408.11796)) does the same with Llama 3.1 8B, and finds cuts in width ahead of cuts in depth.
+#
+# ## The question
+#
+# Which of these claims hold at the scale of two processor cores? You will build both halves, run them on SmolLM2 and on the tiny model of the course, and put a control beside each claim.
 #
 # ## What can be cut
 #
@@ -35,7 +42,7 @@
 # $$ x \leftarrow x + W_o \, \text{attention}(W_q \hat x, W_k \hat x, W_v \hat x) \qquad
 #    x \leftarrow x + W_{down} \left( \sigma(W_{gate} \hat x) \odot W_{up} \hat x \right) $$
 #
-# where $\hat x$ is $x$ behind an RMSNorm. There are four things to choose:
+# where $\hat x$ is $x$ after an RMSNorm. There are four things to choose:
 #
 # | part | how many | where its activation is seen | what goes with it |
 # |---|---|---|---|
@@ -43,6 +50,10 @@
 # | head | $h$ in each block | input of $W_o$ | $c$ rows of $W_q$, $c$ columns of $W_o$ |
 # | hidden channel | $d$ in the whole model | output of every norm | a row or column of *every* matrix |
 # | block | $L$ | its input and output | the block |
+#
+# ![The matrices of one block and the embedding, as grids. A hidden channel is a column of the embedding and of all matrices that read the hidden state, a row of W_o and W_down, and an entry of each norm. A head is two rows of W_q and two columns of W_o. A neuron is a row of W_gate and W_up and a column of W_down.](parts.svg)
+#
+# *What goes together: outputs are rows and inputs columns, so a part is a row where it is made and a column where it is read.*
 #
 # **Conventions of the course.** Linear weights have the shape `(out_features, in_features)`. Activations come batch first: `(sequences, tokens, channels)`.
 # Parts that stay keep their order.
@@ -138,14 +149,14 @@ for name, scores in WAYS.items():
     print(f"{name:<26}" + "".join(f"{value / scores.max():14.2f}" for value in scores))
 
 # %% [markdown]
-# Each line is relative to its largest. The four channels have the same energy, so the l2 norm over all tokens (Wanda's choice, unit 05) cannot tell them
+# Each line is relative to its largest. The four channels have the same energy, so the l2 norm over all tokens (Wanda's choice, [unit 05](../05_wanda/wanda.ipynb)) cannot tell them
 # apart. Without the absolute value, the channel that swings looks dead. Averaging over the wrong dimension misjudges the last channel most.
 #
 # ## Heads, group by group
 #
 # The input of $W_o$ has $h \cdot c$ channels, $c$ neighbours for each head. The score of a head is the l2 norm of the scores of its channels.
 #
-# Then which heads stay? In grouped-query attention several query heads share a key and a value. SmolLM2 has 9 query heads and 3 key-value heads: heads 0, 1, 2
+# Then which heads stay? In grouped-query attention ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245); its cache is counted in [unit 12](../12_mla/mla.ipynb)) several query heads share a key and a value. SmolLM2 has 9 query heads and 3 key-value heads: heads 0, 1, 2
 # read the first, heads 3, 4, 5 the second, and so on. An ordinary model needs groups of one size. So heads compete **within their group**, and every
 # group keeps the same number.
 
@@ -189,12 +200,12 @@ def best_heads(
 # ## Which blocks change little
 #
 # Depth is cut in blocks. A block adds something to the hidden state. If what leaves it points where its input pointed, the block has done nothing that the
-# next one could see, as a norm removes the length. So compare directions, for every token by itself:
+# next one could see, for a norm removes the length. So compare directions, for every token by itself:
 #
 # $$ \text{influence} = \frac{1}{S T} \sum_{s,t} \left( 1 - \frac{x_{st}^\top y_{st}}{\lVert x_{st} \rVert \, \lVert y_{st} \rVert} \right) $$
 #
-# with $x$ before and $y$ behind the block, and $S$ sequences of $T$ tokens in a batch. This is the "block influence" of Men et al. (2024). Over batches the
-# authors add up.
+# with $x$ before and $y$ after the block, and $S$ sequences of $T$ tokens in a batch. This is the "block influence" of [Men et al. 2024](https://arxiv.org/abs/2403.03853). The
+# authors of Minitron add it up over batches.
 #
 # Why for every token? One cosine of the flattened tensors is a mean weighted by length. Language models have a few tokens whose vectors are many
 # times longer than all others, the first of a text for one. They would decide alone.
@@ -311,7 +322,7 @@ print(f"largest difference of the outputs: {difference:.1e}")
 #
 # Do not decide by sizes. $W_q$ of SmolLM2 is square, 576 by 576.
 #
-# **The norm.** RMSNorm divides by the root of the *mean* square:
+# **The norm.** RMSNorm divides by the root of the *mean* square (channels are counted from 1 in this formula, and from 0 in code):
 #
 # $$ \hat x_j = \gamma_j \frac{x_j}{\sqrt{\frac{1}{d} \sum_{i=1}^{d} x_i^2}} $$
 #
@@ -320,8 +331,22 @@ print(f"largest difference of the outputs: {difference:.1e}")
 #
 # $$ \sqrt{d / d'} $$
 #
-# If the channels that go are as large as the others, the mean square stays about the same, and the factor makes the outputs too large. The truth lies between.
-# The authors' code has no such factor. We make it an option, and experiment 3 decides.
+# If the channels that go are as large as the others, the mean square stays about the same, and the factor makes the outputs too large. Both, with four channels of which two stay, and $\gamma = 1$:
+#
+# | $x$ | root of the mean square | outputs of the first two | after the cut: root | outputs | times $\sqrt{4/2} = 1.41$ |
+# |---|---|---|---|---|---|
+# | (3, 4, 0, 0) | $\sqrt{25/4} = 2.5$ | 1.2, 1.6 | $\sqrt{25/2} = 3.54$ | 0.85, 1.13 | **1.2, 1.6** |
+# | (3, 4, 3, 4) | $\sqrt{50/4} = 3.54$ | 0.85, 1.13 | $\sqrt{25/2} = 3.54$ | **0.85, 1.13** | 1.2, 1.6 |
+#
+# The truth lies between. The authors' code has no such factor. We make it an option, and experiment 3 decides.
+#
+# **Predict, then run.** Next come 24 channels, of which the last eight are zero and are cut. The norms of the others stay as they are. By which factor are their outputs off?
+#
+# <details><summary>Answer</summary>
+#
+# By $\sqrt{d'/d} = \sqrt{16/24} = 0.8165$. All outputs of all tokens have the same factor, so a number in $\gamma$ can undo it exactly.
+#
+# </details>
 
 # %%
 x = torch.randn(5, 24)
@@ -385,6 +410,15 @@ def trim_hidden(
 #
 # What does a cut save? Count. One hidden channel takes a row or column of everything, a neuron takes three rows of length $d$. With tied embeddings the
 # vocabulary counts once.
+#
+# **Predict, then run.** SmolLM2 loses a third of its heads. What share of its parameters is left: two thirds, 80 %, or 95 %?
+#
+# <details><summary>Answer</summary>
+#
+# 95.1 %. A head owns $2 \cdot 576 \cdot 64$ parameters, in $W_q$ and $W_o$; the 1536 neurons own $3 \cdot 576$ each, and the vocabulary holds a fifth of the whole model. Half of the
+# neurons are 30 %.
+#
+# </details>
 
 
 # %%
@@ -424,7 +458,15 @@ for name, shape in {
 #    L = T^2 \sum_v p_v \left( \log p_v - \log q_v \right) $$
 #
 # That is the Kullback-Leibler divergence $\text{KL}(p \,\Vert\, q)$. The teacher's probabilities are the weights. Turned around, a student that puts all on one of the
-# teacher's tokens would do well.
+# teacher's tokens would do well. Say the teacher finds two tokens equally likely, $p = (0.5, 0.5)$, and the student is more and more sure of the first:
+#
+# | $q$ | $\text{KL}(p \,\Vert\, q)$, used here | $\text{KL}(q \,\Vert\, p)$, turned around |
+# |---|---|---|
+# | (0.5, 0.5) | 0 | 0 |
+# | (0.98, 0.02) | $0.5 \ln \frac{0.5}{0.98} + 0.5 \ln \frac{0.5}{0.02} = 1.27$ | $0.98 \ln \frac{0.98}{0.5} + 0.02 \ln \frac{0.02}{0.5} = 0.60$ |
+# | (0.9998, 0.0002) | 3.57 | 0.69 |
+#
+# The first grows without limit when a token is forgotten that the teacher knows. The second never exceeds $\ln 2 = 0.69$.
 #
 # **Why $T^2$?** The gradient with respect to the student's logits is $(q - p) / T$ without it. And for large $T$ the difference $q - p$ itself shrinks like
 # $1 / T$, since softmax gets flat. So the gradient falls like $1 / T^2$, and $T^2$ makes up for that: a temperature can be changed without touching the
@@ -518,7 +560,7 @@ def distil_step_(
 # %% [markdown]
 # ## Experiment 1: what does every part of SmolLM2 do?
 #
-# The cells from here on are not graded; they use your functions, so they need your exercises done. First a model's importance: hooks hand
+# The cells from here on are not graded; they use your functions, so they need your exercises done. First a model's importance: hooks pass
 # activations to your `ChannelScore`, and the states around every block to your `block_influence`.
 #
 # - Calibration text: the first 4 x 512 tokens of `python_docs("calibration")` for SmolLM2, the first 32 x 256 for the tiny model.
@@ -633,7 +675,7 @@ print("blocks, the most important first:", *order)
 #
 # - **Neurons** differ most: in the median block the strongest scores 10.8 times the median one. The last blocks have a few neurons that are much larger than all others.
 # - **Heads** are nearly alike, a factor of 1.5. No head asks to be cut.
-# - **Hidden channels**: about ten are far larger than the rest, up to 20.4 times the median. Behind them the curve is flat, and no channel is near zero. Whatever
+# - **Hidden channels**: about ten are far larger than the rest, up to 20.4 times the median. After them the curve is flat, and no channel is near zero. Whatever
 #   goes, something goes with it.
 # - **Blocks**: the first one turns everything, as it makes a state out of an embedding; then the last, the second, and block 24. Blocks 25, 26 and 14 do the
 #   least.
@@ -642,6 +684,16 @@ print("blocks, the most important first:", *order)
 #
 # A score is worth something if it beats a random choice. So cut neurons both ways, at several sizes, and measure. First the function that makes a small model,
 # all of it by your functions: blocks, neurons, heads, then the hidden channels.
+#
+# **Predict, then run.** SmolLM2 has a perplexity of 12.1. Take out a tenth of the neurons, by importance or at random. How much does each choice cost? And would you expect the
+# same of the tiny model?
+#
+# <details><summary>Answer</summary>
+#
+# By importance 14.2, at random 20.9 and 30.0. Experiment 1 shows why: in the median block the strongest neuron scores 10.8 times the median one, and at 10 % nearly every random choice hits
+# some that must not go. The neurons of the tiny model are more alike, so its score has less to say: 44.2 against 46.5 to 51.2, and at 25 % chance is ahead.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.weights import minitron
@@ -846,6 +898,16 @@ for name, (large, scores, ppl, _) in MODELS.items():
 #
 # Beside distillation run two controls, for the student that loses neurons only: the cross-entropy on the same batches, and the same cross-entropy for a model of the
 # same shape that starts from random weights.
+#
+# **Predict, then run.** Before training the student with fewer blocks was ahead by far: 82.6, against 194.1 of the one with fewer neurons. What of this lead is left after
+# 120 steps?
+#
+# <details><summary>Answer</summary>
+#
+# Little: 46.3 against 49.3. Both are taught by the same model, and the one that was further away learns faster at first. What a cut does *before* training says little about the model
+# that you will use.
+#
+# </details>
 
 # %% tags=["experiment"]
 import math
@@ -1002,4 +1064,13 @@ print("1.8 times less compute for a family of models               not measured"
 # - RMSNorm divides by a mean over channels. Fewer channels, another mean.
 # - Let the large model teach: forward KL, the teacher's probabilities as weights, times $T^2$, mean over tokens. And state the reduction.
 #
-# **Next:** unit 08 leaves static sparsity. A mixture of experts keeps all its parameters, and chooses for every token which of them to use.
+# ## Further reading
+#
+# - [Muralidharan et al. 2024](https://arxiv.org/abs/2407.14679), *Compact language models via pruning and knowledge distillation*: the ways to aggregate activations that were tried, and the list of best practices.
+# - [Sreenivas et al. 2024](https://arxiv.org/abs/2408.11796), *LLM pruning and distillation in practice*: width beside depth after training, and what to do if the teacher's training text is not to be had.
+# - [Hinton et al. 2015](https://arxiv.org/abs/1503.02531), *Distilling the knowledge in a neural network*: section 2 for the temperature and its square.
+# - [Men et al. 2024](https://arxiv.org/abs/2403.03853), *ShortGPT*: block influence, and how many blocks of large models can go without any training.
+# - [Xia et al. 2023](https://arxiv.org/abs/2310.06694), *Sheared LLaMA*: the other school, which *learns* what to cut and trains on with cross-entropy.
+# - [NVIDIA Model Optimizer](https://github.com/NVIDIA/TensorRT-Model-Optimizer): the authors' code; `modelopt/torch/prune/plugins/mcore_minitron.py` holds the scores of this unit.
+#
+# Next: [08 mixture of experts](../08_mixture_of_experts/mixture_of_experts.ipynb), in which nothing is removed. A mixture keeps all its parameters, and chooses for every token which of them to use.

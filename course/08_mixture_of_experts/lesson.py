@@ -10,21 +10,31 @@
 # - count what a mixture holds, computes and reads, and say for which batch sizes it is worth having.
 #
 # About 85 minutes of exercises, then six experiments that use *your* functions. They take about two minutes on two cores.
+#
+# **Builds on** [01 patterns](../01_patterns/patterns.ipynb) (bytes and FLOPs are two costs) and [07 Minitron](../07_minitron/minitron.ipynb) (the gated feed-forward layer, which
+# is what an expert is).
 
 # %% [markdown]
+# ## Background
+#
+# Units [01](../01_patterns/patterns.ipynb) to [07](../07_minitron/minitron.ipynb) removed weights once and for all. What is left is used for every input alike. But not every input
+# needs everything: a model that can write Python and French could leave its French alone while it writes Python.
+#
+# So keep all weights, and choose for every input which of them to use. The idea is from 1991: [Jacobs, Jordan, Nowlan and Hinton](https://doi.org/10.1162/neco.1991.3.1.79) trained several small networks and a
+# gate that says whom to ask. In 1994 [Jordan and Jacobs](https://doi.org/10.1162/neco.1994.6.2.181) put gates over gates. [Shazeer et al. 2017](https://arxiv.org/abs/1701.06538) made it a layer inside a
+# language model, of which only a few experts are *run*. [GShard](https://arxiv.org/abs/2006.16668) (2020) and [Switch](https://arxiv.org/abs/2101.03961) (2021) brought it to Transformers
+# and to many devices; today's open models such as [Mixtral](https://arxiv.org/abs/2401.04088) and [DeepSeek-V3](https://arxiv.org/abs/2412.19437) are built so. The claim has stayed the same: the quality of a large
+# model for the computation of a small one. ([Unit 13](../13_deja_vu/deja_vu.ipynb) goes further, and chooses single neurons for every token.)
+#
 # ## The question
 #
-# Units 01 to 07 removed weights once and for all. What is left is used for every input alike. But not every input needs everything: a model that can write Python
-# and French could leave its French alone while it writes Python.
-#
-# So keep all weights, and choose *for every token* which of them to use. A feed-forward layer becomes $E$ smaller ones, the **experts**, and a small **router**
-# picks $k$ of them for each token:
+# Is that so, and what is the price? A feed-forward layer becomes $E$ smaller ones, the **experts**, and a small **router** picks $k$ of them *for every token*:
 #
 # $$ y = \sum_{j=1}^{k} w_j \, E_{i_j}(x) $$
 #
-# Parameters grow with $E$, computation with $k$ alone. Mixtral has $E = 8$ and $k = 2$, DeepSeek-V3 has $E = 256$ and $k = 8$.
+# Parameters grow with $E$, computation with $k$ alone. Mixtral has $E = 8$ and $k = 2$, DeepSeek-V3 has $E = 256$ and $k = 8$. (Formulas count choices and experts from 1, code from 0.)
 #
-# The idea is older than language models of any size, and its first paper answers a question that one does not think of today: why would experts become *different* at all?
+# The first paper answers a question that one does not think of today: why would experts become *different* at all?
 
 # %%
 import math
@@ -46,14 +56,14 @@ torch.set_num_threads(1)  # nothing here is large, and the recorded training had
 # %% [markdown]
 # ## 1991: networks that compete
 #
-# Jacobs, Jordan, Nowlan and Hinton gave several small networks and a gate the same input. Network $i$ answers $o_i$, the gate says $p = \text{softmax}(z)$, and
+# Several small networks and a gate get the same input. Network $i$ answers $o_i$, the gate says $p = \text{softmax}(z)$, and
 # $d$ is what should come out. Two ways to train them:
 #
 # $$ \text{cooperating:} \;\; \Big\lVert d - \sum_i p_i o_i \Big\rVert^2 \qquad\quad
 #    \text{competing:} \;\; -\log \sum_i p_i \, e^{-\lVert d - o_i \rVert^2 / 2} $$
 #
 # The first asks that the *mixture* be right. Each expert then has to make up for the errors of all the others, so what one learns changes the task of the rest. The second
-# asks that *one of them* be right, and says who was it likely. Its gradient is
+# asks only that *one of them* be right, weighted by how likely each is to be asked. Its gradient is
 #
 # $$ \frac{\partial}{\partial o_i} = -h_i \, (d - o_i), \qquad h_i = \frac{p_i \, e^{-\lVert d - o_i \rVert^2/2}}{\sum_j p_j \, e^{-\lVert d - o_j \rVert^2/2}} $$
 #
@@ -209,7 +219,7 @@ plt.show()
 #
 # ## Experiment 2: two levels, and no step size
 #
-# Three years later Jordan and Jacobs put gates over gates, and found a way to train them that needs no gradient descent. In the mixture's likelihood
+# The gates over gates of Jordan and Jacobs come with a way to train them that needs no gradient descent. In the mixture's likelihood
 #
 # $$ p(y \mid x) = \sum_i g_i(x) \sum_j g_{j|i}(x) \; \mathcal{N}(y; U_{ij} x, s_{ij}) $$
 #
@@ -286,8 +296,12 @@ plt.show()
 #
 # ## The router
 #
-# Jump to today. Two things have changed. The mixture is a layer inside a model, so there is no target $d$ for it and no $h_i$: the gradient of the model's loss has to do. And
-# asking all experts is too dear, so only the $k$ best are run.
+# Jump to today. Two things have changed. The mixture is a layer inside a model, so there is no target $d$ for it and no $h_i$: the gradient of the model's loss must suffice. And
+# running all experts costs too much, so only the $k$ best are run. The whole layer, which you are about to build step by step:
+#
+# ![Five tokens choose two of three experts each. Each expert has a queue with room for two: expert 0 keeps tokens 0 and 1 and drops 3 and 2, expert 1 keeps 2 and 0 and drops 3 and 4, expert 2 keeps 4 and 1. The kept tokens are listed by expert, the experts run on their own lists, and the answers are added to the tokens; token 3 gets 0.](routing.svg)
+#
+# *Numbers in queues and lists are tokens. First choices stand before second ones; who finds no room adds nothing.*
 #
 # The router is one matrix. Its logits are $z = x W^\top$, a number for each expert, and
 #
@@ -300,7 +314,7 @@ plt.show()
 # | Mixtral, Qwen3-MoE, mesh | divided by the sum of the $k$ |
 # | Switch ($k = 1$), flaxformer, DeepSeek-V2, OLMoE, Qwen2-MoE | as the softmax over all experts made them |
 #
-# For $k = 1$ a renormalised weight is always 1. Then no gradient reaches the router, and it never learns. (People have met this in more than one code base.)
+# For $k = 1$ a renormalised weight is $p_i / p_i = 1$, whatever the logits are. A constant has no gradient, so the router never learns. (People have met this in more than one code base.)
 
 
 # %% exercise="mixture_of_experts.route"
@@ -344,7 +358,9 @@ print(
 )
 
 # %% [markdown]
-# The last line is the second row's weights again: renormalising is the same as a softmax over the $k$ chosen logits.
+# The last line shows the renormalised weights of token 0 again: renormalising is the same as a softmax over the $k$ chosen logits. The sum $Z$ over all experts cancels:
+#
+# $$ \frac{p_i}{p_i + p_j} = \frac{e^{z_i} / Z}{(e^{z_i} + e^{z_j}) / Z} = \frac{e^{z_i}}{e^{z_i} + e^{z_j}} $$
 #
 # ## Room for how many?
 #
@@ -358,7 +374,16 @@ print(
 # | DeepSpeed | $\max(\lceil G / E \cdot f k \rceil, 4)$ |
 # | Megatron | $\lceil G k / E \cdot f \rceil$ |
 #
-# with $G$ tokens in a group, $E$ experts, and $f$ the factor. The first two leave $k$ to the factor: who wants room for two choices says $f = 2.5$.
+# with $G$ tokens in a group, $E$ experts, and $f$ the factor. The first two leave $k$ to the factor: whoever wants room for two choices sets $f = 2.5$.
+#
+# **Predict, then run.** 100 tokens, 16 experts, $k = 2$, $f = 1.25$. The fair share is $100 \cdot 2 / 16 = 12.5$ tokens. How many does an expert take, by each of the four?
+#
+# <details><summary>Answer</summary>
+#
+# $G f / E = 7.8$ makes 7 for mesh (down) and 8 for flaxformer (to the nearest). With $k$ it is 15.6, so 16 for DeepSpeed and Megatron (up). "A factor of 1.25" leaves room for less than two thirds of the choices in the one case, and for all of them in
+# the other.
+#
+# </details>
 
 
 # %% exercise="mixture_of_experts.capacity"
@@ -453,8 +478,8 @@ for (first, second), (kept_1, kept_2) in zip(example.tolist(), keep(example, 3, 
 #
 # ## Dispatch
 #
-# Now the tokens have to get to the experts. The textbook's way is a product with a one-hot tensor of size (tokens, experts, capacity), which costs more than the
-# experts themselves. The practical way is a list: **sort the choices by expert**. Then every expert finds its tokens side by side, and an ordinary matrix product is all it needs.
+# Now the tokens have to get to the experts. The textbook's way is a product with a one-hot tensor of size (tokens, experts, capacity). The capacity grows with the tokens, so the cost of this product grows with their square,
+# and soon exceeds that of the experts. The practical way is a list: **sort the choices by expert**. Then every expert finds its tokens side by side, and an ordinary matrix product is all it needs.
 #
 # Number the choices $c = t \cdot k + j$: the $j$-th choice of token $t$. So `c // k` is the token, and `weights.flatten()[c]` is the weight.
 
@@ -629,7 +654,13 @@ print(f"logits are up to {expected.abs().max():.1f}")
 # - what is **read** from memory for a batch of tokens: each expert that *anybody* chose, once.
 #
 # If all experts are equally likely, and tokens choose independently, a token leaves a given expert alone with probability $1 - k/E$. All $B$ tokens of a batch do so
-# with probability $(1 - k/E)^B$. On average $E \, (1 - (1 - k/E)^B)$ experts are read.
+# with probability $(1 - k/E)^B$. On average $E \, (1 - (1 - k/E)^B)$ experts are read. For $E = 8$ and $k = 2$:
+#
+# | tokens | an expert is left alone by all | experts read, of 8 |
+# |---|---|---|
+# | 1 | $3/4 = 0.75$ | 2 |
+# | 4 | $(3/4)^4 = 0.32$ | 5.5 |
+# | 16 | $(3/4)^{16} = 0.01$ | 7.9 |
 #
 # DeepSeek adds a **shared** expert, which every token meets.
 
@@ -681,6 +712,15 @@ for name, (d, f, n_experts, k, shared) in MODELS.items():
 # core over an hour. The script is `sparsity_edu/experts/train_tiny_moe.py`, the record lies beside the model as `training.json`.
 #
 # Beside it runs, live, the beginning of the same training.
+#
+# **Predict, then run.** A token costs 4.32 MFLOP in the mixture, and 4.31 in the dense model of the same active size. Is a training step of the two as fast?
+#
+# <details><summary>Answer</summary>
+#
+# No: 0.92 s of CPU time against 0.49. Eight small matrix products are slower than one large one, tokens have to be sorted and added back, and the optimiser moves 2.8 times as many
+# parameters, whether they were used or not.
+#
+# </details>
 
 # %% tags=["experiment"]
 import contextlib
@@ -748,8 +788,8 @@ plt.show()
 
 # %% [markdown]
 # For equal tokens the mixture ends about a tenth of a nat below both dense models. Against the one of equal *active* size that is the promise: the same FLOPs for a token, and a better model. That it beats the one of equal *total*
-# size too is no general law. Three passes through a small text are not enough for 3.8 million parameters that are all used all the time; look at the two dense curves, which end almost together. It is one seed for
-# each model, too.
+# size too is no general law. Three passes through a small text are not enough for 3.8 million parameters that are all used all the time; look at the two dense curves, which end almost together. And it is one seed for
+# each model.
 #
 # The clock says something else. On this processor a step of the mixture takes nearly twice as long as one of the small dense model, though the FLOPs are the same. Eight small products are not as fast as one
 # large one, tokens have to be sorted, and the optimiser has 2.8 times as many parameters to move. In the right panel the small dense model is ahead at every minute that it ran. FLOPs are not seconds.
@@ -853,7 +893,16 @@ plt.show()
 # `tiny-moe` was trained without a capacity. Give its experts one now, in every layer, and each window of 512 tokens is a group. Megatron's rounding, since it counts $k$. Two
 # questions: how many choices are dropped, and what does the loss say?
 #
-# For comparison the same count for a router that sends tokens anywhere by lot, which is as balanced as chance can be.
+# For comparison the same count for a router that draws lots, which is as balanced as chance can be.
+#
+# **Predict, then run.** At a factor of 1 there are exactly as many places as choices. Are any dropped? And if the experts are drawn by lot?
+#
+# <details><summary>Answer</summary>
+#
+# 9.4 % are dropped, and 3.3 % by lot. Places are not shared: one expert is full while another has places left. Even a fair lot does not give each expert its exact share, and text, in which neighbours are
+# alike, is less even than a lot.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.models.perplexity import mean_loss
@@ -906,7 +955,7 @@ plt.show()
 # %% [markdown]
 # Three things to see:
 #
-# - **At a factor of 1 there is exactly room for everybody, and still 9 % of the choices are dropped**: some experts are full while others have places left. A router by lot loses 3 %. Even chance is not even, and real
+# - **At a factor of 1 there is exactly room for everybody, and still 9 % of the choices are dropped**: some experts are full while others have places left. A router that draws lots loses 3 %. Even chance is not even, and real
 #   text less so.
 # - **At 1.25 hardly any are dropped**, and none loses both. That is why 1.25 is the usual factor.
 # - **The loss is forgiving.** With 9 % dropped it rises by 0.01, with half of them by 0.46. A token that lost its second choice still has its first, which was filled first and counts more; at a factor of 0.5 only 16 % lost both. And
@@ -916,11 +965,20 @@ plt.show()
 #
 # ## Experiment 6: when to use it
 #
-# Decoding is bound by memory: each step reads the weights, and computes little with them. One user alone reads $k$ experts, as much as the small dense model. Many users
+# Decoding is bound by memory: each step reads the weights, and computes little with them ([unit 16](../16_sparse_gemv/sparse_gemv.ipynb) says when). One user alone reads $k$ experts, as much as the small dense model. Many users
 # together choose different experts, and soon all are read.
 #
 # Your `mixture_cost` says how much. Left and middle: bytes per token in bfloat16, one layer, against the batch size. Right: how many different experts a batch *really* chooses, for
 # `tiny-moe` on tokens that follow each other in one text, and on tokens from places far apart, against the formula.
+#
+# **Predict, then run.** One token of Mixtral reads a quarter of the experts. How much do 8 tokens read, as a multiple of that? And 8 tokens of DeepSeek-V3, with 8 of 256 experts each?
+#
+# <details><summary>Answer</summary>
+#
+# 3.6 times as much: $8 \, (1 - 0.75^8) = 7.2$ of the 8 experts, so nearly all of them. DeepSeek-V3 reads 6.5 times as much for 8 tokens as for one. Its tokens seldom meet in an expert: they choose 57 different ones on average, where 64 are possible, and
+# only the shared expert is read once for all. But 57 of 256 is still a small part of the layer.
+#
+# </details>
 
 # %% tags=["experiment"]
 BATCHES = [2**i for i in range(11)]
@@ -990,8 +1048,8 @@ axes[2].legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# And the clock? One layer with SmolLM2's width, 8 experts, 2 of a token, in float32: 85 MB of experts, more than a processor keeps near itself. Your mixture against both
-# dense layers, the fastest of several turns, in time of one processor core.
+# And the clock? One layer with SmolLM2's width, 8 experts, 2 of a token, in float32: 85 MB of experts, more than a processor's cache holds. Your mixture against both
+# dense layers, the fastest of several turns, in CPU time of one core.
 
 # %% tags=["experiment"]
 D, WIDTH_OF_EXPERT, TURNS = (64, 96, 2) if FAST else (576, 1536, 12)
@@ -1091,8 +1149,14 @@ plt.show()
 # - Sort, split, multiply, add back. `index_add`, not assignment, and never 0 times something that should not have been computed.
 # - Held, computed and read are three numbers. A mixture is cheap in the second; in the first never, in the third only for small batches; and FLOPs are not seconds.
 #
-# **Papers.** Jacobs, Jordan, Nowlan and Hinton 1991, *Adaptive mixtures of local experts*. Jordan and Jacobs 1994, *Hierarchical mixtures of experts and the EM algorithm*. Shazeer et
-# al. 2017, *Outrageously large neural networks*. Lepikhin et al. 2021, *GShard*. Fedus et al. 2022, *Switch transformers*. Jiang et al. 2024, *Mixtral of experts*. DeepSeek-AI 2024,
-# *DeepSeek-V3*. Vowels: Peterson and Barney 1952, *Control methods used in a study of the vowels*, table II.
+# ## Further reading
 #
-# **Next:** here the router was trained already. Unit 09 trains one, and shows what happens if nobody keeps it in order.
+# - [Jacobs, Jordan, Nowlan and Hinton 1991](https://doi.org/10.1162/neco.1991.3.1.79), *Adaptive mixtures of local experts*: nine pages, with the two objectives side by side. (The vowels are those of Peterson and Barney 1952, *Control methods used in a study of the
+#   vowels*, table II.)
+# - [Jordan and Jacobs 1994](https://doi.org/10.1162/neco.1994.6.2.181), *Hierarchical mixtures of experts and the EM algorithm*: the derivation of experiment 2.
+# - [Shazeer et al. 2017](https://arxiv.org/abs/1701.06538), *Outrageously large neural networks*: the layer of today, with noise and two balancing losses.
+# - [Fedus et al. 2022](https://arxiv.org/abs/2101.03961), *Switch transformers*: section 2 for one expert a token, capacity and dropping.
+# - [Jiang et al. 2024](https://arxiv.org/abs/2401.04088), *Mixtral of experts*: section 5 asks, as experiment 4 does, which expert reads what.
+# - [Gale et al. 2022](https://arxiv.org/abs/2211.15841), *MegaBlocks*: no capacity and nobody dropped, by block-sparse matrix products; the layer that you built, made fast.
+#
+# Next: [09 training the router](../09_training_the_router/training_the_router.ipynb), in which the router is trained, and you see what happens if nobody keeps it in order.

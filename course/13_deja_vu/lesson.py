@@ -11,19 +11,32 @@
 # - say at which sparsity perplexity begins to rise, for a perfect predictor and for a real one.
 #
 # About 75 minutes of exercises, then six experiments that use *your* functions. They take about two minutes on two cores; larger measurements are drawn from a record.
+#
+# **Builds on** [02 magnitude](../02_magnitude/magnitude.ipynb) (static pruning, which is the control here); from [11 Quest](../11_quest/quest.ipynb) the idea of choosing anew for each token helps. The kernels behind the last experiment are those of [16 Triton II](../16_sparse_gemv/sparse_gemv.ipynb).
 
 # %% [markdown]
+# ## Background
+#
+# Pruning ([unit 02](../02_magnitude/magnitude.ipynb) to [unit 05](../05_wanda/wanda.ipynb)) removes the same weights for every text, and a large language model cannot lose many of them without being trained again. Deja Vu ([Liu et al. 2023](https://arxiv.org/abs/2310.17157)) starts from another observation: for any *one* token most of a model hardly matters, but which part does matter depends on the token and its context. Nothing is removed; for each token a part is used.
+#
+# The paper finds that a token of OPT-175B needs about 20 % of the heads and 5 % of the neurons in the MLPs, and that the part can be predicted: by a small network for each layer, from a hidden state of an earlier layer, since hidden states change slowly from layer to layer (a cosine of about 0.99 between neighbours). So the prediction can run beside the layer before. The claims, as the lecture gives them: no loss of quality up to a sparsity of 75 %, and decoding with OPT-175B more than twice as fast as FasterTransformer and more than six times as fast as the usual Hugging Face code.
+#
+# OPT has ReLU. That matters, as you will see.
+#
 # ## The question
 #
-# Units 01 to 07 removed weights for good: the same ones for every text. In decoding a token reads every weight that is left, once. Would *this* token miss the weights that it meets with zeros?
+# In decoding a token reads every weight once. Would *this* token miss the weights that it meets with zeros?
 #
 # In a model with ReLU the zeros are there. A neuron of the MLP is a row of the first layer and a column of the second,
 #
 # $$ y = \sum_n W_{down}[:, n] \; \text{ReLU}(W_{up}[n] \cdot x + b_n) + b_{down} $$
 #
-# and where ReLU gives 0 neither of them matters. For a token most neurons are zero, in large models (OPT-175B) about 95 %, but *which ones* depends on the token. That is **contextual
-# sparsity** (Liu et al. 2023, Deja Vu). The paper finds some in attention as well: for a given token most heads may be
+# and where ReLU gives 0 neither of them matters. For a token most neurons are zero, but *which ones* depends on the token: **contextual sparsity**. There is some in attention as well: for a given token most heads may be
 # left out with little harm.
+#
+# ![A token's MLP. Of eight neurons three are active; only their rows of the up projection and their columns of the down projection are read, and give exactly the dense result.](neurons.svg)
+#
+# *A neuron that is zero needs neither its row of* up *nor its column of* down.
 #
 # There is a catch. To know which neurons are zero one has to multiply by all rows of $W_{up}$, and then half of the work is done. So Deja Vu has a **predictor**: a small network that guesses
 # the active neurons from a hidden state, before the MLP begins. What it must learn, how it is trained,
@@ -59,9 +72,9 @@ plots.style()
 #
 # A predictor learns from labels, which the dense model gives.
 #
-# - **Neurons.** A neuron is needed if ReLU leaves something of it: if what goes in is above 0. That label is exact, and how many neurons are needed is up to the token.
+# - **Neurons.** A neuron is needed if ReLU leaves something of it: if what goes in is above 0. That label is exact, and the number of needed neurons depends on the token.
 # - **Heads.** No head's output is zero. The label is a rank: the `int(share * heads)` heads with the largest outputs of attention, by l2 norm, before the output projection. Not by their
-#   attention weights, which sum to 1 in every head. The share is a choice; the authors' code has 0.7 if nothing is said, and 0.3 in its scripts for OPT-66B.
+#   attention weights, which sum to 1 in every head. The share is a choice; the authors' code has 0.7 by default, and 0.3 in its scripts for OPT-66B.
 
 
 # %% exercise="deja_vu.labels"
@@ -101,7 +114,7 @@ def needed(
 #
 # $$ z = B \, (A x) \qquad A: r \times d, \quad B: \text{units} \times r $$
 #
-# without biases, and with *no activation between them*. (That was asked about: the code has `nn.Sequential(Linear, Linear)`, and means it.) So it is one matrix of low rank. It costs
+# without biases, and with *no activation between them*. (Readers of the authors' code have asked; `nn.Sequential(Linear, Linear)` is meant.) So it is one matrix of low rank. It costs
 # $r \, (d + \text{units})$ multiplications where $W_{up}$ costs $d \cdot \text{units}$; the authors have $r = 1000$ for $d = 12288$.
 
 
@@ -227,7 +240,7 @@ def train_predictor(
 # %% [markdown]
 # ## The choice
 #
-# At inference nobody asks for a probability. A kernel wants to know how much there is to do, so each token gets its **k largest logits**, whatever their size: for OPT-175B 5,000 of 49,152
+# At inference no probability is needed. A kernel has to know how much there is to do, so each token gets its **k largest logits**, whatever their size: for OPT-175B 5,000 of 49,152
 # neurons, and 24 or 48 of 96 heads.
 #
 # Of equal logits, the unit with the lower number comes first. (`topk` promises nothing about that.)
@@ -259,9 +272,8 @@ def choose(logits: torch.Tensor, k: int) -> torch.Tensor:
 # %% [markdown]
 # ## An MLP on chosen neurons
 #
-# Now the saving. Computing everything and multiplying by a mask gives the right numbers and saves nothing; issues of the authors' repository ask again and again where the speed is, and that
-# is where it was lost. The chosen rows of `up` and columns of `down` must be taken *before* they are multiplied, and the others not be read at all: in the checks they are NaN
-# or infinite. (That tells a product with them. Whether you load a row and drop it unused, nobody can see in the result: mind it yourself.)
+# Now the saving. Computing everything and multiplying by a mask gives the right numbers and saves nothing. (Issues of the authors' repository ask again and again where the speed is: the code for accuracy masks.) The chosen rows of `up` and columns of `down` must be taken *before* they are multiplied, and the others not be read at all: in the checks they are NaN
+# or infinite. (So a product with them shows in the result. A row that is loaded and not used does not: mind that yourself.)
 #
 # Two forms are in use. OPT's MLP is $\text{ReLU}(W_{up} x + b)$; Llama's layout, which `tiny-relu` has, is gated, $\text{ReLU}(W_{gate} x) \odot (W_{up} x)$, where the gate alone says which
 # neurons are zero.
@@ -320,9 +332,18 @@ def sparse_mlp(
 # | `"accuracy"` | block, l - 1 | block, l | the code that measures accuracy: while attention of the same block runs |
 # | `"latency"` | block, l - 1 | mlp, l - 1 | the code that measures time: while the MLP of the block before runs |
 #
+# ![Three timelines of attention and MLP in blocks l minus 1 and l. Training: the predictor runs between attention and MLP of block l, and the MLP waits. Accuracy: it runs beside attention of block l. Latency: beside the MLP of block l minus 1.](lookahead.svg)
+#
+# *From which state the neurons of block $l$ are predicted. The earlier the state, the more time there is, and the less it tells.*
+#
+# What does it cost, and what does it gain? Two measurements of this unit, ahead of time:
+#
+# - *Cost.* A tenth of the neurons is chosen. Of those that a token needs, 0.78 are found from the input of the MLP itself, 0.75 from the input of the block, 0.70 from the input of the MLP before (experiment 5).
+# - *Gain.* In a layer of OPT-1.3B's widths the dense MLP takes 6.2 ms. With a twentieth of the neurons it takes 2.3 ms, but 1.6 of these are the predictor and the choice (experiment 6). If the MLP waits for them, it is 2.7 times as fast as the dense one. If they were done beside attention, 0.7 ms would be left, and it would be nine times as fast.
+#
 # So a number for accuracy and one for speed may come from two different algorithms. Whoever writes about Deja Vu should say which.
 #
-# The first block has no block before it. Where there is no state, nothing is predicted, and it runs densely.
+# Blocks are counted from 0. The first block has no block before it. Where there is no state, nothing is predicted, and it runs densely.
 
 
 # %% exercise="deja_vu.reads"
@@ -447,10 +468,18 @@ plt.show()
 # %% [markdown]
 # For a token 93 % of all neurons are zero, but few are zero for *all* tokens: at most 6 % of a block's, outside blocks 2 and 3. To remove neurons for good would hurt the tokens that need
 # them. Look at "most for one token" as well: some tokens need several times the average, and a fixed k has to serve them too. Neighbours share 10 to 33 % of their active neurons, about
-# twice as many as chance gives. That is too little to use the choice of the token before again.
+# twice as many as chance gives. That is too little to reuse the choice of the token before.
 #
 # Now the same number of neurons in two ways. **Contextual**: for each token the k neurons whose products are largest, by an oracle that has computed them all. **Static**: the same k neurons
 # for every token, those that are largest on the training text. SmolLM2 is measured in the same way, on less text: it has no zeros, only small and large products.
+#
+# **Predict, then run.** A quarter of `tiny-relu`'s neurons is kept. What becomes of perplexity if each token gets its own quarter, and if all tokens get the same? 93 % of the neurons are zero for a token on average.
+#
+# <details><summary>Answer</summary>
+#
+# With its own quarter a token loses nothing: nearly all of its active neurons are among them (1.00 times the dense perplexity). The same quarter for all gives 5.1 times: hardly any neuron is zero for *all* tokens, so every token misses some that it needs.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.activations.execution import masked
@@ -526,9 +555,8 @@ plt.show()
 #
 # ## Experiment 2: how fast the stream changes
 #
-# Lookahead lives on this: the cosine of what reaches a block and what reaches the next. The paper has about 0.99 for OPT-175B. And the norm between stream and MLP changes nothing about
-# directions but for its weights; a large part that all tokens share makes cosines high, though nothing can be told from it. So here are both, the plain cosine, and that of what is left when
-# the mean over tokens is taken off.
+# Lookahead lives on this: the cosine of what reaches a block and what reaches the next. The paper has about 0.99 for OPT-175B. A large component that all tokens share makes cosines high, though it distinguishes no token from another. So here are both: the plain cosine, and the cosine after
+# the mean over tokens has been subtracted.
 
 
 # %% tags=["experiment"]
@@ -567,13 +595,21 @@ plt.show()
 # reaches block 1 has a cosine of about 0 with it. A predictor that looks ahead across block 0 has little to go by.
 #
 # The mean over tokens makes up a small part of SmolLM2's cosines (0.92 with it, 0.89 without), and nothing of `tiny-relu`'s. A high cosine says that little is added, not that what is added does not
-# matter for the choice. That is up to recall, and experiment 5 measures it.
+# matter for the choice. Recall says whether it does, and experiment 5 measures it.
 #
 # ## Experiment 3: how wide must a predictor be?
 #
 # Your `train_predictor`, for the neurons of block 6, with several ranks, from what reaches the block (convention "accuracy"). Then the same for all blocks from the record of `python -m
 # sparsity_edu.activations.deja_vu_record`, whose training goes through the text in random order and keeps the weights with the least loss. Recall is here that of the k best logits, as at
 # inference.
+#
+# **Predict, then run.** A hidden state has 128 numbers, a block 384 neurons. From which rank on does a predictor need as many multiplications as the gate projection that it is to spare?
+#
+# <details><summary>Answer</summary>
+#
+# $r \, (128 + 384) = 128 \cdot 384$ gives $r = 96$. A rank of 64 costs 67 % of the gate, one of 128 costs 133 %. In OPT-175B, with $d = 12288$ and 49,152 neurons, a rank of 1,000 costs 10 %.
+#
+# </details>
 
 # %% tags=["experiment"]
 EPOCHS, RATE, BATCH = (2 if FAST else 5), 1e-2, 256
@@ -674,7 +710,7 @@ plt.show()
 #
 # A part of what is missing is not the predictor's fault. In block 0 a token needs 61 neurons on average, and with a k of 38 even a perfect one (dotted) finds half of them.
 #
-# See the curve: after the fourth epoch recall falls a little, and precision still rises. The authors' rule keeps the weights with the best recall. About half of what these say is needed is not, which costs
+# In the curve, recall falls a little after the fourth epoch, while precision still rises. The authors' rule keeps the weights with the best recall. About half of what these say is needed is not, which costs
 # time and no accuracy.
 #
 # ## Experiment 4: perplexity against sparsity
@@ -775,7 +811,7 @@ print(
 )
 
 # %% [markdown]
-# The record's predictors leave out 62 % of all neurons for 1 % in perplexity, 81 % for 5 % and 90 % for 20 %; the oracle 85, 92 and 95 %. At the lecture's 75 % they lose 1 %. A static mask loses 7 %
+# The record's predictors leave out 62 % of all neurons for 1 % in perplexity, 81 % for 5 % and 90 % for 20 %; the oracle 85, 92 and 95 %. At 75 %, up to which Deja Vu claims no loss, they lose 1 %. A static mask loses 7 %
 # at 25 % already.
 #
 # Yours had 4,096 tokens to learn from, where the record has 16,384, and they lose more, nearly all of it in *block 0*: with nothing left out there, 90 % in all other blocks cost 4 %. That block reads
@@ -786,6 +822,14 @@ print(
 # ## Experiment 5: lookahead against none
 #
 # The same predictors with the three conventions. Only the state that they read differs.
+#
+# **Predict, then run.** Order the three conventions by recall. Will perplexity have the same order?
+#
+# <details><summary>Answer</summary>
+#
+# Training, accuracy, latency: the later the state, the nearer it is to what the MLP reads (0.784, 0.746 and 0.704 with a tenth of the neurons). Perplexity has that order only if block 0 is dense in all three. Otherwise "latency" looks best by far, 1.05 against 2.4 and 2.5 times the dense one: block 0, which is hardest to predict, has no earlier state to read there, and so runs densely.
+#
+# </details>
 
 # %% tags=["experiment"]
 for convention in ("training", "latency"):
@@ -845,7 +889,15 @@ plt.show()
 # your `predict` and `choose` before it, on this machine's CPU. Four such layers take turns, so that none is in the cache when its turn comes.
 #
 # `down` is `(hidden, neurons)`: a neuron's column is strewn over all of it, a number in every row. Stored the other way round, transposed in memory, a column is a piece. Your function reads
-# either; is there a difference? The library's `sparse_mlp` has the kernels of unit 16, which multiply rows where they lie. Yours copies them first: the copy is written and read again.
+# either; is there a difference? The library's `sparse_mlp` has the kernels of [unit 16](../16_sparse_gemv/sparse_gemv.ipynb), which multiply rows where they lie. Yours copies them first: the copy is written and read again.
+#
+# **Predict, then run.** "All computed, masked" runs the predictor, computes the dense MLP, and sets 95 % of the neurons to zero. How fast is it, compared with the dense MLP alone?
+#
+# <details><summary>Answer</summary>
+#
+# Slower, about 0.7 times as fast. It reads every weight that the dense MLP reads, and those of the predictor on top. A zero that has been computed has cost as much as any other number.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.activations import execution
@@ -967,5 +1019,12 @@ plt.show()
 # - With all active neurons chosen the sparse MLP is exact. A mask after a dense product saves nothing.
 # - Lookahead costs recall and hides the predictor's time. There are three conventions in one repository: say which.
 #
-# **Papers.** Liu et al. 2023, Deja Vu (sec. 3 on contextual sparsity, sec. 4 on predictors and lookahead); Mirzadeh et al. 2023, ReLU strikes back; Song et al. 2024, ProSparse (how models get
-# ReLU back).
+# ## Further reading
+#
+# - [Liu et al. 2023](https://arxiv.org/abs/2310.17157), Deja Vu: section 3 for contextual sparsity, section 4 for predictors and lookahead.
+# - [The authors' code](https://github.com/FMInference/DejaVu): its scripts for training, for accuracy and for latency follow the three conventions; the issues are worth reading, too.
+# - [Mirzadeh et al. 2023](https://arxiv.org/abs/2310.04564), ReLU strikes back: what a model loses if it goes back to ReLU, and what it gains.
+# - [Song et al. 2024](https://arxiv.org/abs/2402.13516), ProSparse: how to train more zeros into a model that has ReLU.
+# - [Song et al. 2023](https://arxiv.org/abs/2312.12456), PowerInfer: the neurons that are active most of the time stay on the GPU, the others on the CPU.
+#
+# Next: [14 TEAL](../14_teal/teal.ipynb), which needs neither ReLU nor a predictor: it skips what is small instead of guessing what is zero.

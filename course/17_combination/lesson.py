@@ -572,6 +572,8 @@ for sparsity, level in CELLS:
 # </details>
 
 # %% tags=["experiment"]
+from dataclasses import replace
+
 from sparsity_edu.kernels.roofline import this_machine
 
 PARTS = {
@@ -584,12 +586,16 @@ questions = evaluation.Questions.of(
     length=128 if FAST else 512, trials=0, choices=0, count=8,
 )  # fmt: skip
 machine, rows = this_machine(megabytes=64), {}
-for together in [names for n in range(4) for names in itertools.combinations(PARTS, n)]:
-    sections = {key: value for name in together for key, value in PARTS[name].items()}
-    one = made(" + ".join(together) or "dense", **sections)
-    rows[together] = evaluation.evaluate(one, questions, machine, progress=False)
-    row = rows[together]
-    print(f"{row.recipe:<22} loss {row.loss:.3f}, {row.read / 1e6:5.1f} MB a token")
+for weights, activations in itertools.product(((), ("wanda",)), ((), ("skip",))):
+    names = weights + activations
+    one = made("some", **{key: value for name in names for key, value in PARTS[name].items()})
+    for cache in ((), ("quest",)):  # which is a matter of how the model runs
+        together = names + cache
+        sections = {key: value for name in together for key, value in PARTS[name].items()}
+        recipe = Recipe.of({"name": " + ".join(together) or "dense"} | sections)
+        row = evaluation.evaluate(replace(one, recipe=recipe), questions, machine, progress=False)
+        rows[together] = row
+        print(f"{row.recipe:<22} loss {row.loss:.3f}, {row.read / 1e6:5.1f} MB a token")
 
 losses = {together: torch.tensor(row.losses) for together, row in rows.items()}
 print()

@@ -1,8 +1,7 @@
 """All submissions of the suite in one class, graded through the real nbgrader: each gets what it earned, nobody else notices.
 
-They are declared in honest.py, accidents.py, dishonest.py, reaching.py and hostile.py. Left out is what needs a unit that does
-not exist yet: a Triton kernel that is never launched, torch.matmul inside a Triton exercise, F.scaled_dot_product_attention
-where an exercise forbids it.
+They are declared in honest.py, accidents.py, slips.py, dishonest.py, measures.py, reaching.py and hostile.py; what is about
+Triton kernels is in test_forged_kernels.py. Left out is F.scaled_dot_product_attention where an exercise forbids it.
 """
 
 import csv
@@ -29,12 +28,20 @@ from autograder.classroom.demo import course_config
 from autograder.classroom.grade import ClassRun
 from autograder.classroom.results import Result, results
 from autograder.exercises import exercises_of
-from autograder.judge.seeds import secret_of, seed_for
+from autograder.judge.seeds import seed_of_answer
 from autograder.lessons.layout import notebook_path
 from autograder.sandbox.bubblewrap import GB, Limits
 from tests.courses import make_course
 
-from . import accidents, dishonest, honest, hostile, reaching  # noqa: F401 - they declare what is in the registry
+from . import (  # noqa: F401 - they declare what is in the registry
+    accidents,
+    dishonest,
+    honest,
+    hostile,
+    measures,
+    reaching,
+    slips,
+)
 from .papers import REGISTRY, UNIT, Paper, Submission
 
 AGAIN = "handed-in-again-after-manual-grading"
@@ -208,12 +215,13 @@ def test_feedback_is_only_read(class_, submission):
 @each
 def test_feedback_holds_nothing_hidden(class_, submission):
     seen = class_.page(submission.student) + class_.report(submission.student)
-    seed = seed_for(submission.student, UNIT, secret_of(class_.run.course.grading))
+    job = class_.run.job(submission.student)
+    seeds = {exercise.id: seed_of_answer(job.seed, *job.answer(exercise.id)) for exercise in exercises_of(UNIT)}
     hidden = {text for exercise in exercises_of(UNIT) for stage in exercise.stages
-              for case in exercise.cases(stage, seed) for text in _numbers(case)}  # fmt: skip
+              for case in exercise.cases(stage, seeds[exercise.id]) for text in _numbers(case)}  # fmt: skip
     assert len(hidden) > 1000
     assert hidden & {number[:9] for number in re.findall(r"\d+\.\d+", seen)} == set()
-    assert [text for text in (SECRET, CANARY, seed) if text in seen] == []
+    assert [text for text in (SECRET, CANARY, job.seed, *seeds.values()) if text in seen] == []
 
 
 class _Page(HTMLParser):

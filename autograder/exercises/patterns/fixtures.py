@@ -33,17 +33,16 @@ def near_whole(g: torch.Generator, *sides: int, below: bool = True) -> float:
         below: s * n is a hair below a whole number, as 0.29 * 100 is, and one more with an epsilon, in decimals, or in float32;
             else it is whole, one less with s rounded to float32, and another with n - ceil((1 - s) * n).
     """
-    n = math.prod(sides)
-    found = []
-    for s in (k / 1000 for k in range(10, 990)):
+    n, fractions, found = math.prod(sides), [k / 1000 for k in range(10, 990)], []
+    rounded = torch.tensor(fractions, dtype=torch.float32)
+    for s, single, product in zip(fractions, rounded.tolist(), (rounded * n).tolist(), strict=True):
         count, one_by_one = int(s * n), s
         for side in sides:
             one_by_one *= side
-        single = torch.tensor(s, dtype=torch.float32)
         if below:
-            apart = int(s * n + 1e-9) == int(single * n) == count + 1
+            apart = int(s * n + 1e-9) == int(product) == count + 1
         else:
-            apart = int(single.item() * n) == count - 1 and n - math.ceil((1 - s) * n) != count
+            apart = int(single * n) == count - 1 and n - math.ceil((1 - s) * n) != count
         if apart and int(one_by_one) == count:
             found.append(s)
     return any_of(g, *found)

@@ -60,6 +60,11 @@ def held(layer: Module) -> tuple[str, int]:
     return HELD, sum(tensor.nbytes * 3 // 4 if tensor.ndim == 2 else tensor.nbytes for tensor in layer.state.values())
 
 
+def large(g: torch.Generator) -> Module:
+    """A layer of 128 KB: a dense matrix beside its packed weights is much more than a module's own dicts take."""
+    return layer_of(two_four(g, 64, 1024), inputs(g, 64))
+
+
 @linear.stage(
     "y = x W^T, with and without a bias",
     points=1,
@@ -70,7 +75,9 @@ def _(g):
     layer = layer_of(two_four(g, 16, 32))
     yield script(layer, calls=[("forward", inputs(g, 3, 32)), ("forward", inputs(g, 3, 32))])  # the first result is its own
     layer = layer_of(two_four(g, 8, 48), inputs(g, 8))
-    yield script(layer, calls=[("forward", inputs(g, 2, 48)), ("nbytes",), held(layer)])
+    yield script(layer, calls=[("forward", inputs(g, 2, 48)), ("nbytes",)])
+    layer = large(g)
+    yield script(layer, calls=[("forward", inputs(g, 1, 1024)), ("nbytes",), held(layer)])
 
 
 @linear.stage(
@@ -85,7 +92,9 @@ def _(g):
     yield script(layer, calls=[("forward", inputs(g, 64)), ("forward", inputs(g, 2, 3, 64)), ("nbytes",)])
     yield script(layer, calls=[("forward", inputs(g, 3, 7, 64)), ("forward", inputs(g, 64, 5, 2).permute(2, 1, 0))])
     layer = layer_of(two_four(g, 1, 16), inputs(g, 1))
-    yield script(layer, calls=[("forward", inputs(g, 2, 1, 4, 16)), ("forward", inputs(g, 131, 16)), held(layer)])
+    yield script(layer, calls=[("forward", inputs(g, 2, 1, 4, 16)), ("forward", inputs(g, 131, 16))])
+    layer = large(g)
+    yield script(layer, calls=[("forward", inputs(g, 1, 1, 1024)), held(layer)])
 
 
 @linear.stage(
@@ -97,7 +106,9 @@ def _(g):
 def _(g):
     W = two_four(g, 16, 48, least=0)
     layer = layer_of(W, inputs(g, 16))
-    yield script(layer, calls=[("nbytes",), held(layer), ("forward", inputs(g, 1, 48)), ("nbytes",), held(layer)])
+    yield script(layer, calls=[("nbytes",), ("forward", inputs(g, 1, 48)), ("nbytes",)])
+    layer = large(g)
+    yield script(layer, calls=[held(layer), ("nbytes",)])
     yield script(layer_of(W), calls=[("nbytes",)])
     yield script(layer_of(W), calls=[("load_state_dict", {})])  # a RuntimeError: all of its tensors are missing
     faint = two_four(g, 4, 32).sign() * 2.0**-24  # the smallest float16

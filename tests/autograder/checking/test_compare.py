@@ -178,7 +178,7 @@ def test_a_module_is_no_dict_of_its_tensors():
     layer = observe(torch.nn.Linear(2, 1))
     tensors = {name: layer[name] for name in ("weight", "bias")}
     assert str(difference(tensors, layer, Rules())) == "result: expected a module, got a dict with 2 entries"
-    assert difference(layer, tensors, Rules()).without_values() == "result: a module instead of a dict"
+    assert difference(layer, tensors, Rules()).without_values() == "result: something else than a dict"
     assert difference(layer, layer, Rules()) is None
 
 

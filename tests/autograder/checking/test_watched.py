@@ -213,7 +213,7 @@ def test_in_the_sandbox_kernels_are_watched_too():
         each.stage("doubles", points=1, exposes="It doubles.")(lambda g: [CASE])
     with Session({}, Limits(cell=30, exercise=20, submission=120)) as session:
         session.run(new_notebook(cells=cells), {f"{name}-check": each for name, each in of.items()})
-        outcomes = {name: session.outcome_of(each, 0)(CASE) for name, each in of.items()}
+        outcomes = {name: session.outcome_of(each)(CASE) for name, each in of.items()}
     assert torch.equal(outcomes["right"].value, 2 * CASE.args[0])
     assert counted(outcomes["right"]) == {0: (148, 148), "elsewhere": (0, 0), "written": (148, 148), "met": (0, 148)}
     assert counted(outcomes["reads_again"])[0] == (148, 296)

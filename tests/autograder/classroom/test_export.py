@@ -136,6 +136,7 @@ def test_a_row_per_submission(tmp_path):
             [part("u.a", manual=True), part("u.b"), part("u.c", manual=True)],
             notes=["=late", "renamed"],
             flags=["a copy?"],
+            name="Ann Onym",
         ),
         Result("bob", 0.0, 4.0, 0.0, None, [], sandboxed=False),
     ]
@@ -143,6 +144,7 @@ def test_a_row_per_submission(tmp_path):
     assert rows[0] == list(SUBMISSIONS)
     assert rows[1] == [
         "ann",
+        "Ann Onym",
         "01_u",
         "3.5",
         "4.0",
@@ -153,7 +155,7 @@ def test_a_row_per_submission(tmp_path):
         "'=late; renamed",
         "a copy?",
     ]
-    assert rows[2] == ["bob", "01_u", "0.0", "4.0", "0.0", "", "", "no", "", ""]
+    assert rows[2] == ["bob", "", "01_u", "0.0", "4.0", "0.0", "", "", "no", "", ""]
 
 
 def test_a_row_per_exercise(tmp_path):

@@ -71,9 +71,13 @@ def test_explain_says_what_was_lost_and_export_writes_it_down(graded, autograder
     _, told, _ = autograder("explain", "signed-weights", UNIT)
     assert "17 of 20 points" in told
     assert "not |W|" in told
+    assert autograder("explain", "2", "signed-weights")[1] == told
+    assert autograder("explain", "02")[1].count(" of 20 points") == len(POINTS)
+    with Gradebook(f"sqlite:///{root}/grading/gradebook.db") as gradebook:
+        assert gradebook.find_student("signed-weights").last_name == "signed-weights"  # the Formgrader shows no "None, None"
     code, _, error = autograder("explain", "nobody", UNIT)
     assert (code, "nobody" in error) == (1, True)
-    assert autograder("export", UNIT, "--exercises", "--to", "grades.csv")[0] == 0
+    assert autograder("export", UNIT, "--exercises", "--to", "grades.csv", "--force")[0] == 0
     with open(root / "grades.csv", newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 * len(POINTS)

@@ -1,10 +1,14 @@
 """Whatever was handed in: afterwards nbgrader can read it, nothing is lost, and the notes say what was wrong."""
 
+import io
 import json
 import os
 import re
 import signal
 import socket
+import tempfile
+import traceback
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -309,6 +313,56 @@ def test_what_cannot_even_be_moved_is_said_to_be_not_ready(room, monkeypatch):
     assert (ada.ready, bob.ready) == (False, True)
     assert "a person has to look" in notes(room.grading, UNIT, "ada")[0][0]
     assert room.files() == {NAME: b""}
+
+
+@pytest.mark.parametrize("folder", ["ada", f"ada/{UNIT}"])
+@pytest.mark.parametrize(("mode", "reason"), [(0o000, "permission denied"), (0o555, "permission denied")])
+def test_a_folder_that_nobody_may_change_is_said_to_be_not_ready(folder, mode, reason):
+    """As somebody else than root, for whom no folder is closed."""
+    with tempfile.TemporaryDirectory() as root:
+        os.chmod(root, 0o777)
+        user = os.geteuid() or 65534
+
+        def try_it():
+            room = Class(Path(root) / "grading")
+            room.hand_in({NAME: b"cut"})
+            room.hand_in({NAME: MINE}, "bob")
+            (room.submitted / folder).chmod(mode)
+            for _ in range(2):  # nothing that the first one leaves is in the second one's way
+                ada, bob = room.take()
+                assert (ada.ready, bob.ready, bob.graded) == (False, True, True), ada
+                assert reason in ada.notes[0], ada.notes
+                assert notes(room.grading, UNIT, "ada") == (ada.notes, False)
+            (room.submitted / folder).chmod(0o755)
+            assert [intake.ready for intake in room.take()] == [True, True]
+
+        assert as_user(user, lambda: (os.mkdir(f"{root}/grading"), try_it())) == 0
+
+
+def as_user(user, what):
+    """The exit code of a process of another user."""
+    child = os.fork()
+    if not child:
+        try:
+            os.setuid(user)
+            what()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_notebook_from_a_zip_and_the_files_beside_it_take_the_zips_place(room):
+    with zipfile.ZipFile(data := io.BytesIO(), "w") as archive:
+        archive.writestr(f"{UNIT}/magnitude (1).ipynb", MINE)
+        archive.writestr(f"{UNIT}/data/a.csv", b"1")
+    room.hand_in({"hand-in.zip": data.getvalue(), NAME: RELEASED})
+    intake = room.only()
+    assert room.files() == {NAME: MINE, "data/a.csv": b"1"}
+    assert (intake.graded, len(intake.notes)) == (True, 1)
+    assert (intake.set_aside / "hand-in.zip").read_bytes() == data.getvalue()
 
 
 def take_in_and_be_killed(room, renames):

@@ -9,7 +9,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from autograder.intake import folders
-from autograder.intake.folders import Refused, inspect, listing, read_file, shown
+from autograder.intake.folders import Refused, listing, read_file, shown
+from autograder.intake.inspection import inspect
 from autograder.intake.reading import Caps
 
 NAME = "magnitude.ipynb"

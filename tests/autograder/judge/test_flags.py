@@ -10,7 +10,8 @@ import jupytext
 import pytest
 
 from autograder.exercises import UNITS, all_exercises, find
-from autograder.judge.flags import ALIKE, LONGEST, SMALLEST, _definitions, _grams, _library, flags, function_source, similarity
+from autograder.judge.flags import ALIKE, flags, function_source
+from autograder.judge.trees import LONGEST, SMALLEST, _statements, definitions, grams, library, similarity
 from autograder.lessons.layout import grade_id
 from autograder.lessons.source import render
 
@@ -105,6 +106,9 @@ DISGUISES = {
 }
 
 
+VERBATIM = ("as it is", "other comments and prints")  # names are the same
+
+
 def disguised(source, **how):
     tree = ast.parse(source.strip())
     return ast.unparse(ast.fix_missing_locations(Disguise(tree, **how).visit(tree)))
@@ -115,7 +119,7 @@ def solution(exercise):
 
 
 def nodes(source):
-    return max((_grams(part).total() + 1) // 2 for part in _definitions(ast.parse(source)))
+    return max((grams(part).total() + 1) // 2 for part in definitions(ast.parse(source)))
 
 
 def demo_answers(exercise):
@@ -142,7 +146,7 @@ def honest(exercise):
 
 
 def closeness(exercise, answers):
-    models = (solution(exercise), *_library(exercise.reference))
+    models = (solution(exercise), *library(exercise.reference))
     return {name: similarity(ast.parse(source.strip()), models, smallest=20) for name, source in answers.items()}
 
 
@@ -166,7 +170,12 @@ def test_the_threshold_lies_between_honest_answers_and_copies():
 
 
 def copies_in(found):
-    return [flag for flag in found if "syntax tree" in flag]
+    return [flag for flag in found if "syntax tree" in flag or "same names" in flag]
+
+
+def lines(source):
+    """Statements of a definition."""
+    return max(map(_statements, definitions(ast.parse(source))))
 
 
 @each
@@ -179,16 +188,17 @@ def test_honest_answers_are_not_flagged(exercise):
 @pytest.mark.parametrize("disguise", DISGUISES)
 def test_copies_of_the_solution_are_flagged_if_they_are_large_enough(exercise, disguise):
     found = flags(exercise, disguised(solution(exercise), **DISGUISES[disguise]), models=[solution(exercise)])
-    assert bool(copies_in(found)) == (nodes(solution(exercise)) >= SMALLEST)
-    assert all("100 %" in flag for flag in found) or "extra" in DISGUISES[disguise]
+    is_verbatim = disguise in VERBATIM and lines(solution(exercise)) > 2
+    assert bool(copies_in(found)) == (is_verbatim or nodes(solution(exercise)) >= SMALLEST)
+    assert all("100 %" in flag or "same names" in flag for flag in found) or "extra" in DISGUISES[disguise]
 
 
 @each
 @pytest.mark.parametrize("disguise", list(DISGUISES)[:3])
 def test_copies_of_the_library_are_flagged_if_they_are_large_enough(exercise, disguise):
-    for code in _library(exercise.reference):
+    for code in library(exercise.reference):
         copied = copies_in(flags(exercise, disguised(code, **DISGUISES[disguise])))
-        assert bool(copied) == (nodes(code) >= SMALLEST), code
+        assert bool(copied) == (nodes(code) >= SMALLEST or (disguise in VERBATIM and lines(code) > 2)), code
 
 
 def test_the_sentence():
@@ -200,10 +210,10 @@ def test_the_sentence():
 
 def test_a_copied_helper_counts_where_the_answer_uses_it():
     exercise = find("patterns.drop_smallest")
-    helper = disguised(_library(exercise.reference)[1].replace("def drop_smallest", "def mine"), names=True)
+    helper = disguised(library(exercise.reference)[1].replace("def drop_smallest", "def mine"), names=True)
     assert copies_in(flags(exercise, "def drop_smallest(score, count):\n    return mine(score, count)", [helper]))
     assert flags(exercise, "def drop_smallest(score, count):\n    return score > count", [helper]) == []
-    assert "def tiles" in "".join(_library(find("patterns.block").reference))  # so does what the course's own wrapper calls
+    assert "def tiles" in "".join(library(find("patterns.block").reference))  # so does what the course's own wrapper calls
 
 
 PRUNE = [
@@ -276,6 +286,11 @@ WATCHED = {
     "import inspect\ninspect.currentframe()": "inspect.currentframe",
     "check.__closure__": "__closure__",
     "f.tb_frame.f_back": "f_back",
+    "import sys\nsys.setprofile(f)": "sys.setprofile",
+    "import threading as t\nt.settrace(f)": "threading.settrace",
+    "def f(frame, *_):\n    frame.f_globals['equal'] = f": "f_globals",
+    "import importlib\nimportlib.import_module(name[::-1])": "import_module",
+    "__import__(bytes([111, 115]).decode())": "__import__",
 }
 
 

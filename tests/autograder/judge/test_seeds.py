@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autograder.exercises import all_exercises
 from autograder.judge import seeds
-from autograder.judge.seeds import secret_of, seed_for
+from autograder.judge.seeds import secret_of, seed_for, seed_of_answer
 
 SECRET = bytes(range(32))
 
@@ -117,6 +117,15 @@ def test_a_seed_stays_as_it_is():
     key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
     assert bytes.fromhex(key) == SECRET
     assert seed_for("ann", "02_magnitude", SECRET) == "4c2d0e16079bb2154bbf09f8b5d53c0f13c3b48b5e7f16864b6bd53e69d2d12e"
+
+
+def test_every_hand_in_is_asked_something_else_and_the_same_one_the_same():
+    code, files = [("prune", "def prune(W): return W")], {"data.csv": "5ec2"}
+    seed = seed_of_answer("ann's", code, files)
+    assert seed == seed_of_answer("ann's", list(code), dict(files))
+    changed = [("prune", "def prune(W): return W  # again")]
+    others = [seed_of_answer("bob's", code, files), seed_of_answer("ann's", changed, files), seed_of_answer("ann's", code, {})]
+    assert len({seed, *others}) == 4
 
 
 ids = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1, max_size=9)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from autograder.judge.session import Session
 from autograder.sandbox.bubblewrap import Limits
 
 LIMITS = Limits(cell=6, exercise=5, submission=120)
+ROOMY = Limits(submission=120)  # where nothing is to run into a limit
 pytestmark = pytest.mark.usefixtures("sandbox")
 
 
@@ -31,8 +33,8 @@ def notebook(*cells):
     return new_notebook(cells=sources), checks
 
 
-def ask(session, name, *args, copy=0):
-    return session.outcome_of(exercise(name), copy)(call(*args))
+def ask(session, name, *args):
+    return session.outcome_of(exercise(name))(call(*args))
 
 
 def test_answers_come_from_the_program_as_it_was_at_the_check():
@@ -48,12 +50,12 @@ def test_answers_come_from_the_program_as_it_was_at_the_check():
         session.run(nb, checks)
         assert session.incidents == []
         assert torch.equal(ask(session, "double", torch.arange(3)).value, torch.tensor([0, 2, 4]))
-        outcome = session.outcome_of(exercise("Counter"), 0)(script(calls=[("add", 1), ("add", 2)]))
+        outcome = session.outcome_of(exercise("Counter"))(script(calls=[("add", 1), ("add", 2)]))
         assert outcome.value == [1, 3]
     assert "after" in str(nb.cells[-1].outputs)
 
 
-def test_what_an_answer_is_asked_stays_in_its_copy():
+def test_what_an_answer_is_asked_stays_in_its_snapshot():
     nb, checks = notebook(
         "seen = []\ndef spy(x):\n    seen.append(x)\n    return list(seen)",
         "spy",
@@ -63,10 +65,9 @@ def test_what_an_answer_is_asked_stays_in_its_copy():
     )
     with Session({"note.txt": b"a file of the submission"}, LIMITS) as session:
         session.run(nb, checks)
-        asked = session.outcome_of(exercise("spy"), 0)
+        asked = session.outcome_of(exercise("spy"))
         assert asked(call(17)).value == [17]
         assert asked(call(4)).value == [17, 4]
-        assert ask(session, "spy", 5, copy=1).value == [5]  # the other copy has seen nothing
         assert ask(session, "other", 0).value == []
     assert "[] a file of the submission" in str(nb.cells[-1].outputs)
 
@@ -108,11 +109,11 @@ def test_an_answer_that_hangs_or_dies_costs_what_was_not_answered():
     )
     with Session({}, LIMITS) as session:
         session.run(nb, checks)
-        asked = session.outcome_of(exercise("dies"), 0)
+        asked = session.outcome_of(exercise("dies"))
         assert [asked(call(x)).value for x in (1, 2, 3)] == [1, None, None]
         assert asked(call(3)).error.types == ("Died",)
         start = time.monotonic()
-        asked = session.outcome_of(exercise("hangs"), 0)
+        asked = session.outcome_of(exercise("hangs"))
         assert [asked(call(x)).value for x in (1, 2, 3)] == [1, None, None]
         assert asked(call(3)).error.types == ("TimeUp",)
         assert LIMITS.exercise - 1 < time.monotonic() - start < LIMITS.exercise + 3
@@ -147,6 +148,76 @@ def test_files_of_the_submission_shadow_nothing():
         session.run(nb, checks)
         assert ask(session, "first", 0).value == 42
     assert "judged outside" in str(nb.cells[1].outputs)
+
+
+def test_student_code_finds_its_own_module_before_one_of_the_standard_library():
+    """JupyterLab puts the notebook's folder first on the path."""
+    files = {"test.py": b"HELP = 40\nfrom statistics import mean", "statistics.py": b"def mean(x): return 1"}
+    files |= {
+        "colorsys.py": b"raise ValueError",
+        "helper.py": b"import test\nfrom test import HELP",
+        "wave/__init__.py": b"ONE = 1",
+    }
+    nb, checks = notebook(
+        "import colorsys, wave, helper, importlib\nfrom test import HELP, mean\ncolorsys.rgb_to_hsv(0, 0, 0);",
+        "def first(x): return helper.HELP + mean([5]) + wave.ONE + importlib.import_module('test').HELP",
+        "first",
+    )
+    with Session(files, ROOMY) as session:
+        session.run(nb, checks)
+        assert session.outcome_of(exercise("first"), 0)(call(0)).value == 82
+    assert nb.cells[0].outputs == []
+
+
+NAMES = "__import__ answer autograder fromlist get_ipython offer os print run send socket torch".split()  # noqa: SIM905
+
+
+def test_no_name_that_a_student_gives_is_in_the_judges_way():
+    nb, checks = notebook(*(f"def {name}(*args): return 'mine'" for name in NAMES), "def first(x): return x + 1", "first")
+    with Session({}, ROOMY) as session:
+        session.run(nb, checks)
+        assert ask(session, "first", 1).value == 2
+
+
+def test_pictures_that_nobody_would_see_end_nothing():
+    limits = replace(ROOMY, output=8 * 2**20)
+    nb, checks = notebook(
+        "import os\nfrom IPython.display import Image, display\nbig = b'\\x89PNG' + os.urandom(2**22)",
+        "for _ in range(4): display(Image(big, format='png'))\nfor _ in range(40): display(Image(big[:2**18], format='png'))",
+        "def first(x): return x + 1",
+        "first",
+    )
+    with Session({}, limits) as session:
+        session.run(nb, checks)
+        assert session.incidents == []
+        assert ask(session, "first", 1).value == 2
+    assert sum("image/png" in output.data for output in nb.cells[1].outputs) >= 8
+    assert "(too large to be shown)" in str(nb.cells[1].outputs)
+
+
+def test_pictures_without_end_are_a_flood():
+    limits = Limits(cell=20, exercise=5, submission=120, output=2**18)
+    nb, checks = notebook(
+        "from IPython.display import Image, display\nwhile True: display(Image(bytes(2**14), format='png'))",
+        "def first(x): return x + 1",
+        "first",
+    )
+    with Session({}, limits) as session:
+        session.run(nb, checks)
+        assert "printed more than" in " ".join(session.incidents)
+
+
+def test_a_compiled_function_is_the_function_itself():
+    nb, checks = notebook(
+        "import torch\n@torch.compile\ndef first(x):\n    return x.abs().sum() + 1",
+        "first",
+        "second = torch.compile(lambda x: x + 2, fullgraph=True, mode='max-autotune')",
+        "second",
+    )
+    with Session({}, ROOMY) as session:
+        session.run(nb, checks)
+        assert ask(session, "first", torch.ones(3)).value == 4
+        assert ask(session, "second", torch.ones(1)).value == 3
 
 
 def enters(path, user):

@@ -227,7 +227,9 @@ def test_what_no_exercise_imports_counts_for_none(source, file):
 def judgement(ids=IDS, cut_short=(), incidents=(), points=1.0) -> Judgement:
     verdicts = {id: {"id": id, "points": points, "flags": ["é"], "cut_short": id in cut_short} for id in ids}
     outputs = {"imports": [{"output_type": "stream", "name": "stdout", "text": "hé\n"}], "plot": []}
-    outputs |= {f"{grade_id(find(id))}-check": [{"output_type": "display_data", "data": {"text/plain": id}}] for id in ids}
+    score = {"output_type": "execute_result", "data": {"text/plain": f"{points:g}"}, "metadata": {}, "execution_count": None}
+    shown = {"output_type": "display_data", "data": {"text/plain": "shown"}}
+    outputs |= {f"{grade_id(find(id))}-check": [shown, score] for id in ids}
     return Judgement(verdicts, outputs, list(incidents), 2.5)
 
 
@@ -318,6 +320,46 @@ def test_any_file_may_go_or_be_cut(tmp_path):
         assert store.get(job()) is None
         path.write_bytes(whole)
     assert store.get(job()) == judgement()
+
+
+SHOWN = {"output_type": "display_data", "data": {"text/plain": "1"}}
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [],
+        None,
+        [SHOWN],
+        [{"output_type": "stream", "name": "stdout", "text": "1"}],
+        *([SHOWN, {"output_type": "execute_result", "data": data}] for data in ({}, *({"text/plain": text} for text in
+          ("", "nan", "-1", "ok", "2", "inf", None, 1)))),
+        [{"output_type": "execute_result", "data": {"text/plain": "1"}}] * 2,
+        [{"output_type": "error"}, {"output_type": "execute_result", "data": {"text/plain": "1"}}],
+        ["text", {"output_type": "execute_result", "data": {"text/plain": "1"}}],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_verdict_whose_outputs_are_not_its_points_is_refused(tmp_path, outputs):
+    """nbgrader takes a check without outputs for full points."""
+    store = Store(tmp_path)
+    store.put(job(), judgement())
+    key = exercise_key(job(), IDS[1])
+    path = tmp_path / key[:2] / f"{key}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"outputs": outputs}))
+    assert store.get(job()) is None
+    assert store.open_questions(job()).exercises == IDS[1:2]
+
+
+@pytest.mark.parametrize("points", [float("nan"), -1, None, "1"])
+def test_a_verdict_without_points_is_refused(tmp_path, points):
+    store = Store(tmp_path)
+    store.put(job(), judgement(points=1.0))
+    key = exercise_key(job(), IDS[1])
+    path = tmp_path / key[:2] / f"{key}.json"
+    entry = json.loads(path.read_text())
+    path.write_text(json.dumps(entry | {"verdict": entry["verdict"] | {"points": points}}))
+    assert store.open_questions(job()).exercises == IDS[1:2]
 
 
 @pytest.mark.parametrize("before", [None, "old"])

@@ -9,13 +9,13 @@ import pytest
 from autograder.sandbox import syscalls
 from autograder.sandbox.bubblewrap import Limits, launch
 
-ALLOWED, DENIED = 0x7FFF0000, 0x00050026  # linux/seccomp.h; 38 is ENOSYS
+ALLOWED, DENIED, NOT_PERMITTED = 0x7FFF0000, 0x00050026, 0x00050001  # linux/seccomp.h; 38 is ENOSYS, 1 EPERM
 EVERYDAY = {"x86_64": (0, 1, 9, 56, 59, 231, 257, 435), "aarch64": (56, 63, 64, 93, 220, 221, 222, 435)}  # read, write, mmap...
 
 
-def run(program: bytes, machine: int, number: int) -> int:
+def run(program: bytes, machine: int, number: int, *arguments: int) -> int:
     at, value = 0, 0
-    data = {0: number, 4: machine}
+    data = {0: number, 4: machine} | {16 + 8 * i: (*arguments, 0, 0, 0)[i] for i in range(3)}
     while True:
         code, yes, no, k = struct.unpack_from("HBBI", program, 8 * at)
         at += 1
@@ -39,6 +39,15 @@ def test_denies_what_it_names_and_nothing_else(machine):
     assert denied == set(calls.values())
     assert not denied & set(EVERYDAY[machine])
     assert {run(program, name, number) for number in EVERYDAY[machine]} == {ALLOWED}
+
+
+@pytest.mark.parametrize("machine", syscalls.NUMBERS)
+def test_sockets_and_pipes_are_of_one_kind_and_keep_their_size(machine):
+    name, program = syscalls.NUMBERS[machine][0], syscalls.deny_filter(machine)
+    new, option, control = (numbers[machine] for numbers, *_ in syscalls.RULES)
+    assert {family for family in range(50) if run(program, name, new, family) == ALLOWED} == {1, 2, 10, 16}
+    assert {o for o in range(80) if run(program, name, option, 5, 1, o) == NOT_PERMITTED} == {7, 8, 32, 33}
+    assert {c for c in range(2000) if run(program, name, control, 5, c) == NOT_PERMITTED} == {1031}
 
 
 @pytest.mark.parametrize("machine", syscalls.NUMBERS)

@@ -1,0 +1,144 @@
+"""The path: what each unit needs and asks for, from the exercises' declarations; the map of it, and its list."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import nbformat
+
+from autograder.checking.exercise import Exercise
+from autograder.exercises import UNITS, exercises_of
+from autograder.lessons.layout import notebook_path
+from autograder.site.links import module_page, relative, repository, unit_page
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit, as the map shows it."""
+
+    name: str  # "05_wanda"
+    title: str  # "05 · Wanda"
+    part: str
+    needs: tuple[str, ...]  # names of units
+    modules: tuple[str, ...]  # of the library, which do what the unit builds
+    exercises: tuple[Exercise, ...]
+
+    @property
+    def minutes(self) -> int:
+        """What the exercises take, for most."""
+        return sum(exercise.minutes for exercise in self.exercises)
+
+    @property
+    def difficulty(self) -> str:
+        """Mean of the exercises' difficulties, 1 to 3, as dots."""
+        full = round(sum(exercise.difficulty for exercise in self.exercises) / len(self.exercises))
+        return "●" * full + "○" * (3 - full)
+
+
+class Course(dict[str, Unit]):
+    """The units by name, in lecture order."""
+
+    @property
+    def parts(self) -> dict[str, list[Unit]]:
+        """The units of each part."""
+        found: dict[str, list[Unit]] = {}
+        for unit in self.values():
+            found.setdefault(unit.part, []).append(unit)
+        return found
+
+
+def read_course(root: Path, techniques: list[dict]) -> Course:
+    """All units that are declared.
+
+    Args:
+        root: the course folder.
+        techniques: docs/library.toml, which says what of the library belongs to a unit.
+
+    Returns:
+        The course.
+    """
+    parts = re.split(r"^## (.+)$", (root / "course" / "syllabus.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    course = Course()
+    for name in UNITS:
+        part = next((title for title, text in zip(parts[1::2], parts[2::2], strict=True) if name in text), parts[-2])
+        text = _opening(root, name)
+        modules = tuple(technique["module"] for technique in techniques if technique.get("unit") == name)
+        title = text.partition("\n")[0].removeprefix("# ")
+        course[name] = Unit(name, title, part, builds_on(name, text), modules, exercises_of(name))
+    return course
+
+
+def _opening(root: Path, unit: str) -> str:
+    return nbformat.read(notebook_path(root / "solutions", unit), as_version=4).cells[0].source
+
+
+def builds_on(unit: str, text: str) -> tuple[str, ...]:
+    """The units that a unit needs, by its own words.
+
+    Args:
+        unit: its name.
+        text: its opening, in which the sentence that begins with "**Builds on**" links them.
+
+    Returns:
+        Earlier units, in lecture order; none if there is no such sentence.
+        What the sentences after it link is useful, not needed.
+    """
+    sentence = re.search(r"\*\*Builds on\*\*(.*?)\.(?:\s|$)", text, re.DOTALL)
+    linked = re.findall(r"\]\(\.\./(\d\d_\w+)/", sentence[1]) if sentence else []
+    return tuple(other for other in UNITS[: UNITS.index(unit)] if other in linked)
+
+
+def facts(unit: Unit, page: str) -> str:
+    """What to know before a unit: a list in Markdown."""
+    points = sum(exercise.points for exercise in unit.exercises)
+    lines = [
+        f"{len(unit.exercises)} exercises, about {unit.minutes} minutes, {points:g} points, difficulty {unit.difficulty}",
+        f"To solve it: `make lab`, then `work/{unit.name}/{unit.name.split('_', 1)[1]}.ipynb`",
+    ]
+    if unit.modules:
+        links = (f"[{name.removeprefix('sparsity_edu.')}]({relative(module_page(name), page)})" for name in unit.modules)
+        lines.append(f"Once it is solved, read the library: {', '.join(links)}")
+    return "\n".join([":::{container} facts", *(f"- {line}" for line in lines), ":::", ""])
+
+
+def badges(root: Path, unit: Unit) -> str:
+    """Where a unit can be opened without installing anything, in Markdown; nothing if no repository is configured."""
+    address = repository(root)
+    if not address:
+        return ""
+    owner_and_name = address.removeprefix("https://github.com/")
+    path = str(notebook_path(Path("notebooks"), unit.name))
+    colab = f"https://colab.research.google.com/github/{owner_and_name}/blob/main/{path}"
+    binder = f"https://mybinder.org/v2/gh/{owner_and_name}/main?urlpath={quote(f'lab/tree/{path}', safe='')}"
+    return f":::{{container}} badges\n[Open in Colab]({colab}) [Open in Binder]({binder})\n:::\n"
+
+
+def listing(course: Course, page: str) -> str:
+    """The map: a card for each unit, part by part, in Markdown.
+
+    Args:
+        course: the units.
+        page: the page that it becomes part of.
+
+    Returns:
+        Headings of level 2, and below each a list.
+    """
+    lines = []
+    for part, units in course.parts.items():
+        lines += [f"## {part}", "", "::::{container} map"]
+        for unit in units:
+            needs = ", ".join(f"[{name.split('_')[0]}]({relative(unit_page(name), page)})" for name in unit.needs)
+            lines += [
+                ":::{container} tile",
+                f"[{unit.title}]({relative(unit_page(unit.name), page)})",
+                "",
+                f"{len(unit.exercises)} exercises · {unit.minutes} minutes",
+                "",
+                f"difficulty {unit.difficulty}",
+                "",
+                f"needs {needs}" if needs else "needs nothing",
+                ":::",
+            ]
+        lines += ["::::", ""]
+    return "\n".join(lines)
