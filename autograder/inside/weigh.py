@@ -41,7 +41,8 @@ def weigh(thing) -> tuple[int, int]:
         if isinstance(part, Tensor):
             memories[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
         elif isinstance(part, np.ndarray):
-            memories[id(part)] = _size(part)
+            if _base_of(part) is None:  # no view
+                memories[_interface_of(part)["data"][0]] = _size(part)
         else:
             rest += _size(part)
         waiting += _leads_to(part)
@@ -50,8 +51,8 @@ def weigh(thing) -> tuple[int, int]:
 
 def _size(part) -> int:
     """Of the object itself, as its first built-in class tells, or of the memory behind it, as of a mapping."""
-    if isinstance(part, FunctionType | CodeType | type) or (isinstance(part, np.ndarray) and _base_of(part) is not None):
-        return 0  # a program, not what it keeps; a view
+    if isinstance(part, FunctionType | CodeType | type):
+        return 0  # a program, not what it keeps
     kind = next(kind for kind in type(part).__mro__ if not kind.__flags__ & _HEAP)
     try:
         return max(kind.__sizeof__(part), memoryview(part).nbytes)
@@ -59,7 +60,7 @@ def _size(part) -> int:
         return kind.__sizeof__(part)
 
 
-_base_of = np.ndarray.base.__get__
+_base_of, _interface_of = np.ndarray.base.__get__, np.ndarray.__array_interface__.__get__  # whatever a subclass says
 
 
 def _leads_to(part) -> list:

@@ -104,6 +104,13 @@ def test_an_ordinary_module_weighs_little_more_than_its_tensors(keep):
     assert 0 < rest < 10_000
 
 
+def test_a_tensor_on_an_arrays_memory_counts_once():
+    array = np.zeros(1000, dtype=np.float32)
+    numbers, rest = weigh([array, torch.from_numpy(array), array[10:]])
+    assert numbers == array.nbytes
+    assert rest < 1000
+
+
 def test_what_is_shared_counts_once():
     dense = torch.zeros(1000)
     numbers, rest = weigh([dense, dense[5:], dense.numpy(), [dense]])
