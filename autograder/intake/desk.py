@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,7 +43,13 @@ class Intake:
 
 
 def take_in(
-    submitted: Path, grading: Path, unit: str, released: bytes, student: str = "*", caps: Caps | None = None
+    submitted: Path,
+    grading: Path,
+    unit: str,
+    released: bytes,
+    student: str = "*",
+    caps: Caps | None = None,
+    ours: Mapping[str, bytes] | None = None,
 ) -> list[Intake]:
     """Make the submissions to a unit safe to read. Running it again changes nothing.
 
@@ -53,6 +60,7 @@ def take_in(
         released: the unit's notebook as students got it.
         student: one student's id; "*" takes in everybody.
         caps: how much a submission may hold; `Caps()` by default.
+        ours: what the course hands out beside the notebook, by name: figures.
 
     Returns:
         One record per submission.
@@ -60,7 +68,7 @@ def take_in(
     Raises:
         ValueError: the two folders lie on different file systems, so nothing can be moved by a rename.
     """
-    desk = _Desk(submitted, grading, unit, released, caps or Caps())
+    desk = _Desk(submitted, grading, unit, released, caps or Caps(), ours)
     desk.papers.mkdir(parents=True, exist_ok=True)
     if not submitted.is_dir():
         return []
@@ -101,6 +109,7 @@ class _Desk:
     unit: str
     released: bytes
     caps: Caps
+    ours: Mapping[str, bytes] | None
 
     @property
     def papers(self) -> Path:
@@ -129,7 +138,7 @@ class _Desk:
             raw = self.settle(raw, student)
             canonical = notebook_path(Path(), self.unit).name
             made = _record(self.papers / f"{student}.json").get("made")
-            found = inspect(self.submitted, (student, self.unit), canonical, self.released, self.caps, made)
+            found = inspect(self.submitted, (student, self.unit), canonical, self.released, self.caps, made, self.ours)
             return self.keep(student, found) if found.is_fine else self.replace(raw, student, found)
         except Exception as error:
             problem = f"the submission could not be taken in ({_cause(error)})"

@@ -7,7 +7,7 @@ is looked for in its zips.
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from difflib import SequenceMatcher
@@ -148,7 +148,15 @@ class _Search:
         return self.is_notebook(path) or path == self.right
 
 
-def inspect(base: Path, folder: Parts, canonical: str, released: bytes, caps: Caps, made: str | None = None) -> Finding:
+def inspect(
+    base: Path,
+    folder: Parts,
+    canonical: str,
+    released: bytes,
+    caps: Caps,
+    made: str | None = None,
+    ours: Mapping[str, bytes] | None = None,
+) -> Finding:
     """What of a submission can be handed on, and what is wrong with it.
 
     Args:
@@ -158,6 +166,7 @@ def inspect(base: Path, folder: Parts, canonical: str, released: bytes, caps: Ca
         released: the notebook as students got it.
         caps: how much may be in the folder.
         made: SHA-256 of the notebook that intake itself put there; one handed in later under a similar name comes before it.
+        ours: what the course hands out beside the notebook, by name: figures. Who hands in a whole folder brings them along.
 
     Returns:
         The finding; nothing was changed.
@@ -169,6 +178,9 @@ def inspect(base: Path, folder: Parts, canonical: str, released: bytes, caps: Ca
     search = _Search(base, folder, canonical, released, caps, files, made)
     taken, right = search.best(), (canonical,)
     refused.pop(right, None)  # told already
+    for name, content in (ours or {}).items():
+        if (name,) in refused and _holds(base, (*folder, name), content):
+            del refused[name,]
     found = Finding(notes=search.notes)
     if taken:
         found.notebook, found.modified = taken.data, taken.modified
@@ -207,6 +219,14 @@ def inspect(base: Path, folder: Parts, canonical: str, released: bytes, caps: Ca
     is_as_it_lies = taken is not None and taken.path == right and taken.is_whole
     found.is_fine = is_as_it_lies and not refused and not is_full
     return found
+
+
+def _holds(base: Path, path: Parts, content: bytes) -> bool:
+    """Whether a file is what the course handed out."""
+    try:
+        return read_file(base, path, len(content))[0] == content
+    except Refused:
+        return False
 
 
 def kind_of(notebook: bytes, released: bytes) -> int:

@@ -39,8 +39,10 @@ def admit(course: "Course", unit: str, student: str = "*") -> list["Intake"]:
     from autograder.intake.rebuild import released_notebook
     from autograder.lessons.layout import notebook_path
 
-    released = nbformat.writes(released_notebook(notebook_path(course.source, unit)))
-    return take_in(course.submitted, course.grading, unit, released.encode(), student)
+    source = notebook_path(course.source, unit)
+    released = nbformat.writes(released_notebook(source)).encode()
+    ours = {path.name: path.read_bytes() for path in source.parent.glob("*.svg")}
+    return take_in(course.submitted, course.grading, unit, released, student, ours=ours)
 
 
 def enter(gradebook: Gradebook, unit: str, student: str) -> None:

@@ -136,6 +136,15 @@ def test_pages_are_left_out(look, name):
     assert (found.notebook, found.extras, found.is_fine) == (MINE, [], False)
 
 
+@pytest.mark.parametrize(
+    ("content", "is_ours"), [(b"<svg/>", True), (b"<svg onload='pwned()'/>", False), (b"<svg/>\n", False), (b"", False)]
+)
+def test_the_courses_own_figures_are_no_matter_and_others_of_their_name_are(look, tmp_path, content, is_ours):
+    look({NAME: MINE, "a.svg": content})
+    found = inspect(tmp_path, ("ada",), NAME, b"released", CAPS, ours={"a.svg": b"<svg/>"})
+    assert (found.is_fine, found.notes == [], found.extras) == (is_ours, is_ours, [])
+
+
 def test_files_over_the_total_are_left_out(look):
     found = look({NAME: MINE} | {f"{i}.txt": b"x" * 1000 for i in range(10)}, Caps(total=len(MINE) + 4500))
     assert "0.txt" not in found.notes[0]

@@ -34,6 +34,7 @@ NAMES = [
     "magnitude-iterative",
 ]
 SOLVED = NAMES[:4]  # by the learner of most tests; the others are stubs
+FIGURE = "keeping_zeros.svg"
 KEPT = "magnitude.before-2026-12-01.ipynb"
 
 
@@ -743,8 +744,10 @@ def test_a_copy_is_handed_in_byte_for_byte_and_needs_no_repair(course, is_change
         course.kept.unlink()
     data = course.copy.read_bytes()
     assert read_notebook(data).data == data
-    found = inspect(course.root / "work", (UNIT,), "magnitude.ipynb", course.release.read_bytes(), Caps())
-    assert (found.notebook, found.notes, found.is_fine) == (data, [], True)
+    shutil.copy(ROOT / "notebooks" / UNIT / FIGURE, course.copy.parent)  # as `prepare` does
+    ours = {FIGURE: (ROOT / "solutions" / UNIT / FIGURE).read_bytes()}
+    found = inspect(course.root / "work", (UNIT,), "magnitude.ipynb", course.release.read_bytes(), Caps(), ours=ours)
+    assert (found.notebook, found.notes, found.is_fine, found.extras) == (data, [], True, [])
     rebuilt, repairs = rebuild(read(course.copy), released_notebook(course.source))
     assert repairs == []
     assert "sparsity_edu" not in rebuilt.metadata
