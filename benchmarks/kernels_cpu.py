@@ -1,10 +1,10 @@
 """What skipping saves on a CPU: products beside `torch.mv`, attention beside torch's own, and a model that writes text.
 
-    python benchmarks/kernels_cpu.py [first] [products] [widths] [attention] [decoding] [--out benchmarks/results]
+    python benchmarks/kernels_cpu.py [first] [products] [widths] [packed] [attention] [decoding] [--out benchmarks/results]
 
-first: seconds of a first call, when nothing was compiled before. products: large matrices. widths: those of SmolLM2. attention:
-one token over some pages of a long cache. decoding: SmolLM2, with a threshold for each layer that none or half of its inputs do
-not exceed on calibration text.
+first: seconds of a first call, when nothing was compiled before. products: large matrices. widths: those of SmolLM2. packed:
+2:4. attention: one token over some pages of a long cache. decoding: SmolLM2, with a threshold for each layer that none or half
+of its inputs do not exceed on calibration text.
 
 Each product runs over many matrices in turn, more than a cache holds, and the products take turns; the fastest of several
 rounds counts.
@@ -33,10 +33,11 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from sparsity_edu.data import python_docs
-from sparsity_edu.kernels import sparse_attention, sparse_gemv
+from sparsity_edu.kernels import sparse_attention, sparse_gemv, two_four_cpu
 from sparsity_edu.kernels.sparse_gemv import in_torch
 from sparsity_edu.models import load, tokens
 from sparsity_edu.models.layers import prunable_layers
+from sparsity_edu.patterns import n_m
 
 COPIES, SIDE = 12, 4096
 WIDTHS = {"Q, K, V": (576, 960), "O": (576, 576), "gate, up": (576, 3072), "down": (1536, 576)}  # inputs, outputs in SmolLM2
@@ -105,6 +106,22 @@ def widths(dtype: torch.dtype) -> Table:
             ways.append([partial(sparse_gemv.gemv_threshold, W, x, threshold) for W in copies])
         dense, *skipping = seconds(*ways, rounds=24)
         rows.add_row(name, f"{K}", f"{N}", f"{dense * 1e6:.0f}", *(f"{dense / took:.2f}" for took in skipping))
+    return rows
+
+
+def packed(dtype: torch.dtype) -> Table:
+    """A 2:4 matrix packed, beside `torch.mv` of the same one dense."""
+    kind = str(dtype).removeprefix("torch.")
+    shapes = WIDTHS | {"gate": (576, 1536), "K": (576, 192), "large": (SIDE, SIDE)}
+    rows = table(f"2:4 weights, {kind}", "", "inputs", "outputs", "torch.mv, us", "packed, us", "times as fast")
+    for name, (K, N) in tqdm(shapes.items(), desc=kind, leave=False):
+        W = torch.randn(N, K)
+        W = W.masked_fill(~n_m(W.abs(), 2, 4), 0).to(dtype)
+        copies = [W.clone() for _ in range(max(2, 2**26 // W.nbytes))]
+        x, stored = torch.randn(K).to(dtype), [two_four_cpu.Columns24.of(W) for W in copies]
+        ways = [partial(torch.mv, W, x) for W in copies], [partial(two_four_cpu.gemv, W, x) for W in stored]
+        dense, took = seconds(*ways, rounds=24)
+        rows.add_row(name, f"{K}", f"{N}", f"{dense * 1e6:.0f}", f"{took * 1e6:.0f}", f"{dense / took:.2f}")
     return rows
 
 
@@ -242,6 +259,7 @@ PARTS: dict[str, Callable[[], list[Table]]] = {
     "first": lambda: [first()],
     "products": lambda: [products(dtype) for dtype in KINDS],
     "widths": lambda: [widths(dtype) for dtype in KINDS],
+    "packed": lambda: [packed(dtype) for dtype in KINDS],
     "attention": lambda: [attention()],
     "decoding": lambda: [decoding(dtype) for dtype in KINDS],
 }

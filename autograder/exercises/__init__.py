@@ -27,6 +27,7 @@ UNITS = (
     "14_teal",
     "15_two_four",
     "16_sparse_gemv",
+    "17_combination",
 )
 
 

@@ -14,6 +14,7 @@ TITLES = {
     "kv_cache": "The KV cache",
     "activations": "Activations",
     "kernels": "Kernels",
+    "combine": "Combination",
 }
 # no table of contents at the right: prose and code need the room
 WIDE = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n\n"

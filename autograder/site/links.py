@@ -10,7 +10,7 @@ from autograder.exercises import UNITS
 TARGET = re.compile(r"(?<=\]\()(?![a-z]+:)([^)#\s]*)(#[^)\s]*)?(?=\))")  # of [text](target#anchor)
 NOWHERE = "nowhere:"  # marks a link that leads to nothing, until it is taken out
 UNIT_FILE = re.compile(r"(?:course|notebooks|solutions|work)/(\d\d_\w+)/(?:lesson\.py|\w+\.ipynb)")
-ROOMS = ("weights", "experts", "kv_cache", "activations", "kernels")
+ROOMS = ("weights", "experts", "kv_cache", "activations", "kernels", "combine")
 WITH_PAGE = re.compile(rf"sparsity_edu/(?:patterns|storage|(?:{'|'.join(ROOMS)})/.*(?<!__init__))\.py")
 
 

@@ -1004,3 +1004,5 @@ else:
 # - [Deja Vu's code](https://github.com/FMInference/DejaVu), `Dejavu/src/ops/triton`: rows by a list, columns by a list, and both in one MLP.
 # - [Goldberg 1991](https://doi.org/10.1145/103162.103163), What every computer scientist should know about floating-point arithmetic: why the order of a sum matters.
 # - [Triton's tutorials](https://triton-lang.org/main/getting-started/tutorials/index.html): what to read once you have a GPU.
+#
+# Next: [17 combination](../17_combination/combination.ipynb), in which sparse weights, sparse activations and a sparse cache meet in one model.

@@ -58,43 +58,43 @@ def need_folder(out: Path) -> None:
     _try(out, out)
 
 
-def need_file(out: Path, endings: tuple[str, ...]) -> None:
-    """Refuse --out unless it can become a file of one of the kinds; a file of that name is not touched yet."""
+def need_file(out: Path, endings: tuple[str, ...], option: str = "--out") -> None:
+    """Refuse a file unless it can be written and is of one of the kinds; a file of that name is not touched yet."""
     if out.suffix.lower().removeprefix(".") not in endings:
-        raise Refused(f"--out must end in one of .{', .'.join(endings)}, got {out}")
+        raise Refused(f"{option} must end in one of .{', .'.join(endings)}, got {out}")
     if out.is_dir():
-        raise Refused(f"--out must be a file, got the folder {out}")
-    _try(out.parent, out)
+        raise Refused(f"{option} must be a file, got the folder {out}")
+    _try(out.parent, out, option)
     if out.exists():
         try:
             out.open("ab").close()
         except OSError as error:
-            raise _cannot_be_written(out, error) from error
+            raise _cannot_be_written(out, error, option) from error
 
 
-def _try(folder: Path, out: Path) -> None:
+def _try(folder: Path, out: Path, option: str = "--out") -> None:
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder) as file:
             file.write(b"can this be written?")
     except OSError as error:
-        raise _cannot_be_written(out, error) from error
+        raise _cannot_be_written(out, error, option) from error
     finally:
         with suppress(OSError):
             for parent in made:
                 parent.rmdir()
 
 
-def _cannot_be_written(out: Path, error: OSError) -> Refused:
-    return Refused(f"--out cannot be written, {error.strerror or error}: {out}")
+def _cannot_be_written(out: Path, error: OSError, option: str) -> Refused:
+    return Refused(f"{option} cannot be written, {error.strerror or error}: {out}")
 
 
 @contextmanager
-def writing(out: Path):
-    """What is written in the end: an error names --out."""
+def writing(out: Path, option: str = "--out"):
+    """What is written in the end: an error names the option."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise _cannot_be_written(out, error) from error
+        raise _cannot_be_written(out, error, option) from error

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from sparsity_edu.cli.caches import Dtype, DtypeOption, cache_of, need_attention
+from sparsity_edu.cli.caches import Dtype, DtypeOption, cache_of
 from sparsity_edu.cli.errors import Refused, at_least, named
 from sparsity_edu.cli.options import Model
 from sparsity_edu.cli.show import Rows, fact, line, sentence, where_from
+from sparsity_edu.cli.with_recipe import made_of, recipe_of, what_is_saved, what_is_used
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import TextStreamer
 
     from sparsity_edu.activations.plan import Plan
+    from sparsity_edu.combine import Made
     from sparsity_edu.kv_cache import PolicyCache
     from sparsity_edu.models import LanguageModel
 
@@ -37,6 +39,9 @@ def generate(
     activations: Annotated[
         Path | None, typer.Option(help="A JSON file of `sparsity-edu sparsify`: skip inputs below its thresholds.")
     ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe, in TOML or JSON: applied first. A folder of `apply` has its own.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="The most tokens to write.")] = 100,
     temperature: Annotated[float, typer.Option(help="Of sampling; 0 takes the likeliest token.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample from so many of the likeliest tokens.")] = None,
@@ -49,7 +54,8 @@ def generate(
 ) -> None:
     """Write text with a cache that holds or reads little, and say how fast, and how much, beside a full one.
 
-    With --activations, layers skip weights that meet small inputs, and the same is timed without.
+    With --activations, layers skip weights that meet small inputs, and the same is timed without. With a recipe, weights,
+    inputs and cache are all as it says, and what each saves is told.
     """
     text = _text(prompt, prompt_file)
     new_cache = cache_of("--cache", cache)
@@ -60,19 +66,24 @@ def generate(
     if temperature == 0 and (top_k or top_p):
         raise Refused("--top-k and --top-p need a --temperature above 0")
     plan = None if activations is None else _plan(activations)
-    import torch
-
-    from sparsity_edu import kv_cache, models
+    wanted = None if recipe is None else recipe_of(recipe)
+    from sparsity_edu import kv_cache
     from sparsity_edu.activations import teal
+    from sparsity_edu.combine import Recipe
+    from sparsity_edu.models import LanguageModel
 
-    with named("MODEL", "name"):
-        language_model = models.load(model, dtype=getattr(torch, dtype))
-    need_attention(language_model.model)
+    made = made_of(model, wanted, dtype.value)
+    language_model = LanguageModel(made.model, made.tokenizer)
     ids, chat = _ids(language_model, text, raw)
     _check_length(language_model, ids.shape[1], max_new_tokens, "--prompt" if prompt_file is None else "--prompt-file")
     options = {"do_sample": temperature > 0}
     if temperature > 0:
         options |= {"temperature": temperature, "top_k": top_k or 0, "top_p": top_p or 1.0}
+    if made.recipe != Recipe():
+        if cache != "full" or plan is not None:
+            raise Refused("--cache and --activations must be left out with a recipe, which names both")
+        _as_the_recipe_says(model, made, dtype.value, ids, seed, chat, options | {"max_new_tokens": max_new_tokens})
+        return
     held, rows = new_cache(), []
     with kv_cache.attending(language_model.model):
         with ExitStack() as sparse:
@@ -100,8 +111,34 @@ def generate(
             rows.append(("dense", _write(language_model, ids, again, seed, "the same with all inputs", **options)))
             _add(table, *rows[-1], again)
     for name, beside in rows:
-        same = _in_common(beside.tokens, wrote.tokens)
-        sentence(f"{name} would have written {'the same' if same == count else f'other tokens after {same} of them'}.")
+        sentence(_beside(name, beside, wrote))
+
+
+def _as_the_recipe_says(model: str, made: Made, dtype: str, ids: Tensor, seed: int, chat: bool, options: dict) -> None:
+    """Write, and tell what each part of the recipe saves."""
+    from sparsity_edu import kv_cache
+    from sparsity_edu.combine import running
+    from sparsity_edu.models import LanguageModel
+
+    language_model, full = LanguageModel(made.model, made.tokenizer), kv_cache.FullCache()
+    with running(made) as run:
+        held = run.new_cache()
+        wrote = _write(language_model, ids, held, seed, "", **options)
+        line()
+        fact("prompt", f"{ids.shape[1]} tokens{', with the chat template' if chat else ''}")
+        fact("wrote", f"{len(wrote.tokens)} tokens, as {made.recipe.name!r} says")
+        what_is_used(run)
+        never = made.model.get_input_embeddings().num_embeddings  # or it might stop before the other did
+        same = options | {"max_new_tokens": len(wrote.tokens), "eos_token_id": never, "pad_token_id": 0}
+        sizes = run.bytes_held, run.traffic.per_step
+    with kv_cache.attending(made.model):
+        beside = _write(language_model, ids, full, seed, "the same weights, dense, with a full cache", **same)
+    what_is_saved(sizes, run.traffic.dense, held, full)
+    table = Rows(f"{model}, {dtype}", _=12, prompt_s=9, tokens_per_s=13)
+    for name, one in (("recipe", wrote), ("dense, full", beside)):
+        table.add(name, f"{one.prompt:.2f}", "" if one.step is None else f"{1 / one.step:.1f}")
+    sentence(_beside("dense, with a full cache, it", beside, wrote))
+    where_from(model)
 
 
 def _plan(path: Path) -> Plan:
@@ -217,6 +254,11 @@ def _write(language_model: LanguageModel, ids: Tensor, cache: PolicyCache, seed:
 def _add(table: Rows, name: str, wrote: Written, cache: PolicyCache) -> None:
     speed = "" if wrote.step is None else f"{1 / wrote.step:.1f}"
     table.add(name, f"{wrote.prompt:.2f}", speed, f"{cache.bytes_held:,}", f"{cache.bytes_read:,}")
+
+
+def _beside(name: str, beside: Written, wrote: Written) -> str:
+    same = _in_common(beside.tokens, wrote.tokens)
+    return f"{name} would have written {'the same' if same == len(wrote.tokens) else f'other tokens after {same} of them'}."
 
 
 def _in_common(a: list[int], b: list[int]) -> int:

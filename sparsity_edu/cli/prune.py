@@ -27,6 +27,7 @@ from sparsity_edu.cli.options import (
     sparsity_of,
 )
 from sparsity_edu.cli.show import Rows, fact, line, megabytes, sentence, what_was_covered, what_was_read, where_from
+from sparsity_edu.cli.with_recipe import what_is_on_disk
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +50,9 @@ def prune(
     calibration: Calibration = "python_docs",
     windows: Windows = 16,
     window: Window = 512,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Store pruned matrices without their zeros: a checkpoint for this command line.")
+    ] = False,
     true_sequential: Sequential = False,
     few_tokens: FewTokens = Few.all,
     min_tokens: MinTokens = 16,
@@ -64,6 +68,7 @@ def prune(
     at_least(1, min_tokens=min_tokens)
     need_calibration(calibration)
     need_folder(out)
+    from sparsity_edu.combine import packed as packing
     from sparsity_edu.models import perplexity
     from sparsity_edu.models.layers import left_alone
     from sparsity_edu.weights.comparison import by_kind, explain, measure
@@ -92,9 +97,19 @@ def prune(
     where_from(model)
     fact("seconds", f"{run.seconds:.1f}")
     with writing(out):
-        language_model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-    _what_was_saved(language_model, {layer.name for layer in run.pruned}, out)
+        if packed:
+            what_is_on_disk(packing.save(language_model, out))
+        else:
+            language_model.save_pretrained(out)
+    if packed:
+        fact("saved", f"{out}, {megabytes(_on_disk(out))}\nfor `sparsity-edu generate {out} --prompt ...`")
+    else:
+        _what_was_saved(language_model, {layer.name for layer in run.pruned}, out)
+
+
+def _on_disk(out: Path) -> int:
+    return sum(file.stat().st_size for file in out.glob("*.safetensors"))
 
 
 def _what_was_saved(model: nn.Module, pruned: set[str], out: Path) -> None:
@@ -105,7 +120,7 @@ def _what_was_saved(model: nn.Module, pruned: set[str], out: Path) -> None:
 
     matrices = prunable_matrices(model)
     layers = [layer for name, layer in matrices.items() if name in pruned]
-    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    size = _on_disk(out)
     dense = sum(layer.weight.nbytes for layer in layers)
     dtype = str(layers[0].weight.dtype).removeprefix("torch.")
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
@@ -121,6 +136,6 @@ def _what_was_saved(model: nn.Module, pruned: set[str], out: Path) -> None:
         line("To use it: encode with sparsity_edu.storage. For speed there are the kernels of")
         line("units 15 and 16, which know linear layers and no experts.")
         return
-    line("To use it: encode with sparsity_edu.storage. For speed: 2:4 on a GPU with")
-    line("sparsity_edu.kernels.two_four.sparsify_linear_ (unit 15), skipped inputs")
-    line("(unit 16), or `sparsity-edu shrink`: a smaller dense model needs no kernel.")
+    line("To store it so: --packed. For speed: 2:4 and `generate`, whose products know it")
+    line("(unit 15), skipped inputs (unit 16), or `sparsity-edu shrink`: a smaller dense")
+    line("model needs no kernel.")

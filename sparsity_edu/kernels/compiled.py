@@ -99,6 +99,8 @@ def array(kind, address, shape):
         return numba.carray(pointer(address), shape, np.float32)
     if isinstance(kind, np.uint16):
         return numba.carray(pointer(address), shape, np.uint16)
+    if isinstance(kind, np.uint8):
+        return numba.carray(pointer(address), shape, np.uint8)
     return numba.carray(pointer(address), shape, np.int64)
 
 

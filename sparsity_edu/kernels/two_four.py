@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsity_edu.kernels import two_four_cpu
 from sparsity_edu.kernels.devices import runs_kernels
 from sparsity_edu.kernels.packed24 import (
+    DTYPES,
     Fragments,
     Packed24,
     from_fragments,
@@ -28,16 +30,18 @@ from sparsity_edu.kernels.packed24 import (
     to_semi_structured,
     unpack,
 )
+from sparsity_edu.kernels.two_four_cpu import Columns24
 from sparsity_edu.models.layers import prunable_matrices
 
 FEW_TOKENS = 8  # the width of a tensor core's tile: as many tokens for the price of one
 
 
-def gemv(W: Packed24 | Fragments, x: Tensor) -> Tensor:
+def gemv(W: Packed24 | Fragments | Columns24, x: Tensor) -> Tensor:
     """y = x W^T for a few tokens, in time that follows the stored bytes.
 
     Fragments are multiplied on sparse tensor cores, up to 8 tokens at once. Rows are read by a kernel that selects the inputs,
-    on any GPU and in the interpreter. On a CPU without the interpreter, torch multiplies by the unpacked matrix.
+    on any GPU and in the interpreter. On a CPU without the interpreter, columns are read by a compiled loop; by all else,
+    unpacked, torch multiplies.
 
     Args:
         W: the weights.
@@ -51,6 +55,8 @@ def gemv(W: Packed24 | Fragments, x: Tensor) -> Tensor:
     """
     _check(W, x)
     N, K = W.shape
+    if isinstance(W, Columns24):
+        return two_four_cpu.gemv(W, x) if two_four_cpu.can_run(W.values, x) else _dense(W, x)
     if not runs_kernels(x):
         return _dense(W, x)
     from sparsity_edu.kernels import two_four_kernels as kernels
@@ -72,7 +78,7 @@ def gemv(W: Packed24 | Fragments, x: Tensor) -> Tensor:
     return y.view(*x.shape[:-1], N)
 
 
-def gemm(W: Packed24 | Fragments, x: Tensor) -> Tensor:
+def gemm(W: Packed24 | Fragments | Columns24, x: Tensor) -> Tensor:
     """y = x W^T for many tokens, where multiplications count and not bytes.
 
     Writing the zeros out again is right, but no faster than a dense product. Torch's own sparse product does half of the
@@ -102,11 +108,11 @@ def gemm(W: Packed24 | Fragments, x: Tensor) -> Tensor:
 _fastest: dict[tuple, str] = {}
 
 
-def _ways(W: Packed24 | Fragments, x: Tensor) -> dict[str, Callable[[], Tensor]]:
+def _ways(W: Packed24 | Fragments | Columns24, x: Tensor) -> dict[str, Callable[[], Tensor]]:
     """All ways to multiply by many tokens here."""
     N, K = W.shape
     ways = {"dense": lambda: _dense(W, x)}
-    if not runs_kernels(x) or isinstance(W, Fragments):
+    if not runs_kernels(x) or not isinstance(W, Packed24):
         return ways
     decompress = {"decompress": lambda: _decompress(W, x)}
     if not x.is_cuda:
@@ -149,7 +155,7 @@ def _decompress(W: Packed24, x: Tensor) -> Tensor:
     return y.view(*x.shape[:-1], N)
 
 
-def _check(W: Packed24 | Fragments, x: Tensor) -> None:
+def _check(W: Packed24 | Fragments | Columns24, x: Tensor) -> None:
     dtype, device = (W.dtype, W.words.device) if isinstance(W, Fragments) else (W.values.dtype, W.values.device)
     if x.shape[-1] != W.shape[1] or x.dtype != dtype or x.device != device:
         wanted = f"(..., {W.shape[1]}) in {dtype} on {device}"
@@ -158,8 +164,15 @@ def _check(W: Packed24 | Fragments, x: Tensor) -> None:
         raise ValueError("x must be contiguous: call x.contiguous() first")
 
 
-def _dense(W: Packed24 | Fragments, x: Tensor) -> Tensor:
-    dense = unpack(from_fragments(W) if isinstance(W, Fragments) else W)
+def to_dense(W: Packed24 | Fragments | Columns24) -> Tensor:
+    """The dense matrix (N, K)."""
+    if isinstance(W, Columns24):
+        return W.dense()
+    return unpack(from_fragments(W) if isinstance(W, Fragments) else W)
+
+
+def _dense(W: Packed24 | Fragments | Columns24, x: Tensor) -> Tensor:
+    dense = to_dense(W)
     return F.linear(x, dense) if x.is_cuda else F.linear(x.float(), dense.float()).to(x.dtype)
 
 
@@ -202,20 +215,29 @@ def _fragments_are_right(device: torch.device, dtype: torch.dtype) -> bool:
 # In a model
 
 
+def is_fast(W: Tensor) -> bool:
+    """Whether a matrix (N, K) that is 2:4 is multiplied by a token faster packed than dense, on its device."""
+    if W.is_cuda:
+        return W.dtype in DTYPES and W.shape[1] % 16 == 0
+    return two_four_cpu.is_fast(W)
+
+
 class TwoFourLinear(nn.Module):
     """A linear layer whose weights are stored as 2:4, and only so."""
 
-    def __init__(self, W: Packed24 | Fragments, bias: Tensor | None = None) -> None:
+    def __init__(self, W: Packed24 | Fragments | Columns24, bias: Tensor | None = None) -> None:
         super().__init__()
         names = ("registers", "words") if isinstance(W, Fragments) else ("values", "codes")
-        self.names, self.dtype = names, W.dtype if isinstance(W, Fragments) else W.values.dtype
+        self.kind, self.names, self.dtype = type(W), names, W.dtype if isinstance(W, Fragments) else W.values.dtype
         for name in names:
             self.register_buffer(name, getattr(W, name))
         self.register_buffer("bias", bias)
 
     @classmethod
     def of(cls, layer: nn.Linear) -> "TwoFourLinear":
-        """From a linear layer that is 2:4; on sparse tensor cores where there are some and its size allows it."""
+        """From a linear layer that is 2:4: for sparse tensor cores, for a kernel, or in float32 for the loop of a CPU."""
+        if layer.weight.dtype not in DTYPES and two_four_cpu.can_multiply(layer.weight):
+            return cls(Columns24.of(layer.weight.detach()), None if layer.bias is None else layer.bias.detach())
         packed = pack(layer.weight.detach())
         N, K = packed.shape
         if N % 16 == 0 and K % 32 == 0 and tensor_cores_work(layer.weight.device, layer.weight.dtype):
@@ -223,10 +245,10 @@ class TwoFourLinear(nn.Module):
         return cls(packed, None if layer.bias is None else layer.bias.detach())
 
     @property
-    def packed(self) -> Packed24 | Fragments:
+    def packed(self) -> Packed24 | Fragments | Columns24:
         """The weights."""
         first, second = (getattr(self, name) for name in self.names)
-        return Fragments(first, second, self.dtype) if "words" in self.names else Packed24(first, second)
+        return Fragments(first, second, self.dtype) if self.kind is Fragments else self.kind(first, second)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
@@ -236,8 +258,7 @@ class TwoFourLinear(nn.Module):
 
     def dense(self) -> nn.Linear:
         """The linear layer that this one stands for."""
-        packed = self.packed
-        W = unpack(from_fragments(packed) if isinstance(packed, Fragments) else packed)
+        W = to_dense(self.packed)
         layer = nn.Linear(W.shape[1], W.shape[0], self.bias is not None, W.device, W.dtype)
         with torch.no_grad():
             layer.weight.copy_(W)
