@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -66,23 +69,65 @@ def recipes_in(folder: Path) -> list[Path]:
     """The files of a folder that may hold recipes, in order, or a sentence."""
     if not folder.is_dir():
         raise Refused(f"--recipes must be a folder, got {folder}")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS_OF_RECIPES and path.is_file())
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS_OF_RECIPES and path.is_file())
+    if not found:
+        raise Refused(f"--recipes must be a folder with recipes, whose files end in .toml or .json, got {folder}")
+    return found
 
 
-def load_recipes(paths: Sequence[Path]) -> list[Recipe]:
-    """Recipes from files, or a sentence."""
+def load_recipe(path: Path) -> Recipe:
+    """A recipe from a file that the user named, or a sentence."""
     from sparsity_edu.combine.recipe import Recipe
 
-    if not paths:
-        raise Refused("give recipes with --recipe FILE or --recipes FOLDER, whose files end in .toml or .json")
-    found = []
-    for path in paths:
+    try:
+        with named("--recipe", "path"):
+            return Recipe.load(path)
+    except OSError as error:
+        raise Refused(f"--recipe cannot be read, {error.strerror or error}: {path}") from error
+
+
+def load_all(folder: Path) -> tuple[dict[str, Recipe], list[str]]:
+    """Recipes of a folder, which others may have written, by file, and a sentence for each file that holds none.
+
+    They may name no file of this machine, and no two have the same name: those that would are called like their files.
+    """
+    from sparsity_edu.combine.recipe import Recipe
+
+    found, refused = {}, []
+    for path in recipes_in(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
         try:
-            with named("--recipe", "path"):
-                found.append(Recipe.load(path))
-        except OSError as error:
-            raise Refused(f"--recipe cannot be read, {error.strerror or error}: {path}") from error
-    return found
+            recipe = Recipe.load(path)
+            if recipe.calibration.text != "python_docs":
+                raise ValueError(
+                    f"calibration.text must be python_docs in a folder of recipes, got {recipe.calibration.text!r}"
+                )
+        except (OSError, ValueError) as error:
+            refused.append(f"{name}: {error}")
+        else:
+            found[name] = recipe
+    names = Counter(["dense", *(recipe.name for recipe in found.values())])
+    own = {name: recipe if names[recipe.name] == 1 else replace(recipe, name=name[-80:]) for name, recipe in found.items()}
+    return own, refused
+
+
+@contextmanager
+def at_most(minutes: float | None):
+    """Raise a TimeoutError in a block that takes longer; where the system has no such timer, there is no limit."""
+    if minutes is None or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_) -> None:
+        raise TimeoutError(f"took more than {minutes:g} minutes")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def text_of(path: Path | None) -> str:

@@ -37,7 +37,7 @@ def search(
     Each technique is measured alone; then, round by round, the combination that is predicted to be best. A search that was
     stopped goes on, as does one behind `evaluate` with the same table and questions: what was measured stays measured.
     """
-    found = m.load_recipes(m.recipes_in(recipes))
+    found = [m.load_recipe(path) for path in m.recipes_in(recipes)]
     asked = m.Asked(windows, window, length, trials, choices, count, seed)
     asked.need()
     at_least(0, budget=budget, rounds=rounds)

@@ -158,7 +158,8 @@ def _windows(language_model: LanguageModel, calibration: Calibration) -> Tensor:
     except UnicodeDecodeError as error:
         raise ValueError(f"calibration.text must be a text file in UTF-8, got {name!r}") from error
     check_length(language_model.model, calibration.window, "calibration.window")
-    ids, count = tokens(language_model.tokenizer, text), calibration.windows * calibration.window
-    if len(ids) < count:
-        raise ValueError(f"calibration must be of at most the {len(ids):,} tokens of its text, got {count:,}")
-    return ids[:count].view(calibration.windows, calibration.window)
+    ids = tokens(language_model.tokenizer, text)
+    start, end = (windows * calibration.window for windows in (calibration.first, calibration.first + calibration.windows))
+    if len(ids) < end:
+        raise ValueError(f"calibration must end within the {len(ids):,} tokens of its text, got {end:,}")
+    return ids[start:end].view(calibration.windows, calibration.window)

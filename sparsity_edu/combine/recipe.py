@@ -39,6 +39,7 @@ from sparsity_edu.kernels.sparse_gemv import PREFILL
 from sparsity_edu.patterns import parse_n_m
 
 FILE = "recipe.toml"
+LARGEST = 100_000  # bytes of a file
 PRUNE, SHRINK = ("magnitude", "wanda", "sparsegpt"), "shrink"
 LEAST = {"window": 1, "sinks": 5, "h2o": 1, "quest": 16}  # tokens of a cache: four sinks and one, a page
 
@@ -109,12 +110,14 @@ class Calibration:
     text: str = "python_docs"
     windows: int = 8
     window: int = 512
+    first: int = 0  # windows of the text that are left out: others show by how much the text matters
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text:
             raise ValueError(f'text must be "python_docs" or a file, got {self.text!r}')
         _count("windows", self.windows, 1)
         _count("window", self.window, 4)
+        _count("first", self.first, 0)
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,12 @@ class Recipe:
             OSError: it cannot be read.
         """
         path = Path(path) / FILE if Path(path).is_dir() else Path(path)
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"{path.name} must be a recipe of at most {LARGEST:,} bytes, got a longer file")
         try:
-            text = path.read_bytes().decode()
+            text = content.decode()
             data = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
         except (ValueError, RecursionError) as error:  # what both parsers, and the decoder, raise is a ValueError
             kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
@@ -176,9 +183,9 @@ class Recipe:
         return _without_none(asdict(self))
 
     def digest(self) -> str:
-        """16 hexadecimal digits that tell what is done, whatever it is called."""
-        data = json.dumps(self.data() | {"name": ""}, sort_keys=True)
-        return sha256(data.encode()).hexdigest()[:16]
+        """16 hexadecimal digits that tell what is done, whatever it is called and whether a default is written out."""
+        data = {key: _not_default(value) for key, value in vars(self).items() if key != "name"}
+        return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 SECTIONS = {"weights": Weights, "activations": Activations, "cache": Cache, "calibration": Calibration}
@@ -203,6 +210,13 @@ def _read(kind: type, data: object, where: str):
         return kind(**given)
     except ValueError as error:
         raise ValueError(f"{at}{error}") from error
+
+
+def _not_default(part: object):
+    """A section's entries without those that have their default: so one that is added later changes no digest."""
+    if part is None or isinstance(part, str):
+        return part
+    return {one.name: value for one in fields(part) if (value := getattr(part, one.name)) != one.default}
 
 
 def _without_none(data: dict) -> dict:

@@ -142,6 +142,8 @@ def test_a_text_of_ones_own(recipe, tmp_path):
     ("options", "sentence"),
     [
         ([], "give recipes with --recipe FILE or --recipes FOLDER"),
+        (["--recipes", "{empty}"], "--recipes must be a folder with recipes, whose files end in .toml or .json, got "),
+        (["--recipe", "{right}", "--minutes", "-1"], "--minutes must be at least 0, got -1"),
         (["--recipe", "none.toml"], "--recipe cannot be read"),
         (["--recipes", "none"], "--recipes must be a folder, got none"),
         (["--recipe", "{wrong}"], "wrong.toml: cache.budget must be given"),
@@ -155,11 +157,57 @@ def test_a_text_of_ones_own(recipe, tmp_path):
 def test_what_is_wrong_is_said_before_a_model_is_loaded(options, sentence, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "wrong.toml").write_text("[cache]\npolicy = 'h2o'\n")
-    options = [option.format(wrong=tmp_path / "wrong.toml", right=recipe) for option in options]
+    (tmp_path / "empty").mkdir()
+    paths = {"wrong": tmp_path / "wrong.toml", "right": recipe, "empty": tmp_path / "empty"}
+    options = [option.format(**paths) for option in options]
     monkeypatch.chdir(tmp_path)
     output = run("evaluate", *ASKED, *options, code=1)
     assert sentence in " ".join(output.split())
     assert output.startswith("error: ")
+
+
+CLASS = {
+    "anna/mine.toml": 'name = "best"\n[cache]\npolicy = "window"\nbudget = 8',
+    "ben/mine.json": '{"name": "best", "cache": {"policy": "h2o", "budget": 8}}',
+    "cleo/mine.toml": 'name = "dense"\n[cache]\npolicy = "window"\nbudget = 9',
+    "dora/mine.toml": 'name = "$\\\\frac"\n[cache]\npolicy = "h2o"\nbudget = 9',
+    "emil/mine.toml": "[cache]\npolicy = 3",
+    "fay/mine.toml": '[weights]\nmethod = "shrink"\nparams = 10',
+    "gus/mine.toml": '[activations]\nsparsity = 0.5\n[calibration]\ntext = "/etc/hostname"',
+    "hal/mine.toml": "#" * 200_000,
+    "ida/notes.txt": "not a recipe",
+}
+
+
+def test_no_recipe_stops_those_of_the_others(tmp_path):
+    folder = tmp_path / "class"
+    for name, text in CLASS.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(text)
+    out = tmp_path / "rows.csv"
+    output = run("evaluate", *ASKED, "--recipes", folder, "--out", out, code=1)
+    rows = [row.recipe for row in evaluation.read(out)]
+    assert rows == ["dense", "anna/mine", "ben/mine", "cleo/mine", "$\\frac"]
+    assert (tmp_path / "rows.png").stat().st_size > 5000
+    output = " ".join(output.split())
+    assert "left out: emil/mine: mine.toml: cache.budget must be given" in output
+    assert "left out: fay/mine: " in output
+    assert "left out: gus/mine: calibration.text must be python_docs in a folder of recipes, got '/etc/hostname'" in output
+    assert "left out: hal/mine: mine.toml must be a recipe of at most 100,000 bytes, got a longer file" in output
+    assert "error: 4 of the recipes were left out, the table holds the others" in output
+
+
+def test_a_recipe_that_takes_too_long_is_left_out(recipe, tmp_path, monkeypatch):
+    def endless(*args, make=combine.make):
+        while args[1].name == "three":
+            pass
+        return make(*args)
+
+    monkeypatch.setattr(combine, "make", endless)
+    command = ["evaluate", *ASKED, "--recipe", recipe, "--out", tmp_path / "rows.csv"]
+    output = run(*command, "--minutes", "0.05", code=1)
+    assert "three.toml: took more than 0.05 minutes" in " ".join(output.split())
+    assert [row.recipe for row in evaluation.read(tmp_path / "rows.csv")] == ["dense"]
 
 
 def test_caches_and_thresholds_are_the_recipes(recipe, tmp_path):

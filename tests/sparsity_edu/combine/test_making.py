@@ -41,6 +41,14 @@ def test_thresholds_are_those_of_the_pruned_model():
     assert made.plan.thresholds != teal.thresholds(dense, 0.4)
 
 
+def test_another_part_of_the_text_gives_other_thresholds():
+    wanted = {"activations": {"sparsity": 0.4}, "calibration": {"windows": 1, "window": 64, "first": 1}}
+    made = combine.make(models.load("tiny"), Recipe.of(wanted), progress=False)
+    model, tokenizer = models.load("tiny")
+    histograms = teal.calibrate(model, windows(tokenizer)[1:], progress=False)
+    assert made.plan.thresholds == teal.thresholds(histograms, 0.4)
+
+
 def test_greedy_levels_differ_from_layer_to_layer():
     tiny = models.load("tiny")
     made = combine.make(tiny, recipe(activations={"sparsity": 0.5, "allocation": "greedy", "step": 0.5}), progress=False)
@@ -119,7 +127,7 @@ def test_a_folder_that_lost_its_thresholds_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("sections", "sentence"),
     [
-        ({"calibration": {"windows": 10**6}}, "calibration must be of at most the "),
+        ({"calibration": {"windows": 10**6}}, "calibration must end within the "),
         ({"calibration": {"window": 10**6}}, r"calibration\.window must be "),
         ({"weights": {"method": "shrink", "params": 10**9}}, r"weights\.params must be less than the model's 2,6"),
     ],

@@ -12,7 +12,7 @@ WHOLE = Recipe(
     Weights("sparsegpt", pattern="2:4"),
     Activations(0.4, "greedy", 0.2, "all"),
     Cache("quest", 64),
-    Calibration("notes.txt", 2, 128),
+    Calibration("notes.txt", 2, 128, 3),
     "dense",
 )
 
@@ -49,8 +49,10 @@ def test_a_digest_tells_what_is_done_and_not_what_it_is_called():
         Recipe("a", kernels="dense").digest(),
         Recipe("a", cache=Cache("quest", 64)).digest(),
         Recipe("a", cache=Cache("quest", 65)).digest(),
+        Recipe("a", calibration=Calibration(first=1)).digest(),
     }
-    assert len(others) == 6
+    assert len(others) == 7
+    assert Recipe.of({"calibration": {"windows": 8}, "kernels": "auto"}).digest() == Recipe().digest()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,7 @@ def test_a_digest_tells_what_is_done_and_not_what_it_is_called():
         ('name="a\\u001b[2J"', "name must be"),
         ("[calibration]\nwindow=3", "calibration.window must be a whole number of at least 4, got 3"),
         ("weights", "must be TOML in UTF-8"),
+        ("#" * 100_001, "must be a recipe of at most 100,000 bytes, got a longer file"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_sentence(text, sentence, tmp_path):
