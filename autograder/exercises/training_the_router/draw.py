@@ -87,14 +87,15 @@ def limit_case(g: torch.Generator) -> Case:
     exposes="The expert is the index of the largest z - log(noise). The probabilities are a softmax over experts of the logits, without the noise.",
 )
 def _(g):
-    yield draw_case(g, 7, 4, 100.0)
-    yield draw_case(g, 5, 5, 50.0)
-    yield draw_case(g, 300, 3, 80.0)
-    yield draw_case(g, 4, 70, 90.0, spread=0.5)
-    yield draw_case(g, 3, 6, 40.0, shift=-2.0, spread=0.3)
+    everyone = 1e6  # for this eps nobody is too far below the best, be it nearly 0
+    yield draw_case(g, 7, 4, everyone)
+    yield draw_case(g, 5, 5, everyone)
+    yield draw_case(g, 300, 3, everyone)
+    yield draw_case(g, 4, 70, everyone, spread=0.5)
+    yield draw_case(g, 3, 6, everyone, shift=-2.0, spread=0.3)
     for size in (1 / 300, 8.0):  # all noise of a token may be small, or large
-        case = draw_case(g, 15, 5, 60.0)
-        yield call(case.args[0], size * case.args[1], 60.0)
+        case = draw_case(g, 15, 5, everyone)
+        yield call(case.args[0], size * case.args[1], everyone)
 
 
 @draw.stage(
