@@ -804,7 +804,7 @@ def test_an_unknown_unit_is_refused(run, course):
 def test_git_ignores_work_and_make_lab_opens_it():
     assert "/work/" in (ROOT / ".gitignore").read_text().splitlines()
     lab = re.search(r"^lab:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
-    assert re.search(r"autograder work\n.*jupyter lab .*default_url=/lab/tree/work\n", lab)
+    assert re.search(r"autograder work\n.*jupyter lab .*default_url=\"\$\(START\)\"\n", lab)
 
 
 def test_every_unit_is_copied(tmp_path):

@@ -8,10 +8,12 @@ import nbformat
 import pytest
 
 from autograder.exercises import UNITS, exercises_of
+from autograder.lessons.beyond import explanations
 from autograder.lessons.layout import course_root, notebook_path
+from autograder.lessons.opening import builds_on
 from autograder.site import library, results, units
 from autograder.site.alternatives import in_words
-from autograder.site.course_map import badges, builds_on, listing, read_course
+from autograder.site.course_map import badges, listing, read_course
 from autograder.site.glossary import Glossary
 from autograder.site.links import repository, rewrite
 from autograder.site.mathml import formula
@@ -46,7 +48,7 @@ def test_instructors_see_solutions_and_what_is_said_of_them(course, tmp_path):
     (tmp_path / "course" / unit / "explained.md").write_text(
         "## wanda.score\n\nBecause of **this**.\n\n## wanda.norm\n\nThat.\n"
     )
-    assert units.explanations(tmp_path, unit) == {"wanda.score": "Because of **this**.", "wanda.norm": "That."}
+    assert explanations(tmp_path, unit) == {"wanda.score": "Because of **this**.", "wanda.norm": "That."}
     glossary = Glossary(ROOT / "docs" / "glossary.md")
     public, solved = (
         "\n".join(cell.source for cell in units.make_page(tmp_path, course, course[unit], glossary, PAPERS, shown).cells)
