@@ -3,13 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from autograder.checking.exercise import Exercise
 from autograder.exercises import UNITS, exercises_of
 from autograder.lessons.layout import notebook_path
 from autograder.lessons.opening import opening
-from autograder.site.links import module_page, relative, repository, unit_page
+from autograder.site.links import module_page, relative, unit_page
 
 
 @dataclass(frozen=True)
@@ -78,18 +77,6 @@ def facts(unit: Unit, page: str) -> str:
         links = (f"[{name.removeprefix('sparsity_edu.')}]({relative(module_page(name), page)})" for name in unit.modules)
         lines.append(f"Once it is solved, read the library: {', '.join(links)}")
     return "\n".join([":::{container} facts", *(f"- {line}" for line in lines), ":::", ""])
-
-
-def badges(root: Path, unit: Unit) -> str:
-    """Where a unit can be opened without installing anything, in Markdown; nothing if no repository is configured."""
-    address = repository(root)
-    if not address:
-        return ""
-    owner_and_name = address.removeprefix("https://github.com/")
-    path = str(notebook_path(Path("notebooks"), unit.name))
-    colab = f"https://colab.research.google.com/github/{owner_and_name}/blob/main/{path}"
-    binder = f"https://mybinder.org/v2/gh/{owner_and_name}/main?urlpath={quote(f'lab/tree/{path}', safe='')}"
-    return f":::{{container}} badges\n[Open in Colab]({colab}) [Open in Binder]({binder})\n:::\n"
 
 
 def listing(course: Course, page: str) -> str:
