@@ -155,7 +155,7 @@ def demo() -> None:
         console.print("There is no sandbox here: this class is made up, a real one needs it. `autograder doctor` says more.")
     console.print(
         "In grading/ an instructor finds gradebook.db, submitted/, autograded/ and feedback/ (an HTML page per student).\n"
-        "nbgrader's own commands work from here, such as nbgrader export; so does its Formgrader in JupyterLab (make lab).\n"
+        "nbgrader's own commands work from here, such as nbgrader export; so does its Formgrader in JupyterLab (jupyter lab).\n"
         "Before a real class: rm -rf grading"
     )
 
