@@ -47,7 +47,12 @@ def autograder(monkeypatch, capsys):
     return command
 
 
-BY_EXERCISE = ("test_exercises.py", "test_explained.py", "test_hidden.py")  # only tests of one exercise share anything
+BY_EXERCISE = (
+    "test_exercises.py",
+    "test_explained.py",
+    "test_hidden.py",
+    "test_mutants.py",
+)  # only tests of one exercise share anything
 # what `make quick` leaves out: classes of attackers and one that is killed again and again, generated notebooks, a third seed,
 # a browser that looks at the site, and the worked example for contributors
 SLOW = re.compile(

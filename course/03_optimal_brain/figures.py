@@ -16,7 +16,7 @@ def what_obs_moves():
     step = -W[Q] / inverse[Q, Q] * inverse[:, Q]
     deleted = W.clone()
     deleted[Q] = 0
-    figure, ax = canvas(26, 9.4)
+    figure, ax = canvas(27.2, 9.4)
 
     def column(x, values, title, moved=False):
         label(ax, x + 0.65, 1.9, title, align="center")
@@ -38,12 +38,12 @@ def what_obs_moves():
         for i in range(4)
     ]
     matrix(ax, 9, 2.6, colors, [[f"{v:.1f}" for v in row] for row in inverse], side=1.3)
-    arrow(ax, (14.5, 5.2), (18.1, 5.2), r"column $\times\;-0.6/1.2$")
-    column(18.5, step, r"$\delta w$", moved=True)
-    label(ax, 20.4, 5.2, "+", align="center", size=12)
-    column(21, W, "$w$")
-    label(ax, 22.9, 5.2, "=", align="center", size=12)
-    column(23.5, W + step, "new $w$", moved=True)
+    arrow(ax, (14.5, 5.2), (19.3, 5.2), r"column $\times\;-0.6/1.2$")
+    column(19.7, step, r"$\delta w$", moved=True)
+    label(ax, 21.6, 5.2, "+", align="center", size=12)
+    column(22.2, W, "$w$")
+    label(ax, 24.1, 5.2, "=", align="center", size=12)
+    column(24.7, W + step, "new $w$", moved=True)
     label(
         ax,
         9,

@@ -25,7 +25,7 @@ And what does it with a model:
     evaluation   what a recipe costs and saves, a row of a table
     search       the best combination within a budget of bytes, by prediction and measurement
 
-recipes/ holds those that unit 17 compares.
+recipes/ and other_texts/ hold the recipes that unit 17 compares, smollm2.csv what they cost and save.
 """
 
 from sparsity_edu.combine.execution import running

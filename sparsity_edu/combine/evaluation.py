@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
     from sparsity_edu.combine.recipe import Recipe
 
+# of the course's recipes, as `sparsity-edu evaluate smollm2 --recipes sparsity_edu/combine --trials 8 --out RECORD` writes it
+RECORD = Path(__file__).parent / "smollm2.csv"
+
 
 @dataclass(frozen=True)
 class Questions:

@@ -39,6 +39,8 @@ from sparsity_edu.kernels.sparse_gemv import PREFILL
 from sparsity_edu.patterns import parse_n_m
 
 FILE = "recipe.toml"
+FOLDER = Path(__file__).parent / "recipes"  # those of the course; in other_texts/ some of them, calibrated on other texts
+TECHNIQUES = ("weights", "activations", "cache")
 LARGEST = 100_000  # bytes of a file
 PRUNE, SHRINK = ("magnitude", "wanda", "sparsegpt"), "shrink"
 LEAST = {"window": 1, "sinks": 5, "h2o": 1, "quest": 16}  # tokens of a cache: four sinks and one, a page
@@ -177,6 +179,11 @@ class Recipe:
 
         path = Path(path) / FILE if Path(path).is_dir() else Path(path)
         path.write_text(tomli_w.dumps(self.data()), encoding="utf-8")
+
+    @property
+    def techniques(self) -> tuple[str, ...]:
+        """The sections that do something, of weights, activations and cache."""
+        return tuple(name for name in TECHNIQUES if getattr(self, name) is not None)
 
     def data(self) -> dict:
         """The recipe as plain data, without what was left out."""

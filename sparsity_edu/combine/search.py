@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import torch
 
 from sparsity_edu.combine.evaluation import Row
-from sparsity_edu.combine.recipe import SHRINK, Recipe
+from sparsity_edu.combine.recipe import SHRINK, TECHNIQUES, Recipe
 
-TECHNIQUES = ("weights", "activations", "cache")  # sections of a recipe
 PAIRS = tuple(itertools.combinations(TECHNIQUES, 2))
 
 Parts = tuple[Recipe, ...]  # of a combination, at most one for each technique
@@ -39,8 +38,7 @@ class Candidate:
 
 def technique(recipe: Recipe) -> str | None:
     """The technique of a recipe that has just one, None of others."""
-    found = [name for name in TECHNIQUES if getattr(recipe, name) is not None]
-    return found[0] if len(found) == 1 else None
+    return recipe.techniques[0] if len(recipe.techniques) == 1 else None
 
 
 def combinations(recipes: Iterable[Recipe]) -> dict[Parts, Recipe]:

@@ -173,6 +173,7 @@ def _(g):
     yield cache_case(g, (2, 6, 3, 6, 8), 6, 3, (40, 1, 1, 1), most=True)
     yield cache_case(g, (1, 2, 1, 8, 5), 4, 2, (3, *[1] * 12), most=True)
     yield cache_case(g, (1, 1, 1, 2, 2), 2, 1, (150, 1, 1), most=True)  # also what is a byte for each token of the text
+    yield cache_case(g, (1, 2, 2, 24, 24), 8, 4, (300, 1), most=True)  # a prompt of 115 KB is kept nowhere, in no form
 
 
 @cache.accepts("everything in one dict, gathered")

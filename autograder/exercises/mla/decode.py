@@ -73,6 +73,7 @@ def case(
 WIDTHS = (11, 3, 6, 4, 5, 7)  # hidden, heads, nope, rope, value, latent
 OTHERS = (7, 2, 5, 6, 8, 4)
 MORE = (9, 4, 3, 2, 6, 5)
+WIDE_X = (160, 3, 6, 4, 5, 7)
 WIDE = (13, 2, 5, 4, 3, 19)  # also the norm is more than the few bytes over
 
 
@@ -125,6 +126,7 @@ def _(g):
     yield case(g, 1, (9, 30, 1), OTHERS, 100.0, held=(0, 1, 2))
     yield case(g, 3, (1, 25, 3, 1), MORE, 500.0, False, held=(1, 3))
     yield case(g, 2, (6, 2), WIDE, held=(0, 1))
+    yield case(g, 2, (40, 1), WIDE_X, held=(0, 1))  # an x of 50 KB is kept nowhere, in no form
 
 
 def heads_of(x: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

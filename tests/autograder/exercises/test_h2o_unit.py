@@ -164,3 +164,14 @@ def test_a_cache_that_keeps_a_byte_of_each_token():
             return super().step(q, k, v, mask)
 
     assert rejects("h2o.cache", Wrong)
+
+
+def test_a_cache_that_keeps_the_prompt_in_another_form():
+    class Wrong(find("h2o.cache").reference):
+        hidden = ()
+
+        def step(self, q, k, v, mask=None):
+            self.hidden = (*self.hidden, k.numpy().tobytes())
+            return super().step(q, k, v, mask)
+
+    assert rejects("h2o.cache", Wrong)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from worked import cases
+from worked import cases, first_difference
 
 from autograder.exercises import find
 from autograder.exercises.mla import fixtures
@@ -99,3 +99,16 @@ def test_what_may_not_be_made_would_be_infinite(make):
     args = (q_nope, q_rope, c, k_rope, W_uk, W_uv)
     assert not torch.allclose(mla.latent_attention(*args, form="naive"), mla.latent_attention(*args, form="absorbed"), atol=0.1)
     assert mla.latent_attention(*args, form="absorbed").isfinite().all()
+
+
+def test_a_cache_that_keeps_its_inputs_in_another_form():
+    exercise = find("mla.decode")
+
+    class Wrong(exercise.reference):
+        hidden = ()
+
+        def attend(self, x, weights):
+            self.hidden = (*self.hidden, x.numpy().tobytes())
+            return super().attend(x, weights)
+
+    assert first_difference(exercise, Wrong)
