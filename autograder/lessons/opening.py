@@ -1,10 +1,9 @@
 """What a unit's notebook says before it begins: its title, and the units that it builds on."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import nbformat
 
 from autograder.exercises import UNITS
 
@@ -31,8 +30,10 @@ def opening(notebook: Path, unit: str) -> Opening:
         OSError: the file cannot be read.
         ValueError: it is no notebook.
     """
-    cells = nbformat.read(notebook, as_version=4).cells
-    text = cells[0].source if cells else ""
+    try:
+        text = "".join(json.loads(notebook.read_bytes())["cells"][0]["source"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{notebook.name} is no notebook with a first cell: {error}") from None
     return Opening(text.partition("\n")[0].removeprefix("# ") or unit, builds_on(unit, text))
 
 

@@ -115,8 +115,9 @@ def test_the_site_is_linked_where_it_was_built(course):
     assert "(../site/index.html)" in start.page(course, list(UNITS[:2]))
 
 
-def test_a_damaged_release_still_has_a_row(course):
-    notebook_path(course / "notebooks", UNITS[0]).write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", '{"cells": []}', '{"cells": [{"source": 1}]}'])
+def test_a_damaged_release_still_has_a_row(course, text):
+    notebook_path(course / "notebooks", UNITS[0]).write_text(text)
     start.write_start(course)
     assert f"| [{UNITS[0]}](" in (course / "work" / "start.md").read_text(encoding="utf-8")
 
