@@ -100,8 +100,8 @@ def _row(root: Path, unit: str) -> list[str]:
         f"[{said.title}]({_link(unit)})",
         str(sum(exercise.minutes for exercise in exercises_of(unit))),
         ", ".join(f"[{name.split('_')[0]}]({_link(name)})" for name in said.needs),
-        f"{'✓ ' * (done['done'] == done['exercises'])}{done['done']} of {done['exercises']}",
-        f"{done['points']:g} of {done['max_points']:g}",
+        f"{'✓ ' * (done['done'] == done['exercises'])}{done['done']}/{done['exercises']}",
+        f"{done['points']:g}/{done['max_points']:g}",
     ]
 
 

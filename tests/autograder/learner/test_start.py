@@ -51,8 +51,8 @@ def test_a_row_for_each_unit_with_what_it_needs_and_how_far_it_is_done():
     assert title == opening(notebook_path(ROOT / "notebooks", UNITS[1]), UNITS[1]).title
     assert int(minutes) == sum(exercise.minutes for exercise in exercises_of(UNITS[1]))
     assert needs == "[01](01_patterns/patterns.ipynb)"
-    assert solved == f"1 of {len(exercises_of(UNITS[1]))}"
-    assert points == f"{find('magnitude.schedule').points:g} of {sum(e.points for e in exercises_of(UNITS[1])):g}"
+    assert solved == f"1/{len(exercises_of(UNITS[1]))}"
+    assert points == f"{find('magnitude.schedule').points:g}/{sum(e.points for e in exercises_of(UNITS[1])):g}"
 
 
 def test_a_solved_unit_is_marked():
