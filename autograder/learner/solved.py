@@ -44,7 +44,7 @@ class Solved:
         """A link that JupyterLab opens, and the explanation, which unfolds; nothing where there is nothing to read."""
         html = ""
         if self.library:
-            html += f'<div>Compare with <a href="{self.root}/{self.library}"><code>{self.library}</code></a></div>'
+            html += f'<div>Compare with <a href="{self.root}/{self.library}">{self.library}</a></div>'
         if self.why:
             from nbconvert.filters.markdown import markdown2html  # leaves formulas to MathJax; comes with JupyterLab
 

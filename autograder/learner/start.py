@@ -11,6 +11,7 @@ from autograder.lessons.layout import notebook_path
 from autograder.lessons.opening import Opening, opening
 
 PAGE = "start.md"
+SITE = "/static/index.html"  # course/lab has JupyterLab serve site/ there; a relative link would show it without its style
 MARK = "<!-- Written anew by `autograder work`: notes belong elsewhere. -->"
 HOW = """\
 Each unit is a notebook: fill in a function, then run the `check(...)` cell below it, as often as you like. You can begin with
@@ -62,7 +63,7 @@ def page(root: Path, units: list[str]) -> str:
         NOW,
     ]
     if (root / "site" / "index.html").is_file():
-        lines += ["", "The course [as a site](../site/index.html), with the annotated library, papers and glossary."]
+        lines += ["", f"The course [as a site]({SITE}), with the annotated library, papers and glossary."]
     return "\n".join(lines) + "\n"
 
 

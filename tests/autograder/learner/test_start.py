@@ -112,7 +112,7 @@ def test_the_site_is_linked_where_it_was_built(course):
     assert "site" not in start.page(course, list(UNITS[:2]))
     (course / "site").mkdir()
     (course / "site" / "index.html").touch()
-    assert "(../site/index.html)" in start.page(course, list(UNITS[:2]))
+    assert "(/static/index.html)" in start.page(course, list(UNITS[:2]))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"cells": []}', '{"cells": [{"source": 1}]}'])
