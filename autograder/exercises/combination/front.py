@@ -74,7 +74,7 @@ def on_a_grid(g: torch.Generator, n: int, fine: int) -> tuple[Tensor, Tensor]:
         ]
         corners = sorted(set(pairs))
         bulges = any(
-            (q[1] - p[1]) * (r[0] - p[0]) > (r[1] - p[1]) * (q[0] - p[0])
+            pairs.count(q) == 1 and (q[1] - p[1]) * (r[0] - p[0]) > (r[1] - p[1]) * (q[0] - p[0]) + 1e-6
             for p, q, r in zip(corners, corners[1:], corners[2:], strict=False)
         )  # q lies above the line from p to r
         return len(pairs) > len(corners) and bulges and beside and above and bool(apart)
@@ -136,8 +136,8 @@ NAN, INF = math.nan, math.inf
 def _(g):
     yield marked(g, 20, (NAN, -1.0), (None, NAN))
     yield marked(g, 20, (-1.0, NAN), (NAN, NAN))
-    yield marked(g, 18, (-0.5, INF), (None, INF))
-    yield marked(g, 18, (INF, -0.5), (INF, None), (INF, INF))
+    yield marked(g, 18, (-0.5, INF), (-0.4, INF))  # the second is beaten by the first alone
+    yield marked(g, 18, (INF, -0.5), (INF, -0.4), (INF, INF))
     yield marked(g, 18, (-INF, 2.0), (NAN, -INF), (0.5, -INF))
     both = torch.rand(3, generator=g)
     yield call(torch.tensor([INF, NAN, INF]), torch.tensor([INF, both[0].item(), INF]))

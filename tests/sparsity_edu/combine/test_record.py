@@ -39,7 +39,7 @@ def test_other_texts_change_nothing_but_the_text():
 
 @pytest.mark.parametrize(
     ("name", "stored", "skipped"),
-    [("two-four", "2:4", 0), ("skip-40", "dense", 0.4), ("skip-50", "dense", 0.5), ("half", 0.5, 0)],
+    [("two-four", "2:4", 0), ("skip-40", "dense", 0.4), ("skip-50", "dense", 0.5), ("half", "dense", 0)],
 )
 def test_weights_are_read_as_predicted(name, stored, skipped):
     rest = DENSE.weights_read - 4 * IN_BLOCKS
