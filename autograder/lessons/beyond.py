@@ -6,13 +6,15 @@ from pathlib import Path
 
 from autograder.exercises import unit_of
 
-LIBRARY = Path("docs", "library.toml")
+
+def techniques(root: Path) -> list[dict]:
+    """What docs/library.toml says of the modules that are techniques."""
+    return _settings(root, "library").get("technique", [])
 
 
-def library(root: Path) -> dict:
-    """What docs/library.toml says; nothing where it is not, as in a handout."""
-    path = root / LIBRARY
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def compared(root: Path) -> dict[str, list[str]]:
+    """What docs/compare.toml says: exercises, by the module that does what they ask for."""
+    return _settings(root, "compare")
 
 
 def module_for(root: Path, exercise: str) -> str:
@@ -23,13 +25,18 @@ def module_for(root: Path, exercise: str) -> str:
         exercise: the id of an exercise.
 
     Returns:
-        Such as "sparsity_edu.weights.wanda": the module that names the exercise in [compare] of docs/library.toml, else the
-        only one that its unit builds. Empty if nobody has said which.
+        Such as "sparsity_edu.weights.wanda": the module that names the exercise in docs/compare.toml, else the only one that
+        its unit builds. Empty if nobody has said which.
     """
-    known = library(root)
-    named = [module for module, ids in known.get("compare", {}).items() if exercise in ids]
-    of_unit = [technique["module"] for technique in known.get("technique", []) if technique.get("unit") == unit_of(exercise)]
+    named = [module for module, ids in compared(root).items() if exercise in ids]
+    of_unit = [technique["module"] for technique in techniques(root) if technique.get("unit") == unit_of(exercise)]
     return named[0] if named else of_unit[0] if len(of_unit) == 1 else ""
+
+
+def _settings(root: Path, name: str) -> dict:
+    """A list in docs/; in a handout there is none."""
+    path = root / "docs" / f"{name}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def explained_path(unit: str) -> Path:

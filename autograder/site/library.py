@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from autograder.lessons.beyond import library
+from autograder.lessons.beyond import techniques
 from autograder.site.course_map import Course
 from autograder.site.links import ROOMS, module_page, relative, unit_page
 from autograder.site.papers import Papers
@@ -22,17 +22,12 @@ WIDE = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n\n"
 
 def modules(root: Path) -> dict[str, list[str]]:
     """The modules that have a page, by title of their room."""
-    packages = root / "sparsity_edu"
+    library = root / "sparsity_edu"
     found = {"Patterns and storage": ["sparsity_edu.patterns", "sparsity_edu.storage"]}
     for room in ROOMS:
-        files = sorted(path for path in (packages / room).rglob("*.py") if path.name != "__init__.py")
+        files = sorted(path for path in (library / room).rglob("*.py") if path.name != "__init__.py")
         found[TITLES[room]] = [".".join(path.relative_to(root).with_suffix("").parts) for path in files]
     return found
-
-
-def techniques(root: Path) -> list[dict]:
-    """What docs/library.toml says of the modules that are techniques."""
-    return library(root)["technique"]
 
 
 def write_library(root: Path, pages: Path, course: Course, papers: Papers) -> None:

@@ -11,7 +11,7 @@ from autograder.checking.score import score_object
 from autograder.exercises import all_exercises, exercises_of, find
 from autograder.learner import solved
 from autograder.learner.report import Report, to_html
-from autograder.lessons.beyond import explanations, library, module_for
+from autograder.lessons.beyond import compared, explanations, module_for
 from autograder.lessons.layout import course_root
 
 ROOT = course_root(Path(__file__).parent)
@@ -116,6 +116,6 @@ def test_a_terminal_gets_one_line(autograder, tmp_path):
 def test_every_exercise_has_a_file_to_compare_with():
     ids = [exercise.id for exercise in all_exercises()]
     assert [id for id in ids if not (ROOT / (module_for(ROOT, id).replace(".", "/") + ".py")).is_file()] == []
-    named = [id for names in library(ROOT)["compare"].values() for id in names]
+    named = [id for names in compared(ROOT).values() for id in names]
     assert set(named) <= set(ids)
     assert len(named) == len(set(named))
