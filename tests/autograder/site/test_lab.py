@@ -66,9 +66,11 @@ def lab(tmp_path_factory):
 
 @pytest.fixture
 def wait(browser):
+    """Waits until something is true of the page, which may be drawn anew at any moment."""
+    from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.support.wait import WebDriverWait
 
-    return WebDriverWait(browser, 120).until
+    return WebDriverWait(browser, 120, ignored_exceptions=[WebDriverException]).until
 
 
 @pytest.fixture
@@ -119,14 +121,17 @@ def test_learners_have_no_menu_of_nbgrader_and_instructors_do(browser, start, mo
 def test_its_links_open_the_notebook_to_go_on_with_and_the_site(browser, start, wait):
     exercise = exercises_of(UNITS[0])[0]
     heading = f"Exercise {number_of(exercise.id)}: {exercise.title}"
-    start.find_element("partial link text", heading).click()
-    anchor = f".jp-Notebook h3[data-jupyter-id='{heading.replace(' ', '-')}']"
-    wait(lambda page: page.find_elements("css selector", anchor))
-    browser.find_element("xpath", "//*[contains(@class, 'lm-TabBar-tabLabel')][text()='start.md']").click()
-    start.find_element("link text", "as a site").click()
+    wait(_clicked("partial link text", heading))
+    wait(lambda page: page.find_elements("css selector", f".jp-Notebook h3[data-jupyter-id='{heading.replace(' ', '-')}']"))
+    wait(_clicked("xpath", "//*[contains(@class, 'lm-TabBar-tabLabel')][text()='start.md']"))
+    wait(_clicked("link text", "as a site"))
     wait(lambda page: len(page.window_handles) == 2)
     first, second = browser.window_handles
     browser.switch_to.window(second)
     wait(lambda page: page.title == "Site")
     browser.close()
     browser.switch_to.window(first)
+
+
+def _clicked(by, what):
+    return lambda page: page.find_element(by, what).click() or True
