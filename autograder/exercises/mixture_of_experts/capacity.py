@@ -155,7 +155,7 @@ def _(g):
 )
 def _(g):
     size = int(torch.randint(30, 90, (), generator=g)), 4, 2, 1.25
-    for name in ("switch", "Mesh", "", None):
+    for name in ("switch", "Mesh", "mesh ", "mega", "", None):
         yield call(*size, name)
 
 

@@ -105,6 +105,9 @@ def _(g):
     yield answers(g, 5, 2, 3, gradients=(0, 2))
     yield answers(g, 6, 3, 2, dropped(g, 6, 3), gradients=(0, 2))
     yield answers(g, 4, 1, 3, dropped(g, 4, 1), gradients=(2,))
+    outputs, entries, weights = answers(g, 6, 2, 4).args
+    weights[torch.arange(6), torch.randint(2, (6,), generator=g)] = 0  # a weight of 0 has a gradient like any other
+    yield call(outputs, entries, weights, gradients=(0, 2))
 
 
 def added(weighted: Tensor, tokens: Tensor, n: int) -> Tensor:

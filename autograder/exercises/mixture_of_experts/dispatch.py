@@ -76,7 +76,7 @@ def _(g):
     yield call(choices(g, 6, 2, n_experts=4), 4, torch.ones(6, 2, dtype=torch.bool))
     yield call(choices(g, 1, 3, n_experts=5), 5)
     yield call(choices(g, 3000, 2, n_experts=4), 4, dropped(g, 3000, 2))
-    yield call(choices(g, 40, 4, n_experts=300), 300, None)
+    yield call(choices(g, 220, 4, n_experts=300), 300, None)
 
 
 def lists(flat: Tensor, order: Tensor, n_experts: int, kept: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -104,7 +104,8 @@ def _(g):
     yield call(choices(g, 2, 4, 2, n_experts=5), 9, 2)  # the last four are never chosen
     yield room(g, 1500, 2, n_experts=3, share=0.9)
     yield room(g, 3, 700, 1, n_experts=2, share=0.8)
-    yield room(g, 8, 2, n_experts=150, share=40)
+    yield room(g, 8, 2, n_experts=600, share=80)
+    yield call(choices(g, 5200, 1, n_experts=3), 3, 2300)  # half precision has no 2301
     yield room(g, 7, 7, n_experts=9, share=0.7)
     yield call(experts=choices(g, 12, 2, n_experts=4), n_experts=4, capacity=3)
 

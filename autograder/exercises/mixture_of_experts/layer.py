@@ -71,6 +71,14 @@ def case(g: torch.Generator, *sizes: int, k: int, relu: bool = False, gradients=
     return call(x, router, up, down, k, gradients=gradients, **options)
 
 
+def infinite_elsewhere(g: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A layer in which one token's answer is infinite in the experts that it did not choose."""
+    x, router, up, down = fixtures.layer(g, 1, 9, 6, 5, 6, k=2, blind=True)
+    others = (x[0, 4] @ router.T).argsort()[:-2]
+    x[0, 4, 1], up[:, :, 1], up[others, :, 1] = TOO_LARGE, 0.0, TOO_LARGE
+    return x, router, up, down
+
+
 @layer.stage(
     "as in Mixtral",
     points=1,
@@ -125,10 +133,7 @@ def _(g):
     yield case(g, 2, 6, 5, 4, 5, k=2, poison=True)
     yield case(g, 2, 8, 4, 6, 5, k=1, renormalise=False, capacity=2, relu=True, poison=True)
     yield case(g, 2, 5, 3, 4, 6, k=2, capacity=0, poison=True)
-    x, router, up, down = fixtures.layer(g, 1, 9, 6, 5, 4, k=2, blind=True)
-    others = (x[0, 4] @ router.T).argsort()[:-2]
-    x[0, 4, 1], up[:, :, 1], up[others, :, 1] = TOO_LARGE, 0.0, TOO_LARGE  # infinite in experts that the token did not choose
-    yield call(x, router, up, down, 2)
+    yield call(*infinite_elsewhere(g), 2)
     for k, relu in ((1, True), (2, False)):
         x, router, up, down = fixtures.layer(g, 2, 9, 6, 5, 4, k=k, relu=relu, blind=True)
         kept = find_room((x @ router.T).topk(k).indices, 4, 2)
@@ -150,6 +155,7 @@ def _(g):
     yield case(g, 1, 8, 4, 3, 4, k=1, renormalise=False, relu=True, gradients=ALL)
     yield case(g, 2, 9, 4, 5, 5, k=2, capacity=3, gradients=ALL)
     yield case(g, 2, 6, 3, 4, 6, k=2, renormalise=False, poison=True, gradients=ALL)
+    yield call(*infinite_elsewhere(g), 2, renormalise=False, gradients=ALL)
 
 
 def with_weights(module: torch.nn.Module, x: Tensor, **tensors: Tensor) -> Tensor:

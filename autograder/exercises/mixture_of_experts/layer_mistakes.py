@@ -73,6 +73,24 @@ def _(*args, **options):
 
 
 @mistakes(
+    "all tokens where one is wanted",
+    "You run every expert that somebody chose, but on all tokens, and choose afterwards. The result is right; what was masked is computed all the same, and "
+    "the gradient of it is 0 times infinity.",
+)
+def _(x, router, up, down, k, renormalise=True, capacity=None):
+    experts, weights = chosen(x @ router.T, k, renormalise)
+    kept = torch.ones_like(experts, dtype=torch.bool) if capacity is None else find_room(experts, len(router), capacity)
+    y = torch.zeros_like(x)
+    for e in range(len(router)):
+        mine = (experts == e) & kept
+        if mine.any():
+            answer = run(x.flatten(0, 1), up[e], down[e]).view(x.shape)
+            share = (weights * mine).sum(dim=-1, keepdim=True)
+            y = y + torch.where(mine.any(dim=-1, keepdim=True), share * answer, 0.0)
+    return y
+
+
+@mistakes(
     "dropped by weight",
     "You run an expert on dropped tokens too, and multiply by 0. What found no room is not computed at all: take it out of the lists.",
 )

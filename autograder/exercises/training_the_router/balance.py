@@ -45,6 +45,11 @@ def batch(g: torch.Generator, tokens: int, experts: int, k: int, sampled: bool =
     return probs, (probs.sqrt() / noise).topk(k, dim=-1).indices
 
 
+def distinct(g: torch.Generator, tokens: int, experts: int, k: int) -> Tensor:
+    """(tokens, k) any different experts."""
+    return torch.stack([torch.randperm(experts, generator=g)[:k] for _ in range(tokens)])
+
+
 def balance_case(
     g: torch.Generator, *sizes: int, sampled: bool = False, real: int = 0, count: tuple = (), with_mask: bool = False, **options
 ) -> Case:
@@ -83,7 +88,10 @@ def _(g):
     probs, _ = batch(g, 6, 7, 1)
     yield call(probs, torch.full((6, 1), int(torch.randint(3, (), generator=g))))  # the others are never chosen
     probs = probs * torch.tensor([1.0, 0, 1, 1, 1e-6, 1, 0])[torch.randperm(7, generator=g)]  # some are out, one nearly
-    experts = torch.stack([torch.randperm(7, generator=g)[:2] for _ in range(6)])
+    experts = distinct(g, 6, 7, 2)
+    yield call(probs / probs.sum(dim=-1, keepdim=True), experts)
+    experts = distinct(g, 8, 5, 2)
+    probs = batch(g, 8, 5, 1)[0].scatter(1, experts[:, :1], 0.0)  # of probability 0, and it counts
     yield call(probs / probs.sum(dim=-1, keepdim=True), experts)
 
 
@@ -99,7 +107,8 @@ def _(g):
             yield balance_case(g, *sizes, sampled=True, count=count)
     yield balance_case(g, 70, 5, 2, count=("mean",))
     yield balance_case(g, 70, 5, 2, count=("first",))
-    yield balance_case(g, 5, 4, 2, count=("both",))
+    for k, count in ((2, "both"), (1, "both"), (2, "Sum"), (2, ""), (2, None)):
+        yield balance_case(g, 5, 4, k, count=(count,))
 
 
 @balance.stage(

@@ -80,6 +80,11 @@ def _(g):
     wanted = torch.tensor([-0.3, 1.5, 0.1, 1.2, -0.2])  # chosen whatever the score: 0, or faint
     scores = scored(g, 8, wanted) * torch.tensor([1.0, 0, 1, 1e-12, 1])
     yield call(scores, wanted, 3, 0.1)
+    large = 600 + 0.3 * torch.rand(5, generator=g)  # what is left of a score that was added to it is off by 3e-5
+    yield call(scored(g, 20, large), large, 2, 0.1)
+    close = torch.stack([torch.randperm(6, generator=g) for _ in range(12)])
+    yield call(0.4 + 3e-4 * close, torch.zeros(6), 2, 0.1)  # the same in half precision
+    yield call(1e-8 * scored(g, 6, torch.zeros(5)), torch.zeros(5), 2, 0.1)
 
 
 @bias.stage(
@@ -93,6 +98,7 @@ def _(g):
     yield bias_case(g, 12, 5, 3, 0.05)
     yield bias_case(g, 40, 7, 2, 0.2)
     yield bias_case(g, 8, 6, 2)  # a rate that is not said
+    yield call(turns(g, 82, 4, 1), 0.01 * torch.randn(4, generator=g), 1, 0.1)  # half a token more or less than the mean
     shunned = torch.tensor([0.3, 0.2, -0.4, 0.1, -3.0, -4.0])  # the last two are never chosen
     yield call(scored(g, 11, shunned), shunned, 2, 0.1)
     loved = torch.tensor([-0.2, 5.0, 0.1, 0.2])
@@ -112,6 +118,7 @@ def _(g):
     yield call(scores, torch.zeros(4), 1, 0.1)
     yield call(scores, torch.full((4,), -7.0), 1, 0.1)
     yield bias_case(g, 9, 5, 2, 0.25, spread=4.0)
+    yield bias_case(g, 9, 5, 2, 0.0)  # as at the end of a training
 
 
 @bias.stage(

@@ -74,6 +74,11 @@ mistaken(
     weigh=lambda scores, bias, experts: F.normalize(scores.gather(-1, experts), p=1, dim=-1),
 )
 mistaken(
+    "the bias taken off again",
+    "You took the bias off the sums again. What was rounded away when it was added does not come back: take the weights out of `scores`.",
+    weigh=lambda scores, bias, experts: (scores + bias).gather(-1, experts) - bias[experts],
+)
+mistaken(
     "weights by softmax",
     "You took a softmax of the chosen scores. The weights are the scores as they are.",
     weigh=lambda scores, bias, experts: scores.gather(-1, experts).softmax(dim=-1),

@@ -73,17 +73,29 @@ def faint_case(g: torch.Generator, tokens: int, E: int, eps: float) -> Case:
     return call(1e-8 * z, noise, eps)
 
 
+def limit_case(g: torch.Generator) -> Case:
+    """One expert of each token is exactly at the limit, and its noise the smallest: it is drawn. No division here rounds."""
+    z = torch.tensor([[4.0, 3, 2, 1], [-1, -1.75, -2, -3], [1, 0.75, 0.5, -0.5]])
+    noise = torch.tensor([1.0, 1, 0.01, 1e-4]).repeat(3, 1)
+    order = torch.randperm(4, generator=g)
+    return call(z[:, order], noise[:, order], 0.25)
+
+
 @draw.stage(
     "adds Gumbel noise and takes the largest",
     points=1,
     exposes="The expert is the index of the largest z - log(noise). The probabilities are a softmax over experts of the logits, without the noise.",
 )
 def _(g):
-    yield draw_case(g, 7, 4, 100.0)
-    yield draw_case(g, 5, 5, 50.0)
-    yield draw_case(g, 300, 3, 80.0)
-    yield draw_case(g, 4, 70, 90.0, spread=0.5)
-    yield draw_case(g, 3, 6, 40.0, shift=-2.0, spread=0.3)
+    everyone = 1e6  # for this eps nobody is too far below the best, be it nearly 0
+    yield draw_case(g, 7, 4, everyone)
+    yield draw_case(g, 5, 5, everyone)
+    yield draw_case(g, 300, 3, everyone)
+    yield draw_case(g, 4, 70, everyone, spread=0.5)
+    yield draw_case(g, 3, 6, everyone, shift=-2.0, spread=0.3)
+    for size in (1 / 300, 8.0):  # all noise of a token may be small, or large
+        case = draw_case(g, 15, 5, everyone)
+        yield call(case.args[0], size * case.args[1], everyone)
 
 
 @draw.stage(
@@ -100,6 +112,8 @@ def _(g):
     yield draw_case(g, 9, 5, 0.01, shift=5.0)
     yield draw_case(g, 40, 6, 0.7, shift=-0.3)  # the limit is above 1: a negative logit may be near enough to a positive one
     yield faint_case(g, 30, 5, 0.3)
+    yield draw_case(g, 9, 5, 0.05, shift=-3e4, spread=6e3)
+    yield limit_case(g)
     z = torch.randn(6, 5, generator=g)
     yield call(z, torch.empty(6, 5).exponential_(generator=g).clamp(min=1e-6), 0.0)  # nobody is near enough but the best
     noise = torch.empty(3, 4).exponential_(generator=g)
@@ -130,6 +144,9 @@ def _(g):
     yield draw_case(g, 40, 6, 0.25, shift=-2.0, second=True)
     yield draw_case(g, 8, 2, 0.1, second=True)
     yield draw_case(g, 9, 4, 0.1, shift=-3e4, spread=900.0, second=True)
+    z, noise, eps, taken = draw_case(g, 20, 5, 0.3, second=True).args
+    turned = (torch.arange(5) + taken[:, None]) % 5
+    yield call(z.gather(1, turned), noise.gather(1, turned), eps, torch.zeros_like(taken))  # all have chosen expert 0
 
 
 @draw.stage(
@@ -141,6 +158,7 @@ def _(g):
     yield draw_case(g, 6, 5, 70.0, gradients=(0,))
     yield draw_case(g, 40, 6, 0.4, gradients=(0,))
     yield draw_case(g, 40, 4, 0.3, second=True, gradients=(0,))
+    yield draw_case(g, 20, 5, 0.4, silent=True, gradients=(0,))
 
 
 @draw.accepts("the lines of Phi-3.5-MoE in transformers")

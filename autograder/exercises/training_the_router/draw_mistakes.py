@@ -133,6 +133,14 @@ def _(logits, noise, eps, taken=None):
 
 
 @mistakes(
+    "no gradient in evaluation",
+    "Where noise is None no gradient reaches the logits. The probabilities are as ever, and so is their gradient: evaluation is not no_grad().",
+)
+def _(logits, noise, eps, taken=None):
+    return variants.draw(logits.detach() if noise is None else logits, noise, eps, taken)
+
+
+@mistakes(
     "0 divided by 0",
     "Where all logits of a token are 0, the distance is 0 / 0, NaN, and you keep an expert only if NaN is at most 2 eps, which is false. Ask which are out: "
     "distance > 2 eps.",

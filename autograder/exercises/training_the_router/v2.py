@@ -67,6 +67,7 @@ def _(g):
     yield v2_case(g, 40, 6, 0.2, shift=3.0)
     yield v2_case(g, 40, 4, 0.25, shift=-2.0)
     yield v2_case(g, 40, 7, 0.7, shift=-0.3)
+    yield v2_case(g, 9, 4, 0.1, shift=-3e4, spread=900.0)
 
 
 @v2.stage(

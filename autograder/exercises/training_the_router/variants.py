@@ -112,6 +112,7 @@ def drawn(
 
     z, noise, coin = rows(tokens, several, accept)
     coin[1::4] = limit  # where it is exactly at the limit, it is not above
+    coin[3::8] = limit + 1e-6
     return z, noise.transpose(0, 1).contiguous(), coin.T.contiguous()
 
 

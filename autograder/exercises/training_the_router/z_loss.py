@@ -75,6 +75,7 @@ def _(g):
     yield call(torch.zeros(3, 7))
     yield call(torch.randn(4, 6, generator=g) * 1e-3)
     yield call(uneven(g, 3, 5, 1e4))
+    yield z_case(g, 4, 5, shift=-3000.0)
 
 
 @z_loss.stage(
