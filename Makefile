@@ -12,7 +12,7 @@ demo: .venv/ready ## grade a made-up class through nbgrader
 	@autograder demo
 lab: .venv/ready ## JupyterLab on your own copies of the notebooks
 	@autograder work
-	@jupyter lab --allow-root --log-level=WARN --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/course/lab" jupyter lab --allow-root --log-level=WARN --ServerApp.root_dir="$(CURDIR)"
 test: .venv/ready ## lint, formatting, imports, and all tests; UNIT=05: what is about one unit
 	@$(LINT) && pytest $(if $(UNIT),--unit $(UNIT))
 quick: .venv/ready ## the same without classes under attack, runs of notebooks, and a third seed

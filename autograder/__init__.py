@@ -9,7 +9,7 @@ A learner needs one name from here: `from autograder import check`. Experiments 
     lessons/      lesson source -> solutions -> notebooks
     intake/       a submission -> one readable notebook on the release
     sandbox/      bubblewrap, limits, the guard
-    learner/      check, report, inputs, progress, attempt, work
+    learner/      check, report, inputs, progress, attempt, work, start
     judge/        sessions, verdicts, store, seeds, flags, feedback, nbgrader's preprocessors
     classroom/    a whole class, exports, doctor
     site/         executed solutions and docs/ -> a static site

@@ -44,11 +44,14 @@ def try_(
     """Score one Python file, as `check` would in the notebook. Exit code 0 if it is right, 2 if it is not."""
     from autograder.checking.score import score_object
     from autograder.learner.attempt import load_answer
+    from autograder.learner.report import Report
+    from autograder.learner.solved import Solved
 
     os.environ.setdefault("MPLBACKEND", "agg")  # a file that draws opens no window
     exercise = find(id)
     verdict = score_object(exercise, load_answer(exercise, file))
-    print(json_.dumps(verdict.to_dict(), indent=2) if json else verdict)
+    report = Report.of(verdict, solved=Solved.of(id) if verdict.passed else None)
+    print(json_.dumps(verdict.to_dict(), indent=2) if json else report)
     raise typer.Exit(0 if verdict.passed else 2)
 
 
@@ -152,7 +155,7 @@ def demo() -> None:
         console.print("There is no sandbox here: this class is made up, a real one needs it. `autograder doctor` says more.")
     console.print(
         "In grading/ an instructor finds gradebook.db, submitted/, autograded/ and feedback/ (an HTML page per student).\n"
-        "nbgrader's own commands work from here, such as nbgrader export; so does its Formgrader in JupyterLab (make lab).\n"
+        "nbgrader's own commands work from here, such as nbgrader export; so does its Formgrader in JupyterLab (jupyter lab).\n"
         "Before a real class: rm -rf grading"
     )
 

@@ -1,6 +1,8 @@
 """What a fresh clone relies on."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -45,3 +47,35 @@ def test_readme_names_only_make_targets_and_files_that_exist():
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
     for link in re.findall(r"\]\((?!http)([^)#]+)", readme):
         assert (ROOT / link).exists(), link
+
+
+def test_the_path_without_make_does_what_make_lab_does():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    windows, others = re.findall(r"```\n((?:py|python3) -m venv .*?)```", readme, re.DOTALL)
+    install = re.search(r"(-m pip install).*?(--constraint constraints.txt --editable )", makefile)
+    for commands in (windows, others):
+        assert f"{install[1]} {install[2]}." in commands
+        assert re.search(r"^\.venv\S+autograder work\b", commands, re.MULTILINE)
+        assert re.search(r'JUPYTER_CONFIG_PATH ?= ?"?course/lab\b', commands)
+        assert re.search(r"\.venv\S+jupyter lab\n$", commands)
+    assert (ROOT / "course" / "lab" / "labconfig").is_dir()
+
+
+def test_what_learners_run_needs_nothing_that_windows_lacks():
+    """Triton and modules of Unix cannot be imported here: checks and the commands of a learner do not mind."""
+    code = """
+import os, signal, sys
+import torch, IPython, ipykernel, jupyter_client, numpy, psutil, rich, tqdm, typer  # they have their own ways on Windows
+missing = ("fcntl", "grp", "pwd", "resource", "termios", "triton")
+sys.modules.update({name: None for name in sys.modules if name.split(".")[0] in missing} | dict.fromkeys(missing))
+del os.fork, os.sched_getaffinity, signal.SIGALRM, signal.setitimer
+from autograder import check, progress
+from autograder.exercises import find
+from autograder.cli import app
+from autograder.learner import start, work
+assert check("wanda.score", find("wanda.score").reference).passed
+print(progress())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert "05_wanda" in run.stdout

@@ -92,7 +92,8 @@ def write(root: Path, units: list[str], to: Path) -> int:
         _write(to / path.name, text.replace("{units}", names).replace("{files}", files))
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     _write(to / "pyproject.toml", _project(project, names))
-    for name in ("constraints.txt", "LICENSE"):
+    lab = [path.relative_to(root) for path in (root / "course" / "lab").rglob("*.json")]  # JupyterLab as learners get it
+    for name in ("constraints.txt", "LICENSE", *lab):
         _copy(root / name, to / name)
     _write(to / HANDOUT, json.dumps({"units": units}))
     return sum(path.is_file() for path in to.rglob("*"))

@@ -10,6 +10,7 @@ from autograder.learner import progress
 from autograder.learner.inputs import inputs, remember
 from autograder.learner.needs import needs
 from autograder.learner.report import Report
+from autograder.learner.solved import Solved
 
 
 def check(id: str, answer: Callable) -> Report | float:
@@ -41,7 +42,8 @@ def check(id: str, answer: Callable) -> Report | float:
     if progress.is_solution(answer):
         return Report.of(verdict, inputs=statement)
     progress.record(verdict)
-    return Report.of(verdict, progress.of_unit(unit_of(exercise.id)), statement)
+    solved = Solved.of(exercise.id) if verdict.passed else None
+    return Report.of(verdict, progress.of_unit(unit_of(exercise.id)), statement, solved)
 
 
 check.inputs = inputs  # so that a notebook imports one name only

@@ -68,6 +68,7 @@ def progress(
 @app.command()
 def work(unit: Unit = None) -> None:
     """Copy the notebooks to work/, where you solve them; a corrected release takes over what you wrote there."""
+    from autograder.learner.start import write_start
     from autograder.learner.work import WORK, prepare
     from autograder.lessons.layout import course_root
 
@@ -75,4 +76,5 @@ def work(unit: Unit = None) -> None:
     for each in [unit] if unit else UNITS:
         if said := prepare(root, each):
             console.print(f"{each}: {'; '.join(said)}", highlight=False, soft_wrap=True, markup=False)
+    write_start(root)
     console.print(f"Solve the notebooks in {WORK}/. Reload one that is open and has changed.", highlight=False)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from autograder.checking.verdict import Verdict
-from autograder.exercises import UNITS, exercises_of
+from autograder.exercises import UNITS, all_exercises, exercises_of
 
 
 def folder() -> Path:
@@ -60,6 +60,15 @@ def best(id: str) -> float:
         return max(0.0, float(json.loads((folder() / f"{id}.json").read_text())["points"]))  # NaN is 0 too
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
+
+
+def last_checked() -> str | None:
+    """The exercise whose record is the youngest; None without a record."""
+    written = {}
+    for exercise in all_exercises():
+        with contextlib.suppress(OSError):
+            written[exercise.id] = (folder() / f"{exercise.id}.json").stat().st_mtime_ns
+    return max(written, key=written.get, default=None)
 
 
 def reset(units: Iterable[str] = UNITS) -> int:

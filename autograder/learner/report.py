@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from autograder.checking.verdict import StageVerdict, Verdict
+from autograder.learner.solved import Solved
 
 PROSE = ("why", "hint", "inputs")  # rows that are sentences; the others are what was called, compared and printed
 # JupyterLab's theme variables, with plain fallbacks for other front ends and nbgrader's feedback pages
@@ -24,20 +25,22 @@ class Report(Verdict):
 
     progress: dict = field(default_factory=dict, compare=False)  # of the unit; empty where nobody keeps it
     inputs: str = field(default="", compare=False)  # a statement that gives the arguments of the call that is shown
+    solved: Solved = field(default=Solved(), compare=False)  # what to read now; only where the verdict is full marks
 
     @classmethod
-    def of(cls, verdict: Verdict, progress: dict | None = None, inputs: str = "") -> "Report":
+    def of(cls, verdict: Verdict, progress: dict | None = None, inputs: str = "", solved: Solved | None = None) -> "Report":
         """The report on a verdict.
 
         Args:
             verdict: the verdict.
             progress: from `learner.progress.of_unit`.
             inputs: from `learner.inputs.remember`.
+            solved: what to read now, if the verdict is full marks.
 
         Returns:
             The report.
         """
-        return cls(**vars(verdict), progress=progress or {}, inputs=inputs)
+        return cls(**vars(verdict), progress=progress or {}, inputs=inputs, solved=solved or Solved())
 
     @property
     def explanation(self) -> list[tuple[str, str]]:
@@ -46,10 +49,11 @@ class Report(Verdict):
         return super().explanation + ([("inputs", sentence)] if self.inputs else [])
 
     def _repr_html_(self) -> str:
-        return to_html(self, self.progress)
+        return to_html(self, self.progress) + self.solved.to_html()
 
     def __repr__(self) -> str:
-        return super().__repr__() + (f"\n  {_progress(self.progress)}" if self.progress else "")
+        below = [_progress(self.progress) if self.progress else "", str(self.solved)]
+        return "\n  ".join([super().__repr__(), *filter(None, below)])
 
 
 def to_html(verdict: Verdict, progress: dict | None = None) -> str:

@@ -12,7 +12,7 @@ import nbformat
 from autograder.checking.score import score_declared
 from autograder.exercises import exercises_of
 from autograder.lessons.figures import stale_figures, write_figures
-from autograder.lessons.layout import grade_id, holds_work, notebook_path, without_outputs
+from autograder.lessons.layout import ELSEWHERE, grade_id, holds_work, notebook_path, without_outputs
 from autograder.lessons.source import render
 from autograder.lessons.sources import fingerprint, what_it_does
 
@@ -78,7 +78,7 @@ def stale(root: Path, unit: str) -> list[str]:
     problems = []
     if without_outputs(_read(solution)) != render(root, unit):
         problems.append(f"{solution.relative_to(root)} is stale: run autograder build {unit}")
-    if not all(cell.execution_count for cell in _read(solution).cells if cell.cell_type == "code" and cell.source):
+    if not all(cell.execution_count for cell in _code_cells(_read(solution)) if cell.source):
         problems.append(f"{solution.relative_to(root)} is not executed: run autograder build {unit} --force")
     if outdated := _outdated_checks(unit, _read(solution)):
         names = ", ".join(outdated)
@@ -157,8 +157,7 @@ def verify(root: Path, unit: str) -> bool:
 def sources_of(unit: str, notebook: nbformat.NotebookNode) -> str:
     """A hash of all that a unit's notebook runs: its cells, what they import, and its checks."""
     modules = {exercise.stages[0].cases.__module__ for exercise in exercises_of(unit)}
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    return fingerprint(code, ["autograder.learner.check", *modules])
+    return fingerprint([cell.source for cell in _code_cells(notebook)], ["autograder.learner.check", *modules])
 
 
 def recorded(solution: nbformat.NotebookNode) -> str:
@@ -215,9 +214,14 @@ def _outdated_checks(unit: str, solution: nbformat.NotebookNode) -> list[str]:
     ]
 
 
+def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The cells that give results; where the notebook may be opened makes no difference to them."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and ELSEWHERE not in cell.metadata.get("tags", [])]
+
+
 def _code(notebook: nbformat.NotebookNode) -> list[str]:
     """What the cells do in the normal setting, in which solutions are executed, whatever their comments and docstrings say."""
-    trees = (_Normal().visit(ast.parse(cell.source)) for cell in notebook.cells if cell.cell_type == "code")
+    trees = (_Normal().visit(ast.parse(cell.source)) for cell in _code_cells(notebook))
     return [what_it_does(ast.unparse(tree)) for tree in trees]
 
 
@@ -246,8 +250,7 @@ class _Normal(ast.NodeTransformer):
 
 def _take_outputs(fresh: nbformat.NotebookNode, old: nbformat.NotebookNode) -> None:
     """Take over what was executed before, where the same code was not executed now."""
-    new_code, old_code = ([cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (fresh, old))
-    for new, executed in zip(new_code, old_code, strict=True):
+    for new, executed in zip(_code_cells(fresh), _code_cells(old), strict=True):
         if not new.execution_count:
             new.outputs = executed.outputs
         new.execution_count = executed.execution_count

@@ -9,6 +9,7 @@ from autograder.checking.exercise import Exercise
 
 HANDOUT = "handout.json"  # lies in the folder that students were given
 EXPERIMENT = "experiment"  # tag of cells that measure something and are never graded
+ELSEWHERE = "elsewhere"  # tag of cells that are for Colab and Binder alone
 
 
 def course_root(start: Path | None = None) -> Path:

@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from autograder.checking.exercise import Exercise
 from autograder.exercises import exercises_of, find, number_of
+from autograder.lessons import elsewhere
 from autograder.lessons.layout import EXPERIMENT, grade_id
 
 HINTS = ("Hint", "Next hint: the key step", "Last hint: nearly the code")  # what is clicked on
@@ -50,6 +51,7 @@ def render(root: Path, unit: str) -> nbformat.NotebookNode:
         else:
             cells.append(new_code_cell(cell.source, metadata={"tags": cell.metadata.get("tags", [])}))
     _begin_experiments(unit, cells)
+    cells[1:1] = elsewhere.cells(root, unit)
     _set_ids(unit, cells)
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})

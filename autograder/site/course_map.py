@@ -3,14 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
-
-import nbformat
 
 from autograder.checking.exercise import Exercise
 from autograder.exercises import UNITS, exercises_of
 from autograder.lessons.layout import notebook_path
-from autograder.site.links import module_page, relative, repository, unit_page
+from autograder.lessons.opening import opening
+from autograder.site.links import module_page, relative, unit_page
 
 
 @dataclass(frozen=True)
@@ -62,31 +60,10 @@ def read_course(root: Path, techniques: list[dict]) -> Course:
     course = Course()
     for name in UNITS:
         part = next((title for title, text in zip(parts[1::2], parts[2::2], strict=True) if name in text), parts[-2])
-        text = _opening(root, name)
+        said = opening(notebook_path(root / "solutions", name), name)
         modules = tuple(technique["module"] for technique in techniques if technique.get("unit") == name)
-        title = text.partition("\n")[0].removeprefix("# ")
-        course[name] = Unit(name, title, part, builds_on(name, text), modules, exercises_of(name))
+        course[name] = Unit(name, said.title, part, said.needs, modules, exercises_of(name))
     return course
-
-
-def _opening(root: Path, unit: str) -> str:
-    return nbformat.read(notebook_path(root / "solutions", unit), as_version=4).cells[0].source
-
-
-def builds_on(unit: str, text: str) -> tuple[str, ...]:
-    """The units that a unit needs, by its own words.
-
-    Args:
-        unit: its name.
-        text: its opening, in which the sentence that begins with "**Builds on**" links them.
-
-    Returns:
-        Earlier units, in lecture order; none if there is no such sentence.
-        What the sentences after it link is useful, not needed.
-    """
-    sentence = re.search(r"\*\*Builds on\*\*(.*?)\.(?:\s|$)", text, re.DOTALL)
-    linked = re.findall(r"\]\(\.\./(\d\d_\w+)/", sentence[1]) if sentence else []
-    return tuple(other for other in UNITS[: UNITS.index(unit)] if other in linked)
 
 
 def facts(unit: Unit, page: str) -> str:
@@ -100,18 +77,6 @@ def facts(unit: Unit, page: str) -> str:
         links = (f"[{name.removeprefix('sparsity_edu.')}]({relative(module_page(name), page)})" for name in unit.modules)
         lines.append(f"Once it is solved, read the library: {', '.join(links)}")
     return "\n".join([":::{container} facts", *(f"- {line}" for line in lines), ":::", ""])
-
-
-def badges(root: Path, unit: Unit) -> str:
-    """Where a unit can be opened without installing anything, in Markdown; nothing if no repository is configured."""
-    address = repository(root)
-    if not address:
-        return ""
-    owner_and_name = address.removeprefix("https://github.com/")
-    path = str(notebook_path(Path("notebooks"), unit.name))
-    colab = f"https://colab.research.google.com/github/{owner_and_name}/blob/main/{path}"
-    binder = f"https://mybinder.org/v2/gh/{owner_and_name}/main?urlpath={quote(f'lab/tree/{path}', safe='')}"
-    return f":::{{container}} badges\n[Open in Colab]({colab}) [Open in Binder]({binder})\n:::\n"
 
 
 def listing(course: Course, page: str) -> str:

@@ -1,8 +1,8 @@
 """The annotated library: a page per module, with prose and formulas beside the code."""
 
-import tomllib
 from pathlib import Path
 
+from autograder.lessons.beyond import techniques
 from autograder.site.course_map import Course
 from autograder.site.links import ROOMS, module_page, relative, unit_page
 from autograder.site.papers import Papers
@@ -28,11 +28,6 @@ def modules(root: Path) -> dict[str, list[str]]:
         files = sorted(path for path in (library / room).rglob("*.py") if path.name != "__init__.py")
         found[TITLES[room]] = [".".join(path.relative_to(root).with_suffix("").parts) for path in files]
     return found
-
-
-def techniques(root: Path) -> list[dict]:
-    """What docs/library.toml says of the modules that are techniques."""
-    return tomllib.loads((root / "docs" / "library.toml").read_text(encoding="utf-8"))["technique"]
 
 
 def write_library(root: Path, pages: Path, course: Course, papers: Papers) -> None:

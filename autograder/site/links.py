@@ -2,10 +2,10 @@
 
 import posixpath
 import re
-import tomllib
 from pathlib import Path
 
 from autograder.exercises import UNITS
+from autograder.lessons.elsewhere import repository
 
 TARGET = re.compile(r"(?<=\]\()(?![a-z]+:)([^)#\s]*)(#[^)\s]*)?(?=\))")  # of [text](target#anchor)
 NOWHERE = "nowhere:"  # marks a link that leads to nothing, until it is taken out
@@ -32,25 +32,6 @@ def label(exercise: str) -> str:
 def relative(target: str, page: str) -> str:
     """A path in the folder of pages, as seen from a page in it."""
     return posixpath.relpath(target, posixpath.dirname(page) or ".")
-
-
-def repository(root: Path) -> str:
-    """The address that the course is published at, or an empty text.
-
-    Args:
-        root: the course folder.
-
-    Returns:
-        `repository` of [tool.sparsity_edu] in pyproject.toml, without a slash at its end.
-
-    Raises:
-        ValueError: it is not an address at GitHub, which Colab and Binder open notebooks from.
-    """
-    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    address = settings.get("tool", {}).get("sparsity_edu", {}).get("repository", "").rstrip("/")
-    if address and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
-        raise ValueError(f"repository in pyproject.toml must be https://github.com/OWNER/NAME, or empty, got {address!r}")
-    return address
 
 
 def rewrite(text: str, root: Path, folder: str, page: str) -> str:

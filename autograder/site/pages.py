@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 from autograder.exercises import all_exercises
+from autograder.lessons.beyond import techniques
 from autograder.site.course_map import Course, listing, read_course
 from autograder.site.glossary import Glossary
-from autograder.site.library import techniques, write_library
+from autograder.site.library import write_library
 from autograder.site.links import label, rewrite, unit_page
 from autograder.site.papers import Papers, papers_markdown, read_papers
 from autograder.site.picture import picture

@@ -10,9 +10,11 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 
 from autograder.checking.exercise import Exercise
 from autograder.exercises import UNITS, exercises_of
-from autograder.lessons.layout import EXPERIMENT, notebook_path
+from autograder.lessons.beyond import explanations
+from autograder.lessons.elsewhere import badges
+from autograder.lessons.layout import ELSEWHERE, EXPERIMENT, notebook_path
 from autograder.site.alternatives import in_words
-from autograder.site.course_map import Course, Unit, badges, facts
+from autograder.site.course_map import Course, Unit, facts
 from autograder.site.glossary import Glossary
 from autograder.site.links import label, rewrite, unit_page
 from autograder.site.papers import Papers
@@ -51,7 +53,7 @@ def make_page(
     explained = explanations(root, unit.name) if solutions else {}
     page, terms, cite = unit_page(unit.name), glossary.linker(), papers.linker({unit.name})
     cells, heading = [], unit.title
-    for cell in lesson.cells:
+    for cell in (cell for cell in lesson.cells if ELSEWHERE not in cell.metadata.get("tags", [])):
         marks = cell.metadata.get("nbgrader", {})
         exercise = exercises.get(marks.get("grade_id", "").removesuffix("-check"))
         if cell.cell_type == "markdown":
@@ -67,7 +69,9 @@ def make_page(
         else:
             cells.append(_code(cell, cell.source, heading, EXPERIMENT in cell.metadata.get("tags", [])))
     title, _, rest = cells[0].source.partition("\n")
-    cells[0].source = f"{title}\n\n{facts(unit, page)}\n{badges(root, unit)}\n{rest}"
+    links = badges(root, unit.name)
+    boxed = f":::{{container}} badges\n{links}\n:::\n" if links else ""
+    cells[0].source = f"{title}\n\n{facts(unit, page)}\n{boxed}\n{rest}"
     for cell in cells:
         cell.metadata.pop("solution", None)
     return new_notebook(cells=cells, metadata=lesson.metadata)
@@ -85,15 +89,6 @@ def what_is_checked(exercise: Exercise) -> str:
         f'<details><summary>What <code>check("{exercise.id}", {exercise.defines})</code> looks at</summary>\n\n'
         f"| stage | points |\n|---|---|\n{rows}\n</details>"
     )
-
-
-def explanations(root: Path, unit: str) -> dict[str, str]:
-    """What course/<unit>/explained.md says of each exercise: Markdown by id."""
-    path = root / "course" / unit / "explained.md"
-    if not path.is_file():
-        return {}
-    parts = re.split(r"^## +`?([a-z_0-9]+\.[a-z_0-9]+)`?.*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
 
 
 def solution_lines(root: Path, unit: str) -> set[str]:

@@ -1,5 +1,6 @@
-"""The plots that lessons share: what is drawn is what the mask says."""
+"""The plots that lessons share: what is drawn is what the mask says, and it can be read on any background."""
 
+import io
 from itertools import combinations
 
 import matplotlib
@@ -69,3 +70,18 @@ def test_names_do_not_meet():
     assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
     assert not any(box.contains(*dot) for box in boxes for dot in dots)
     plt.close(figure)
+
+
+def test_black_letters_stand_on_white_where_the_notebook_is_dark():
+    """A notebook saves its figures as PNG, with settings of matplotlib alone."""
+    with plt.rc_context({"figure.facecolor": "none"}):
+        plots.style()
+        figure, ax = plt.subplots(figsize=(1, 1))
+        ax.set(xlabel="x")
+        figure.savefig(saved := io.BytesIO(), format="png")
+    plt.close(figure)
+    saved.seek(0)
+    pixels = torch.tensor(plt.imread(saved))  # (height, width, 4)
+    assert bool((pixels[..., 3] == 1).all())
+    assert pixels[0, 0].tolist() == [1, 1, 1, 1]
+    assert float(pixels[..., :3].min()) < 0.5

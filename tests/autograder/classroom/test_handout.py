@@ -58,6 +58,7 @@ def test_a_check_runs_there(handout):
     assert "✓ magnitude.prune - Prune one matrix by magnitude: 4 of 4 points" in told
     assert "✗ magnitude.prune" in told
     assert "why:" in told  # mistakes are recognised
+    assert "compare with" not in told  # neither explanations nor the list of what to compare with are handed out
     assert re.findall(r"^\d\d_\w+", told, re.MULTILINE) == HANDED  # no other unit is spoken of
 
 
@@ -66,6 +67,10 @@ def test_notebooks_are_copied_to_work_and_found_there_again(handout):
     assert alone(handout, *program).count("copied to work/") == len(HANDED)
     assert "copied" not in alone(handout, *program)
     assert notebook_path(handout / "work", HANDED[0]).is_file()
+    assert re.findall(r"^\| \[(\d\d) ", (handout / "work" / "start.md").read_text(encoding="utf-8"), re.MULTILINE) == [
+        "02",
+        "04",
+    ]
     assert not is_handout(handout)  # somebody works there: it is not to be replaced
 
 
@@ -114,6 +119,8 @@ def test_the_two_commands_are_plain_shell(handout):
     for name in ("setup.sh", "lab.sh"):
         assert subprocess.run(["sh", "-n", handout / name], timeout=30).returncode == 0
         assert b"\r" not in (handout / name).read_bytes()
+    assert '"$PWD/course/lab"' in (handout / "lab.sh").read_text()  # opens the start page
+    assert (handout / "course" / "lab" / "jupyter_lab_config.json").is_file()
     assert "02_magnitude/magnitude.ipynb" in (handout / "README.md").read_text()
     assert "{" not in (handout / "README.md").read_text()
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from autograder import check
 from autograder.exercises import find
 from autograder.learner import progress
 from autograder.learner.report import to_html
+from autograder.learner.solved import Solved
 
 ID = "magnitude.prune"
 RIGHT = find(ID).reference
@@ -108,9 +110,8 @@ def test_nbgrader_gets_points_and_the_student_the_verdict(monkeypatch, tmp_path)
     (verdict, metadata), *rest = shown
     assert rest == []
     assert points == verdict.points == find(ID).points - 1
-    assert json.loads(json.dumps(metadata))["verdict"] | {"progress": {}, "inputs": ""} == json.loads(
-        json.dumps(verdict.to_dict())
-    )
+    of_the_learner = {"progress": {}, "inputs": "", "solved": asdict(Solved())}
+    assert json.loads(json.dumps(metadata))["verdict"] | of_the_learner == json.loads(json.dumps(verdict.to_dict()))
     assert "any sparsity" in to_html(verdict)
     assert list(tmp_path.iterdir()) == []  # a grader's machine remembers nothing of it
 

@@ -804,7 +804,9 @@ def test_an_unknown_unit_is_refused(run, course):
 def test_git_ignores_work_and_make_lab_opens_it():
     assert "/work/" in (ROOT / ".gitignore").read_text().splitlines()
     lab = re.search(r"^lab:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
-    assert re.search(r"autograder work\n.*jupyter lab .*default_url=/lab/tree/work\n", lab)
+    assert re.search(r"autograder work\n.*JUPYTER_CONFIG_PATH=\"\$\(CURDIR\)/course/lab\" jupyter lab ", lab)
+    settings = json.loads((ROOT / "course" / "lab" / "jupyter_lab_config.json").read_text())
+    assert settings["LabApp"]["default_url"] == "/lab/tree/work/start.md"
 
 
 def test_every_unit_is_copied(tmp_path):

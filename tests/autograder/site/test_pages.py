@@ -6,14 +6,17 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell
 
 from autograder.exercises import UNITS, exercises_of
-from autograder.lessons.layout import course_root, notebook_path
+from autograder.lessons.beyond import explanations
+from autograder.lessons.layout import ELSEWHERE, course_root, notebook_path
+from autograder.lessons.opening import builds_on
 from autograder.site import library, results, units
 from autograder.site.alternatives import in_words
-from autograder.site.course_map import badges, builds_on, listing, read_course
+from autograder.site.course_map import listing, read_course
 from autograder.site.glossary import Glossary
-from autograder.site.links import repository, rewrite
+from autograder.site.links import rewrite
 from autograder.site.mathml import formula
 from autograder.site.papers import read_papers
 from autograder.site.prose import docstring_markdown, rows
@@ -46,7 +49,7 @@ def test_instructors_see_solutions_and_what_is_said_of_them(course, tmp_path):
     (tmp_path / "course" / unit / "explained.md").write_text(
         "## wanda.score\n\nBecause of **this**.\n\n## wanda.norm\n\nThat.\n"
     )
-    assert units.explanations(tmp_path, unit) == {"wanda.score": "Because of **this**.", "wanda.norm": "That."}
+    assert explanations(tmp_path, unit) == {"wanda.score": "Because of **this**.", "wanda.norm": "That."}
     glossary = Glossary(ROOT / "docs" / "glossary.md")
     public, solved = (
         "\n".join(cell.source for cell in units.make_page(tmp_path, course, course[unit], glossary, PAPERS, shown).cells)
@@ -87,17 +90,21 @@ def test_links_of_a_lesson_lead_to_pages(link, leads_to):
     assert rewrite(link, ROOT, "solutions/05_wanda", "units/05_wanda/wanda.ipynb") == leads_to
 
 
-def test_badges_are_made_from_one_address(course, tmp_path):
-    assert repository(ROOT) == ""
-    assert badges(ROOT, course["05_wanda"]) == ""
-    settings = tmp_path / "pyproject.toml"
-    settings.write_text('[tool.sparsity_edu]\nrepository = "https://github.com/some/course/"')
-    made = badges(tmp_path, course["05_wanda"])
-    assert "https://colab.research.google.com/github/some/course/blob/main/notebooks/05_wanda/wanda.ipynb" in made
-    assert "https://mybinder.org/v2/gh/some/course/main?urlpath=lab%2Ftree%2Fnotebooks%2F05_wanda%2Fwanda.ipynb" in made
-    settings.write_text('[tool.sparsity_edu]\nrepository = "https://example.org"')
-    with pytest.raises(ValueError, match=r"must be https://github\.com/OWNER/NAME, or empty, got 'https://example\.org'"):
-        repository(tmp_path)
+def test_a_page_says_where_a_unit_can_be_opened(course, tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "badges", lambda root, unit: f"[Open](https://example.org/{unit})")
+    monkeypatch.setattr(units.nbformat, "read", _with_cells_for_colab(nbformat.read))
+    page = units.make_page(ROOT, course, course["05_wanda"], Glossary(ROOT / "docs" / "glossary.md"), PAPERS)
+    assert ":::{container} badges\n[Open](https://example.org/05_wanda)\n:::" in page.cells[0].source
+    assert "google.colab" not in "".join(cell.source for cell in page.cells)
+
+
+def _with_cells_for_colab(read):
+    def with_cells(*args, **kwargs):
+        notebook = read(*args, **kwargs)
+        notebook.cells.insert(1, new_code_cell('"google.colab"', metadata={"tags": [ELSEWHERE]}))
+        return notebook
+
+    return with_cells
 
 
 def test_a_unit_that_nobody_described_has_its_place_too(course):

@@ -6,4 +6,5 @@ if [ ! -e .venv/ready ] || [ pyproject.toml -nt .venv/ready ]; then
   sh setup.sh
 fi
 .venv/bin/autograder work
-exec .venv/bin/python -m jupyterlab --log-level=WARN --ServerApp.root_dir="$PWD" --LabApp.default_url=/lab/tree/work "$@"
+export JUPYTER_CONFIG_PATH="$PWD/course/lab"
+exec .venv/bin/python -m jupyterlab --log-level=WARN --ServerApp.root_dir="$PWD" "$@"
