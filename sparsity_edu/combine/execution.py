@@ -24,6 +24,7 @@ from sparsity_edu import kv_cache
 from sparsity_edu.activations import teal
 from sparsity_edu.combine.making import Made
 from sparsity_edu.combine.recipe import Cache
+from sparsity_edu.kernels.devices import without_interpreter
 from sparsity_edu.kernels.sparse_gemv import ThresholdLinear, dense_tokens, threshold_linear_, unthreshold_linear_
 from sparsity_edu.kernels.two_four import TwoFourLinear, is_fast
 from sparsity_edu.models.layers import prunable_layers
@@ -161,7 +162,7 @@ def running(made: Made) -> Iterator[Running]:
                 handles.append(layer.register_forward_pre_hook(partial(_count, traffic)))
         first = model.get_input_embeddings()
         handles.append(first.register_forward_pre_hook(partial(_count_step, traffic)))
-        with kv_cache.attending(model):
+        with without_interpreter(), kv_cache.attending(model):
             yield Running(model, found, traffic, made.recipe.cache)
     finally:
         for handle in handles:

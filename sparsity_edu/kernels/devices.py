@@ -1,6 +1,8 @@
 """Where kernels run."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -15,6 +17,19 @@ def runs_kernels(x: Tensor) -> bool:
     except ImportError:  # there is none for macOS
         return False
     return triton.knobs.runtime.interpret
+
+
+@contextmanager
+def without_interpreter() -> Iterator[None]:
+    """Run a model as fast as this machine can. Course notebooks turn on Triton's interpreter, which is for checking kernels."""
+    try:
+        import triton
+    except ImportError:
+        yield
+        return
+    with triton.knobs.runtime.scope():
+        triton.knobs.runtime.interpret = False
+        yield
 
 
 @functools.cache
