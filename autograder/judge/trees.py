@@ -1,8 +1,9 @@
 """How alike two pieces of code are, whatever their authors call things.
 
 Code is compared by pq-grams, small pieces of its syntax tree: a node, its parent, two neighbouring children. The author's own
-names, texts, annotations, docstrings, prints and asserts do not count. The similarity of two trees is twice the grams they
-share over all they have (Augsten, Böhlen, Gamper 2005, "Approximate matching of hierarchical data using pq-grams"; p = q = 2).
+names, texts, annotations, docstrings, prints and asserts do not count, nor does a name for what is returned next. The
+similarity of two trees is twice the grams they share over all they have (Augsten, Böhlen, Gamper 2005, "Approximate matching
+of hierarchical data using pq-grams"; p = q = 2).
 All own names are one label, as in MOSS (Schleimer et al. 2003), not numbered: one added line would renumber all that follow.
 
 Code may be hostile: it is parsed, never run, nothing here recurses, and no more than `LONGEST` characters are looked at.
@@ -148,9 +149,23 @@ def _parts(node: ast.AST) -> list[ast.AST]:
         return [node.exc.func]  # not the message
     ignored = ("annotation", "returns", "decorator_list", "ctx", "values" if isinstance(node, ast.JoinedStr) else "")
     values = [value for field, value in ast.iter_fields(node) if field not in ignored]
-    parts = [part for value in values for part in (value if isinstance(value, list) else [value])]
-    kept = [part for part in parts if isinstance(part, ast.AST) and not _is_idle(part)]
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    kept = [part for value in lists for part in _direct([p for p in value if isinstance(p, ast.AST) and not _is_idle(p)])]
     return sorted(kept, key=lambda part: (part.arg or "") if isinstance(part, ast.keyword) else "")
+
+
+def _direct(parts: list) -> list:
+    """Statements in which `x = ...`, right before `return x`, is `return ...`."""
+    found: list = []
+    for part in parts:
+        match found[-1:], part:
+            case [ast.Assign(targets=[ast.Name(id=name)], value=value)], ast.Return(value=ast.Name(id=returned)) if (
+                name == returned
+            ):
+                found[-1] = ast.Return(value)
+            case _:
+                found.append(part)
+    return found
 
 
 def _is_idle(node: ast.AST) -> bool:

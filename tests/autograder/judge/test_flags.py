@@ -71,7 +71,6 @@ class Disguise(ast.NodeTransformer):
         arguments = {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)} - {"self"}
         self.own = (stored | arguments) if names else set()
         self.comments, self.extra = comments, extra
-        self.depth = 0  # functions around; those inside another get no line of their own
 
     def visit_Name(self, node):
         return ast.Name(f"my_{node.id}" if node.id in self.own else node.id, node.ctx)
@@ -84,20 +83,18 @@ class Disguise(ast.NodeTransformer):
         return ast.Call(node.func, node.args, node.keywords[::-1] if self.comments else node.keywords)
 
     def visit_FunctionDef(self, node):
-        self.depth += 1
         self.generic_visit(node)
-        self.depth -= 1
         if self.comments:
             noise = ast.parse("'My own words.'\nprint('here', 1)\nassert 1 + 1 == 2, 'odd'\npass").body
             body = node.body[1:] if ast.get_docstring(node) else node.body
             node.returns, node.decorator_list, node.body = None, [], [*noise, *body[:-1], *noise[1:], body[-1]]
-        if self.extra and not self.depth:
+        if self.extra:
             node.body.insert(0, ast.parse("count = 0").body[0])
         return node
 
     def visit_Return(self, node):
         self.generic_visit(node)
-        return ast.parse(f"result = {ast.unparse(node.value)}\nreturn result").body if self.extra and self.depth == 1 else node
+        return ast.parse(f"result = {ast.unparse(node.value)}\nreturn result").body if self.extra else node
 
 
 DISGUISES = {
