@@ -103,6 +103,7 @@ def names(ax: Axes, points: Mapping[str, tuple[float, float]], size: float = 8) 
         points: (x, y) by name.
         size: of the letters, in points.
     """
+    from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
     ax.figure.draw_without_rendering()
@@ -111,6 +112,7 @@ def names(ax: Axes, points: Mapping[str, tuple[float, float]], size: float = 8) 
     places = [(side * near, low + step * high) for step in (0, 1, -1, 2, -2, 3, -3) for side in (1, -1)]
     for name, point in points.items():
         text = ax.annotate(name, point, places[0], textcoords="offset points", fontsize=size, parse_math=False)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # lines may run below it
         for place in (*places, places[0]):  # to the right after all, where nothing is free
             text.set(position=place, ha="left" if place[0] > 0 else "right")
             if not any(text.get_window_extent().overlaps(other) for other in taken):

@@ -53,6 +53,7 @@ BY_EXERCISE = (
     "test_hidden.py",
     "test_mutants.py",
 )  # only tests of one exercise share anything
+BY_UNIT = ("test_lessons.py", "test_needs.py")
 # what `make quick` leaves out: classes of attackers and one that is killed again and again, generated notebooks, a third seed,
 # a browser that looks at the site, and the worked example for contributors
 SLOW = re.compile(
@@ -76,6 +77,9 @@ class ByFileOrExercise(LoadFileScheduling):
         exercise = re.search(r"[a-z0-9_]+\.[a-z0-9_]+(?=[\]-])", nodeid.removeprefix(file))
         if file.endswith(BY_EXERCISE) and exercise:
             return exercise[0]
+        unit = re.search(r"(?<=\[)\d\d_\w+(?=\])", nodeid.removeprefix(file))
+        if file.endswith(BY_UNIT) and unit:
+            return unit[0]
         if file.endswith(ON_ONE_SITE):
             return "the site"
         return "the class" if file.endswith(ON_ONE_CLASS) else file
@@ -122,7 +126,8 @@ def pytest_collection_modifyitems(config, items):
         wanted = [item for item in items if not SLOW.search(item.nodeid)]
     if unit := config.getoption("--unit"):
         wanted = _about(unit, items)
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
+    kept = set(wanted)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = wanted
 
 

@@ -36,7 +36,6 @@ from autograder.sandbox.bubblewrap import MB, Limits, SandboxError, environment
 from autograder.sandbox.guard import Guard
 from autograder.sandbox.provisioner import SandboxProvisioner, SandboxSpecs, Submission
 
-PATIENCE = 10  # seconds that an interrupted cell has to end, and snapshots to call
 # a statement, not a call of `__import__`: it looks up no name that the student may have given to something else
 OFFER = "from autograder.inside import answer as _judge_; _judge_.offer({!r}, {})"
 DISPLAYS = ("display_data", "execute_result", "update_display_data")
@@ -150,7 +149,7 @@ class Session:
                 await self._keep(client, check)
             elif "skip-execution" not in cell.metadata.get("tags", []):
                 client.interrupted = False
-                await asyncio.wait_for(client.async_execute_cell(cell, index), self.limits.cell + PATIENCE)
+                await asyncio.wait_for(client.async_execute_cell(cell, index), self.limits.cell + self.limits.patience)
                 if client.interrupted:
                     self.incidents.append(f"Cell {index + 1} ran longer than {self.limits.cell:g} seconds and was interrupted.")
             return True
@@ -178,7 +177,7 @@ class Session:
         self._accept(exercise)
 
     def _accept(self, exercise: Exercise) -> None:
-        deadline = time.monotonic() + PATIENCE  # it has been made; a program that made none has no answer
+        deadline = time.monotonic() + self.limits.patience  # it has been made; a program that made none has no answer
         while exercise.id not in self._snapshots and time.monotonic() < deadline:
             with contextlib.suppress(EOFError, Refused, OSError):
                 self._listener.settimeout(0.5)

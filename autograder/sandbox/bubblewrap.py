@@ -61,6 +61,7 @@ class Limits:
     open_files: int = 1024
     output: int = 32 * MB  # what its cells may print and draw
     cell: float = 60  # seconds of one cell
+    patience: float = 10  # seconds that an interrupted cell has to end, and a snapshot to call
     exercise: float = 60  # seconds for all cases of one exercise
     submission: float = 300  # seconds from start to end
 

@@ -419,6 +419,11 @@ for ax, name in zip(axes, ("2:4", "skip", "pages")):
     ax.set_xticks(range(len(CONTEXTS)), [f"{context // 1000}k" for context in CONTEXTS])
     ax.set_yticks(range(len(BATCHES)), BATCHES)
     ax.set(xlabel="context", title=name)
+    ax.grid(False)
+    for y, row in enumerate(grid):
+        for x, times in enumerate(row):
+            ink = "white" if times < 1.6 else "black"
+            ax.text(x, y, f"{times:.2f}", ha="center", va="center", color=ink, fontsize=7)
 axes[0].set(ylabel="batch")
 fig.colorbar(image, ax=axes, label="times as fast, up to 2 and more")
 plt.show()

@@ -149,7 +149,8 @@ def _(paper):
             logging.warning("noted")
             print("working", file=sys.stderr)
             for _ in tqdm(range(3)):
-                plt.plot([1, 2, 3])
+                pass
+            plt.plot([1, 2, 3])
             plt.show()
 
         noise()
@@ -192,7 +193,7 @@ def _(paper):
 @submission("slow but right", points=12)
 def _(paper):
     paper.cell("prune").source = paper.cell("prune").source.replace(
-        "pruned = ", "import time\n    time.sleep(0.2)\n    pruned = "
+        "pruned = ", "import time\n    time.sleep(0.1)\n    pruned = "
     )
 
 

@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from html.parser import HTMLParser
@@ -28,6 +29,7 @@ from autograder.classroom.demo import course_config
 from autograder.classroom.grade import ClassRun
 from autograder.classroom.results import Result, results
 from autograder.exercises import exercises_of
+from autograder.judge.judge import Job, code_of, hashes_of
 from autograder.judge.seeds import seed_of_answer
 from autograder.lessons.layout import notebook_path
 from autograder.sandbox.bubblewrap import GB, Limits
@@ -47,7 +49,8 @@ from .papers import REGISTRY, UNIT, Paper, Submission
 AGAIN = "handed-in-again-after-manual-grading"
 HONEST = [submission for submission in REGISTRY if submission.name.startswith("honest")]
 HANGS = {submission.student for submission in REGISTRY if submission.hangs}
-HANGING = Limits(memory=2 * GB, cell=12, exercise=15, submission=90)  # so that nobody waits long for what never ends
+# so that nobody waits long for what never ends
+HANGING = Limits(memory=2 * GB, cell=6, patience=3, exercise=12, submission=60)
 SECRET, CANARY = "5ec2e7" * 10 + "5ec2", "canary-in-the-environment"
 TURNING = re.compile(r"[\x1b\x9b\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # terminals and directions of text
 
@@ -129,11 +132,23 @@ def _grade(run: ClassRun) -> list[str]:
     questions = run.open_questions(students)
     questions |= {student: replace(job, limits=HANGING) for student, job in questions.items() if student in HANGS}
     known = [(student, "") for student in students if student not in questions]
+    same = _of_the_same_program(questions)
     errors = []
-    for student, error in chain(known, run.judge_all(questions, jobs=2)):  # graded while others are judged
-        outcomes = error, run.autograde(student), run.feedback(student)
-        errors += [f"{student}: {outcome}" for outcome in outcomes if outcome]
+    for student, error in chain(known, run.judge_all({first: questions[first] for first in same}, jobs=2)):
+        for twin in same.get(student, [])[1:]:
+            run.store.put(questions[twin], run.store.get(questions[student]))
+        for graded in same.get(student, [student]):  # while others are judged
+            outcomes = error, run.autograde(graded), run.feedback(graded)
+            errors += [f"{graded}: {outcome}" for outcome in outcomes if outcome]
     return errors
+
+
+def _of_the_same_program(questions: dict[str, Job]) -> dict[str, list[str]]:
+    """Students whose notebooks are mended into the same program: it is judged once, for the first of them."""
+    students = defaultdict(list)
+    for student, job in questions.items():
+        students[str((code_of(job.notebook), hashes_of(job.files), job.limits))].append(student)
+    return {same[0]: same for same in students.values()}
 
 
 def _grade_by_hand(run: ClassRun, student: str, cell: str, points: float) -> None:

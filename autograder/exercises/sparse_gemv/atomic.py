@@ -210,7 +210,7 @@ def _(W, x, threshold):
 
 @atomic.accepts("more parts, other blocks")
 def _(W, x, threshold):
-    return kernels().in_one(W, x, threshold, splits=6, rows=8, cols=32)
+    return kernels().in_one(W, x, threshold, splits=6, rows=64, cols=64)
 
 
 @atomic.accepts("cleared by hand")

@@ -221,14 +221,14 @@ def _(W, idx, count, x):
     return kernels().rows_by_the_library(W, idx, count, x)
 
 
-@gather.accepts("an entry for each program")
+@gather.accepts("a few entries for each program")
 def _(W, idx, count, x):
-    return kernels().gathered(W, idx, count, x, rows=1, cols=256)
+    return kernels().gathered(W, idx, count, x, rows=4, cols=256)
 
 
 @gather.accepts("the count read on the host")
 def _(W, idx, count, x):
     n, y = int(count), torch.zeros(len(idx), dtype=x.dtype)
     if n:
-        y[:n] = kernels().gathered(W, idx[:n], count, x, rows=16, cols=16)
+        y[:n] = kernels().gathered(W, idx[:n], count, x, rows=32, cols=128)
     return y

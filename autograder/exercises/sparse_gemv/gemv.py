@@ -222,7 +222,7 @@ mistaken("keeps float32", "Your result is float32. It has the dtype of x.", kind
 
 @gemv.accepts("other blocks and more parts")
 def _(W, x, threshold):
-    return kernels().two_stages(W, x, threshold, splits=5, rows=8, cols=32)
+    return kernels().two_stages(W, x, threshold, splits=5, rows=64, cols=64)
 
 
 @gemv.accepts("one part, nothing to add")

@@ -280,7 +280,7 @@ def in_one(
     return y if mistake == "keeps float32" else y.half()
 
 
-def one_by_one(W, x, threshold, splits, cols=32) -> Tensor:
+def one_by_one(W, x, threshold, splits, cols=256) -> Tensor:
     """(splits, N) for x (K,)."""
     K, N = W.shape
     out = torch.empty(splits, N)

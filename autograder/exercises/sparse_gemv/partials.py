@@ -280,7 +280,7 @@ def _(W, x, threshold, splits):
 
 @partials.accepts("other blocks")
 def _(W, x, threshold, splits):
-    return kernels().parts_of_one(W, x, threshold, splits, rows=64, cols=16)
+    return kernels().parts_of_one(W, x, threshold, splits, rows=64, cols=64)
 
 
 @partials.accepts("a launch for each part")

@@ -163,16 +163,16 @@ mistaken(
 
 @reduce.accepts("one part after the other")
 def _(partials):
-    return kernels().added(partials, splits=1, block=32)
+    return kernels().added(partials, splits=1, block=256)
 
 
 @reduce.accepts("all parts in one block")
 def _(partials):
     from triton import next_power_of_2
 
-    return kernels().added(partials, splits=next_power_of_2(len(partials)), block=16)
+    return kernels().added(partials, splits=next_power_of_2(len(partials)), block=128)
 
 
 @reduce.accepts("in float32, rounded by torch")
 def _(partials):
-    return kernels().added(partials, splits=2, block=256, kind=torch.float32).half()
+    return kernels().added(partials, splits=16, block=256, kind=torch.float32).half()

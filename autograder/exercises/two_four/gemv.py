@@ -254,4 +254,4 @@ def _(values, codes, x):
 
 @gemv.accepts("other blocks")
 def _(values, codes, x):
-    return kernels().few(values, codes, x[None], rows=4, words=2)[0]
+    return kernels().few(values, codes, x[None], rows=32, words=8)[0]

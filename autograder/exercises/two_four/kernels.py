@@ -169,5 +169,5 @@ def split(values: Tensor, codes: Tensor, x: Tensor, atomic: bool = True) -> Tens
     """(N,) for x (K,), by parts of rows."""
     N, K = len(values), 2 * values.shape[1]
     y = torch.zeros(N)
-    split_sum[(N, triton.cdiv(K // 16, 2))](values, codes, x, y, K, WORDS=2, ATOMIC=atomic)
+    split_sum[(N, triton.cdiv(K // 16, 4))](values, codes, x, y, K, WORDS=4, ATOMIC=atomic)
     return y.to(x.dtype)

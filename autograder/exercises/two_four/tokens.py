@@ -163,9 +163,9 @@ mistaken("keeps float32", "Your result is float32. Give `y` the dtype of x.", ke
 
 @tokens.accepts("other blocks")
 def _(values, codes, x):
-    return kernels().few(values, codes, x, rows=8, words=2)
+    return kernels().few(values, codes, x, rows=32, words=8)
 
 
 @tokens.accepts("all words of a row in one block")
 def _(values, codes, x):
-    return kernels().few(values, codes, x, rows=1, words=32)
+    return kernels().few(values, codes, x, rows=4, words=32)

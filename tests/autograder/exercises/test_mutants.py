@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from worked import first_difference
 
 from autograder.checking.exercise import Exercise
-from autograder.checking.known import PUBLIC_SEED
 from autograder.exercises import all_exercises
 from autograder.inside.recipes import RECIPES
+from tests.drawn import public_cases
 
-CASES = {e.id: [case for stage in e.stages for case in e.cases(stage, PUBLIC_SEED)] for e in all_exercises()}
-UNWATCHED = [exercise for exercise in all_exercises() if all(case.watched is None for case in CASES[exercise.id])]
+UNWATCHED = [exercise for exercise in all_exercises() if all(case.watched is None for case in public_cases(exercise.id))]
 FUNCTIONS = [exercise for exercise in UNWATCHED if not exercise.is_class]
 CLASSES = [exercise for exercise in UNWATCHED if exercise.is_class]
 EACH_FUNCTION = pytest.mark.parametrize("exercise", FUNCTIONS, ids=lambda exercise: exercise.id)
@@ -223,7 +222,7 @@ def allowed(exercise: Exercise, mutant: type[Mutant]) -> bool:
 
 def could_cost(exercise: Exercise, kind: type[Mutant]) -> bool:
     """Whether the fault is one, and could be there to be seen."""
-    given = [leaf for case in CASES[exercise.id] for leaf in all_leaves([case.args, case.kwargs])]
+    given = [leaf for case in public_cases(exercise.id) for leaf in all_leaves([case.args, case.kwargs])]
     return not allowed(exercise, kind) and any(kind.can_hit(leaf) for leaf in given or [None])
 
 

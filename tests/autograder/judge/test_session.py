@@ -15,7 +15,7 @@ from autograder.inside.case import call, script
 from autograder.judge.session import Session
 from autograder.sandbox.bubblewrap import Limits
 
-LIMITS = Limits(cell=6, exercise=5, submission=120)
+LIMITS = Limits(cell=6, patience=5, exercise=5, submission=120)
 ROOMY = Limits(submission=120)  # where nothing is to run into a limit
 pytestmark = pytest.mark.usefixtures("sandbox")
 

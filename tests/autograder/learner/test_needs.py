@@ -10,8 +10,9 @@ from nbformat.v4 import new_code_cell
 from autograder import check
 from autograder.exercises import UNITS, exercises_of, find, number_of
 from autograder.learner.needs import NotDone
-from autograder.lessons.layout import EXPERIMENT, course_root, with_stubs
-from autograder.lessons.source import _begin_experiments, render, run_cells
+from autograder.lessons.layout import EXPERIMENT, course_root
+from autograder.lessons.source import _begin_experiments, render
+from tests.ran import solved, stubs
 
 ROOT = course_root(Path(__file__).parent)
 
@@ -27,14 +28,12 @@ def begin(source: str) -> str:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_with_stubs_each_experiment_names_what_is_to_be_done_and_with_solutions_none(unit):
-    notebook = render(ROOT, unit)
-    solved, stubs = run_cells(notebook), run_cells(with_stubs(notebook))
-    heads = [begin(source) for source in experiments(notebook)]
+    heads = [begin(source) for source in experiments(render(ROOT, unit))]
     assert any(heads)
     for head in filter(None, heads):
-        exec(head, solved)
+        exec(head, solved(unit))
         named = [exercise for exercise in exercises_of(unit) if f'"{exercise.id}"' in head]
-        for namespace in (stubs, {"check": check}):
+        for namespace in (stubs(unit), {"check": check}):
             with pytest.raises(NotDone) as error:
                 exec(head, namespace)
             assert all(f"{number_of(exercise.id)} ({exercise.defines})" in str(error.value) for exercise in named)

@@ -16,8 +16,9 @@ from autograder.checking.score import score_object
 from autograder.classroom.demo import course_config
 from autograder.exercises import UNITS, exercises_of
 from autograder.lessons import build as builder
-from autograder.lessons.layout import EXPERIMENT, course_root, grade_id, notebook_path, with_stubs, without_outputs
-from autograder.lessons.source import render, run_cells
+from autograder.lessons.layout import EXPERIMENT, course_root, grade_id, notebook_path, without_outputs
+from autograder.lessons.source import render
+from tests.ran import solved, stubs
 
 ROOT = course_root(Path(__file__).parent)
 
@@ -53,13 +54,11 @@ def test_committed_notebooks_are_up_to_date(unit):
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_lesson_solutions_get_full_marks_and_stubs_nothing(unit):
-    notebook = render(ROOT, unit)
-    solved, stubs = run_cells(notebook), run_cells(with_stubs(notebook))
-    assert "__errors__" not in solved, solved["__errors__"]
+    assert "__errors__" not in solved(unit), solved(unit)["__errors__"]
     for exercise in exercises_of(unit):
-        verdict = score_object(exercise, solved[exercise.defines])
+        verdict = score_object(exercise, solved(unit)[exercise.defines])
         assert verdict.passed, f"{verdict}"
-        verdict = score_object(exercise, stubs[exercise.defines])
+        verdict = score_object(exercise, stubs(unit)[exercise.defines])
         assert verdict.points == 0
         assert not verdict.started
 
