@@ -91,12 +91,18 @@ varied(
 varied(
     "t2 of sparse inputs",
     "You took t2 of what comes of X without its small inputs. Thresholds are of what the layers make of all of X.",
-    t2_of=lambda first, dense, pruned, passed: passed,
+    t2_of=lambda first, dense, pruned, passed: passed if first == "activations" else pruned,
 )
 varied(
     "W2 on what the dense W1 makes",
     "You pruned W2 on what the dense W1 makes of X. It reads what the pruned W1 makes.",
     hidden_of=lambda dense, pruned, sparse: dense,
+)
+varied(
+    "all of the dense model",
+    "You pruned W2, and took t2, of what the dense W1 makes. With weights first both are of what the pruned W1 makes.",
+    hidden_of=lambda dense, pruned, sparse: dense,
+    t2_of=lambda first, dense, pruned, passed: dense,
 )
 varied(
     "W2 on all inputs of W1",
