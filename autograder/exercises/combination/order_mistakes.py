@@ -99,12 +99,6 @@ varied(
     hidden_of=lambda dense, pruned, sparse: dense,
 )
 varied(
-    "all of the dense model",
-    "You pruned W2, and took t2, of what the dense W1 makes. With weights first both are of what the pruned W1 makes.",
-    hidden_of=lambda dense, pruned, sparse: dense,
-    t2_of=lambda first, dense, pruned, passed: dense,
-)
-varied(
     "W2 on all inputs of W1",
     "With activations first you pruned W2 on what W1 makes of all of X. Its small inputs are gone by then.",
     hidden_of=lambda dense, pruned, sparse: pruned,
@@ -232,3 +226,13 @@ def _(*args):
 def _(W1, W2, *others):
     P1, P2, *thresholds = combined(W1, W2, *others)
     return W1.copy_(P1), W2.copy_(P2), *thresholds
+
+
+@mistakes(
+    "weights first, of the dense model",
+    "With weights first you pruned W2, and took t2, of what the dense W1 makes. Both are of what the pruned W1 makes.",
+)
+def _(W1, W2, X, sparsity, level, first):
+    t2_of = {"t2_of": lambda first, dense, pruned, passed: dense}
+    apart = {"hidden_of": lambda dense, pruned, sparse: dense, **t2_of} if first == "weights" else {}
+    return combined(W1, W2, X, sparsity, level, first, **apart)
