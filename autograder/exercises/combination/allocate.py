@@ -163,6 +163,13 @@ def _(g):
 
     yield case(g, drawn(g, 4, 3, 4, helpful=True), needs_help)
 
+    def helps_first(table, damage, budget, best):
+        """No sum from the front exceeds the budget, though the sum of sizes does."""
+        found = [losses[i] for losses, i in zip(damage, best, strict=True)]
+        return sum(map(abs, found)) > budget >= max(itertools.accumulate(found))
+
+    yield case(g, drawn(g, 4, 3, 4, helpful=True), helps_first)
+
     def below():
         damage = damages(g, 3, 4, helpful=True)
         return prices(g, damage), damage, -FINE * (some(g, 30, 90) + 0.5)

@@ -91,7 +91,7 @@ varied(
 varied(
     "t2 of sparse inputs",
     "You took t2 of what comes of X without its small inputs. Thresholds are of what the layers make of all of X.",
-    t2_of=lambda first, dense, pruned, passed: passed,
+    t2_of=lambda first, dense, pruned, passed: passed if first == "activations" else pruned,
 )
 varied(
     "W2 on what the dense W1 makes",
@@ -226,3 +226,13 @@ def _(*args):
 def _(W1, W2, *others):
     P1, P2, *thresholds = combined(W1, W2, *others)
     return W1.copy_(P1), W2.copy_(P2), *thresholds
+
+
+@mistakes(
+    "weights first, of the dense model",
+    "With weights first you pruned W2, and took t2, of what the dense W1 makes. Both are of what the pruned W1 makes.",
+)
+def _(W1, W2, X, sparsity, level, first):
+    t2_of = {"t2_of": lambda first, dense, pruned, passed: dense}
+    apart = {"hidden_of": lambda dense, pruned, sparse: dense, **t2_of} if first == "weights" else {}
+    return combined(W1, W2, X, sparsity, level, first, **apart)

@@ -106,8 +106,8 @@ def _(g):
 @sparse_mlp.stage(
     "with a gate, and with biases",
     points=1,
-    exposes="With a gate it is relu(gate x) * (up x). b_up is added before ReLU, entry by entry of the chosen neurons, and "
-    "b_down at the end.",
+    exposes="With a gate it is relu(gate x) * (up x + b_up), without one relu(up x + b_up), with the entries of b_up that belong to "
+    "the chosen neurons. b_down is added at the end.",
 )
 def _(g):
     yield case(g, 6, 90, 0.5, gated=True)

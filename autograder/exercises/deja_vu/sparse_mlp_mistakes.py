@@ -82,6 +82,13 @@ varied(
     combine=lambda act, g, h: act(g) * h.value + h.bias if isinstance(h, Later) else act(g) * h,
 )
 varied(
+    "bias of the gate",
+    "With a gate you added `b_up` to the gate. It belongs to up, as its name says: relu(gate x) * (up x + b_up).",
+    biased=lambda h, b, chosen: h if b is None else Later(h, b[chosen]),
+    alone=lambda act, h: act(h.value + h.bias) if isinstance(h, Later) else act(h),
+    combine=lambda act, g, h: act(g + h.bias) * h.value if isinstance(h, Later) else act(g) * h,
+)
+varied(
     "first biases",
     "You took the first entries of `b_up`. Take those of the chosen neurons.",
     biased=lambda h, b, chosen: h if b is None else h + b[: len(h)].nan_to_num(0.5),

@@ -101,8 +101,8 @@ def _(g):
 @cache.stage(
     "attend, then forget",
     points=2,
-    exposes="The new tokens attend to everything that is held, then all but `budget` go: the recent ones stay, and those with the largest sums. Scores go on "
-    "from step to step, with the tokens that they belong to.",
+    exposes="The new tokens attend to everything that is held, then all but `budget` go: in each head the recent ones stay, and those with its largest sums. "
+    "Scores go on from step to step, with the tokens that they belong to.",
 )
 def _(g):
     yield cache_case(g, (1, 1, 1, 6, 3), 5, 2, (9, 1, 1, 1))

@@ -176,6 +176,27 @@ mistaken(
 )
 
 
+mistaken(
+    "normalised by what is held",
+    "You divided by held - position. The queries that could see a token are those of the whole text from its own on: count all tokens that ever came.",
+    worth=lambda self: (
+        self.held["score"] / (self.held["k"].shape[2] - self.held["position"]) if self.normalize else self.held["score"]
+    ),
+)
+
+
+@mistakes(
+    "positions go on from what is held",
+    "You number new tokens from how many are held. After an eviction that is less than have come: count all tokens of the text.",
+)
+class _(HeavyHitterCache):
+    def take_in(self, q, k, v, mask):
+        held, new = (self.held["k"].shape[2] if self.held else 0), k.shape[2]
+        super().take_in(q, k, v, mask)
+        self.held["position"] = self.held["position"].clone()
+        self.held["position"][..., held:] = torch.arange(held, held + new)
+
+
 @mistakes(
     "scores of others",
     "You evicted from keys and values, and cut the scores off at the end. From then on each score belongs to another token: evict from all with the same indices.",

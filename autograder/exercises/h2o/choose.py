@@ -76,8 +76,8 @@ def _(g):
 @choose.stage(
     "nothing but one of the two, and budgets that hold all",
     points=1,
-    exposes="recent may be 0, then scores alone decide, or the whole budget, which is a window. With no more tokens than the budget all stay. A recent "
-    "that is not from 0 to the budget is a ValueError.",
+    exposes="recent may be 0, then scores alone decide (mind that `x[..., -0:]` is the whole row), or the whole budget, which is a window. With no more "
+    "tokens than the budget all stay. A recent that is not from 0 to the budget is a ValueError.",
 )
 def _(g):
     yield choose_case(g, 2, 2, 9, 4, 0)

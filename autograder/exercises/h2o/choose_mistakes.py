@@ -86,6 +86,18 @@ mistaken(
     ),
 )
 mistaken(
+    "the window twice",
+    "You chose heavy hitters among all tokens, so that a recent one is there twice and another has no place. Choose them among the older ones.",
+    to=lambda scores, budget, recent: order(join(last(scores, budget - recent), scores.shape[-1], recent)),
+)
+mistaken(
+    "no window is everything",
+    "Where recent is 0 you protect all tokens: `scores[..., -0:]` is the whole row. Count from the front: `scores[..., held - recent :]`.",
+    to=lambda scores, budget, recent: join(
+        order(last(scores[..., : scores.shape[-1] - recent], budget - recent)), scores.shape[-1], recent or budget
+    )[..., -budget:],
+)
+mistaken(
     "one too few",
     "You kept one heavy hitter too few. budget - recent of them stay, the window has `recent`, and together they are `budget`.",
     best=lambda older, count: last(older, max(0, count - 1)),

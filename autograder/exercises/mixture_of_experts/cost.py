@@ -150,6 +150,12 @@ def _(d, f, n_experts, k, tokens, shared=0):
     return held, 2 * tokens * held, read
 
 
+@other("FLOPs without the router", "You left the router out of the FLOPs: each token is multiplied by it, to choose.")
+def _(d, f, n_experts, k, tokens, shared=0):
+    held, flops, read = mixture_cost(d, f, n_experts, k, tokens, shared)
+    return held, flops - 2 * tokens * n_experts * d, read
+
+
 @other("FLOPs of one token", "Your FLOPs are those of one token. The batch has `tokens` of them.")
 def _(d, f, n_experts, k, tokens, shared=0):
     held, flops, read = mixture_cost(d, f, n_experts, k, tokens, shared)

@@ -125,6 +125,11 @@ varied(
     absorbed_pairs=ordinary,
 )
 varied(
+    "values in the absorbed sum",
+    "Your absorbed form sums values. It sums latents, which are wider, and makes a value of the sum.",
+    absorbed_pairs=lambda q, t, h, n, d, v, r: q * t * h * (r + d + v),
+)
+varied(
     "absorbed for one head",
     "You counted the absorbed scores for one head, as all share the latent. Each head has a query of its own.",
     absorbed_pairs=lambda q, t, h, n, d, v, r: q * t * (2 * r + d),

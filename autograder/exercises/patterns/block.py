@@ -152,6 +152,18 @@ def _(score, sparsity, shape):
 
 
 @block.misconception(
+    "reshaped to tiles",
+    "Your mask has tiles, but the scores are not theirs: `reshape(rows / h, cols / w, h, w)` fills each tile in reading order. Split each dimension where it "
+    "is, (rows / h, h, cols / w, w), and reduce over dims 1 and 3.",
+)
+def _(score, sparsity, shape):
+    check_block(score, sparsity, shape)
+    grid = score.shape[0] // shape[0], score.shape[1] // shape[1]
+    keep = patterns.unstructured(score.reshape(*grid, *shape).double().norm(dim=(2, 3)), sparsity)
+    return keep.repeat_interleave(shape[0], dim=0).repeat_interleave(shape[1], dim=1)
+
+
+@block.misconception(
     "repeat",
     "`repeat` lays copies of the small mask side by side. Each entry has to grow into a tile: repeat_interleave along both dimensions.",
 )

@@ -179,6 +179,14 @@ def _(q, keys, values, pages, page=16):
     return out * (mass - total).exp()[:, None], total
 
 
+@mistakes(
+    "mass of unscaled scores",
+    "The first result is right. In the second the products are not divided by sqrt(d): both are of the same scores.",
+)
+def _(q, keys, values, pages, page=16):
+    return attended(q, keys, values, pages, page)[0], attended(q, keys, values, pages, page, scale=lambda d, wide: 1.0)[1]
+
+
 @mistakes("the pages of the first head", "All heads read the pages of the first one in your result. Each has its own list.")
 def _(q, keys, values, pages, page=16):
     return attended(q, keys, values, pages[:1].expand_as(pages), page)

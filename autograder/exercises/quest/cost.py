@@ -176,6 +176,11 @@ mistaken(
     first=lambda readers, kv_heads, most, page: readers // kv_heads * most * page // (page - 1),
 )
 mistaken(
+    "pays where both read as much",
+    "At your length both may read as much. Asked for is the least at which Quest reads fewer bytes: `<`, not `<=`.",
+    first=lambda readers, kv_heads, most, page: max(most + 1, -(-readers // kv_heads * most * page // (page - 1))),
+)
+mistaken(
     "pays with one bound",
     "You counted one bound for each page when you asked from where on it pays. There are two.",
     first=lambda readers, kv_heads, most, page: 2 * readers // kv_heads * most * page // (2 * page - 1) + 1,

@@ -103,6 +103,11 @@ mistaken(
     "base 2", "You took 2 to the power of the masses. They are natural logarithms.", weigh=lambda m: shares(m * math.log(2))
 )
 mistaken(
+    "the largest mass not added back",
+    "Your second result is the logarithm of the sum relative to the largest mass. Add the mass that you took off.",
+    mass=lambda m: (m - m.amax(dim=0).nan_to_num(neginf=0.0)).exp().sum(dim=0).log(),
+)
+mistaken(
     "the largest mass",
     "Your second result is the largest mass. The mass of all is the logarithm of the sum of exp(mass).",
     mass=lambda m: m.amax(dim=0),

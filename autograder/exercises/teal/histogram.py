@@ -173,6 +173,12 @@ varied(
 )
 varied("edges", "You return the edges, of which there is one more than bins. Return the middles.", centers=lambda edges: edges)
 varied(
+    "edges in the bin below",
+    "You put an input that equals an edge into the bin below. It belongs to the one above: `right=True` in torch.bucketize, `right=False` in searchsorted(a, edges).",
+    right=True,
+    last=lambda below, n: [0, *below[1:-1].tolist(), n],
+)
+varied(
     "the largest is lost",
     "The largest number is in none of your bins: the last bin holds its upper edge.",
     last=lambda below, n: below.tolist(),

@@ -178,6 +178,15 @@ varied(
     goes_on=lambda part, batches, t: [part(batch) for batch in zeroed(batches, t)],
 )
 varied(
+    "sparsified inputs",
+    "Your later layers read what your sparsifier leaves. Thresholds come from the dense model: run its layers on all inputs.",
+    goes_on=lambda part, batches, t: [
+        part(batch if t is None else torch.cat([batch[:, :half], *zeroed([batch[:, half:]], t)], dim=1))
+        for batch in batches
+        for half in [(batch.shape[1] + 1) // 2]
+    ],
+)
+varied(
     "all layers read the first's",
     "You never ran the model: every layer gets the thresholds of the model's own inputs.",
     goes_on=lambda part, batches, t: batches,

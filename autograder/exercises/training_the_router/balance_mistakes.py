@@ -209,6 +209,11 @@ padded(
     lambda probs, votes, mask: product((votes * mask[:, None]).mean(dim=0), (probs * mask[:, None]).mean(dim=0)),
 )
 padded(
+    "padding in the denominator of P",
+    "Your f is right, but P is divided by all tokens: `.mean()` counts the rows that you set to 0. Divide by the number of real ones.",
+    lambda probs, votes, mask: product(votes[mask].mean(dim=0), (probs * mask[:, None]).mean(dim=0)),
+)
+padded(
     "padding in P",
     "You left padding out of f but not out of P. Both are about real tokens.",
     lambda probs, votes, mask: product(votes[mask].mean(dim=0), probs.mean(dim=0)),

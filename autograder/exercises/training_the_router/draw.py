@@ -123,7 +123,7 @@ def _(g):
 @draw.stage(
     "no noise in evaluation",
     points=1,
-    exposes="If noise is None the largest logit wins. The probabilities are as ever.",
+    exposes="If noise is None the largest logit wins, of those that are left where one is taken: z* is the largest of these too. The probabilities are as ever.",
 )
 def _(g):
     yield draw_case(g, 40, 5, 0.3, silent=True)

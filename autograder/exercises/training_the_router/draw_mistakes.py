@@ -86,8 +86,7 @@ mistaken(
 )
 def _(logits, noise, eps, taken=None):
     far = farther(lambda z, best, top, eps: (top - z) / z.abs().maximum(top) > 2 * eps)
-    expert, probs = variants.draw(logits, noise, eps, taken, far=far)
-    return expert, probs.nan_to_num()
+    return variants.draw(logits, noise, eps, taken, far=far)
 
 
 @mistakes(

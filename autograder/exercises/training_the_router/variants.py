@@ -151,6 +151,11 @@ CANDIDATES = (
         {"far": farther(lambda z, best, top, eps: (best - z) / best.abs() > 2 * eps)},
     ),
     (
+        "a maximum without sizes",
+        "You divided by the larger of z_i and z*. It is the larger of |z_i| and z*: where all logits are negative your divisor is, too, and nobody is out.",
+        {"far": farther(lambda z, best, top, eps: (best - z) / z.maximum(best) > 2 * eps)},
+    ),
+    (
         "relative to each logit",
         "You divided the distance by |z_i|. The divisor of expert i is the larger of |z_i| and z*: z_i may be close to 0.",
         {"far": farther(lambda z, best, top, eps: (best - z) / z.abs() > 2 * eps)},

@@ -115,6 +115,17 @@ def _(W, norm, sparsity):
 
 
 @mistakes(
+    "each row's columns for all",
+    "`W[:, indices] = 0` takes the columns of every row out of all rows. `scatter` along dim 1 takes each row's indices for that row.",
+)
+def _(W, norm, sparsity):
+    check_sparsity(sparsity)
+    pruned = W.clone()
+    pruned[:, wanda.score(W, norm).argsort(dim=1, stable=True)[:, : int(sparsity * W.shape[1])]] = 0
+    return pruned
+
+
+@mistakes(
     "one row's columns for all",
     "You took the same columns out of every row. Each output has its own weights, hence its own mask.",
 )

@@ -187,6 +187,10 @@ def test_kind_describes_everything(value):
     assert isinstance(kind(value), str)
 
 
+def test_a_short_tuple_is_shown():
+    assert str(difference(None, ["block", 0], Rules())) == "result: expected ('block', 0), got None (is there a return?)"
+
+
 W = torch.tensor([[1.0, 2.0, 3.0], [0.0, 4.0, 5.0], [0.0, 0.0, 6.0]])
 
 
@@ -208,6 +212,6 @@ def test_facts_of_a_result_as_a_whole_are_told(got, want, told):
     assert told not in wrong.without_values()
 
 
-@pytest.mark.parametrize("got", [W + torch.nan, W * torch.inf, W + torch.tensor([0.0, 0.1, 0.0])])
+@pytest.mark.parametrize("got", [W + torch.nan, W * torch.inf, W + torch.tensor([0.0, 0.1, 0.0]), W * 1.00004])
 def test_where_there_is_no_fact_none_is_told(got):
     assert str(difference(got, W, Rules())).endswith(("entries differ)", "zeros, expected 3)"))

@@ -123,6 +123,51 @@ def test_a_mistake_that_gives_nan_is_recognised_and_does_not_pass():
     assert (verdict.points, verdict.misconception) == (0, "divides by zero")
 
 
+def test_a_known_mistake_in_one_of_several_results_is_told_beside_another():
+    exercise = Exercise(
+        "toy.two", "two", "Two", minutes=1, difficulty=1, hints=("Two.",), reference=lambda x: [x.sum(), x.amax()]
+    )
+
+    @exercise.stage("both", points=1, exposes="Sum and largest.")
+    def _(g):
+        for _ in range(3):
+            yield call(torch.rand(5, generator=g) + 1)
+
+    exercise.misconception("the mean", "You took the mean.")(lambda x: [x.mean(), x.amax()])
+    exercise.misconception("the least", "You took the least.")(lambda x: [x.sum(), x.amin()])
+    assert score_object(exercise, lambda x: [x.mean(), x.amin()]).misconception == "the mean"  # where the first difference is
+    assert score_object(exercise, lambda x: [x.mean(), 3 * x.amax()]).misconception == "the mean"
+    assert score_object(exercise, lambda x: [2 * x.sum(), x.amin()]).misconception == ""
+
+
+def test_one_small_number_that_agrees_is_no_explanation():
+    exercise = Exercise("toy.digit", "digit", "A digit", minutes=1, difficulty=1, hints=("n.",), reference=lambda n: n % 7)
+
+    @exercise.stage("one", points=1, exposes="One.")
+    def _(g):
+        yield call(4)
+
+    @exercise.stage("many", points=1, exposes="Many.")
+    def _(g):
+        yield from map(call, range(30, 37))
+
+    exercise.misconception("half", "You halve.")(lambda n: n // 2)
+    assert score_object(exercise, lambda n: n // 2).misconception == "half"
+    assert score_object(exercise, lambda n: n // 2 if n == 4 else -1).misconception == ""
+
+
+def test_errors_that_are_asked_for_agree_in_any_words():
+    exercise = make_exercise()
+    exercise.misconception("refuses 5", "You refuse 5.")(lambda W, n=2: double(W, n if n != 5 else -1))
+
+    def answer(W, n=2):
+        if n in (-1, 5):
+            raise ValueError("other words")
+        return W * n
+
+    assert score_object(exercise, answer).misconception == "refuses 5"
+
+
 def test_a_change_of_the_arguments_counts_only_where_a_stage_is_pure():
     verdict = score_object(TOY, lambda W, n=2: W.mul_(double(torch.ones(()), n)))
     assert [stage.passed for stage in verdict.stages] == [True, False, True]
