@@ -682,7 +682,7 @@ for budget in (0.02, 0.2, 0.5, 1.0):
     )
 
 # %% [markdown]
-# - **Thresholds carry this front.** They read as little as 2:4 and lose far less. With 2:4 only the point of fewest bytes is on the front, all three at once, at a perplexity of 82. This is a model of 135 million parameters, which was not trained for a pattern: larger ones lose less, and those that are retrained less still.
+# - **Thresholds carry this front.** They read as little as 2:4 and lose far less. With 2:4 only the point of fewest bytes is on the front, all three at once, at a perplexity of 75. This is a model of 135 million parameters, which was not trained for a pattern: larger ones lose less, and those that are retrained less still.
 # - **Half of the weights, without a pattern, saves nothing here.** Its perplexity is 26 instead of 51, on disk it takes as little as 2:4, but no product here reads less of it. Formats without kernels save disks.
 # - **Perplexity does not see retrieval.** H2O loses 0.07 nats, less than Quest, and reads a quarter of its bytes; of eight hidden lines it finds none, Quest five. With 2:4 and Quest together none is left, though 2:4 alone finds three.
 # - **A search finds what nobody thought of.** For 0.5 nats your `allocate` takes thresholds at 40 % and H2O, 371 MB; for 1 nat thresholds at 50 % and H2O, 330 MB at a predicted loss of 0.51. Neither is among the sixteen. `sparsity-edu search` does the same with a model: it measures what it predicts to be best, and learns what pairs add.
