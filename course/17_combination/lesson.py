@@ -621,7 +621,7 @@ print("on the front:", "; ".join(names[i] for i in on))
 # %% [markdown]
 # ## Experiment 5: the front of a whole model
 #
-# Sixteen recipes for SmolLM2, and three of them calibrated on other texts, take an hour. So the command line has measured them; the first line below is the command, and its table is what you read here. Your `front` says which recipes are worth considering, your `interaction` how far each combination is from the sum of its parts.
+# Sixteen recipes for SmolLM2, and three of them calibrated on other texts, take an hour or two on one core. So the command line has measured them; the first line below is the command, and its table is what you read here. Your `front` says which recipes are worth considering, your `interaction` how far each combination is from the sum of its parts.
 #
 # **Predict, then run.** 2:4 and thresholds at 40 % read about as many bytes. Which of them costs more? And is a combination worse than the sum of its parts?
 #
