@@ -221,9 +221,9 @@ def _(W, idx, count, x):
     return kernels().rows_by_the_library(W, idx, count, x)
 
 
-@gather.accepts("a few entries for each program")
+@gather.accepts("an entry for each program")
 def _(W, idx, count, x):
-    return kernels().gathered(W, idx, count, x, rows=4, cols=256)
+    return kernels().gathered(W, idx, count, x, rows=1, cols=256)
 
 
 @gather.accepts("the count read on the host")

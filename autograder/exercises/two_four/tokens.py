@@ -168,4 +168,4 @@ def _(values, codes, x):
 
 @tokens.accepts("all words of a row in one block")
 def _(values, codes, x):
-    return kernels().few(values, codes, x, rows=4, words=32)
+    return kernels().few(values, codes, x, rows=1, words=32)

@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import time
-from itertools import islice
 
 import dask
 import nbformat
@@ -226,10 +225,9 @@ def test_a_manual_score_survives_a_resubmission_and_is_flagged(tmp_path, autogra
 
 
 def test_killed_at_any_moment_and_resumed_it_ends_in_the_same_gradebook(graded, tmp_path):
-    few = dict(islice(POINTS.items(), 3))
-    root = make_course(tmp_path / "course", few)
+    root = make_course(tmp_path / "course", POINTS)
     moments = random.Random(3)
-    for latest in (5, 6, 8, 9, 11):  # seconds: importing, taking in, judging, writing
+    for latest in (5, 7, 9, 11, 13):  # seconds: importing, taking in, judging, writing
         running = subprocess.Popen(
             [sys.executable, "-m", "autograder", "grade", UNIT, "--jobs", "2"],
             cwd=root,
@@ -244,8 +242,8 @@ def test_killed_at_any_moment_and_resumed_it_ends_in_the_same_gradebook(graded, 
     last = in_a_process(root, "grade", UNIT, "--json")
     assert last.returncode == 0, last.stderr
     told = {row["student"]: row["points"] for row in json.loads(last.stdout)["submissions"]}
-    assert told == few
-    assert gradebook_rows(root) == [row for row in gradebook_rows(graded[0]) if row[0] in few]
+    assert told == POINTS
+    assert gradebook_rows(root) == gradebook_rows(graded[0])
     assert _left_behind(root) == []
 
 
