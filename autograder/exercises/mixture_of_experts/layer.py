@@ -12,6 +12,7 @@ from autograder.exercises.mixture_of_experts import fixtures
 from autograder.exercises.mixture_of_experts.keep import reference as find_room
 from autograder.exercises.mixture_of_experts.layer_mistakes import mistakes
 from autograder.inside.case import Case, call
+from sparsity_edu.experts import routing
 
 
 def reference(
@@ -71,6 +72,17 @@ def case(g: torch.Generator, *sizes: int, k: int, relu: bool = False, gradients=
     return call(x, router, up, down, k, gradients=gradients, **options)
 
 
+def crowded(g: torch.Generator, *sizes: int, k: int, capacity: int, gradients=(), **options) -> Case:
+    """A call in which a token loses all its choices, and where there are several, who comes first decides what is dropped."""
+    while True:
+        x, router, up, down = fixtures.layer(g, *sizes, k=k)
+        experts = (x @ router.T).topk(k).indices
+        kept = find_room(experts, len(router), capacity)
+        by_token = routing.positions(experts, len(router), order="tokens") < capacity
+        if not kept.any(dim=-1).all() and (k == 1 or not torch.equal(kept, by_token)):
+            return call(x, router, up, down, k, capacity=capacity, gradients=gradients, **options)
+
+
 def infinite_elsewhere(g: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A layer in which one token's answer is infinite in the experts that it did not choose."""
     x, router, up, down = fixtures.layer(g, 1, 9, 6, 5, 6, k=2, blind=True)
@@ -114,7 +126,7 @@ def _(g):
 def _(g):
     yield case(g, 1, 12, 5, 4, 4, k=1, renormalise=False, capacity=2, relu=True)
     yield case(g, 3, 10, 4, 6, 5, k=1, renormalise=False, capacity=3)
-    yield case(g, 2, 12, 6, 5, 5, k=2, capacity=4)
+    yield crowded(g, 2, 12, 6, 5, 5, k=2, capacity=4)
     yield case(g, 4, 9, 5, 3, 6, k=2, renormalise=False, capacity=2)
     yield case(g, 2, 11, 3, 4, 6, k=3, capacity=5)
     yield case(g, 2, 5, 4, 3, 5, k=2, capacity=0)
@@ -140,6 +152,7 @@ def _(g):
         x[..., 1].masked_fill_(~kept.any(dim=-1), TOO_LARGE)  # infinite in all experts, but dropped by all that it chose
         up[:, :, 1] = TOO_LARGE
         yield call(x, router, up, down, k, renormalise=False, capacity=2)
+    yield crowded(g, 2, 10, 5, 4, 6, k=2, capacity=3, renormalise=False)
     yield case(g, 2, 150, 8, 6, 7, k=2, poison=True)
     yield case(g, 1, 10, 5, 4, 70, k=4)
     yield case(g, 4, 3, 5, 2, 6, k=2)
@@ -153,7 +166,7 @@ def _(g):
 def _(g):
     yield case(g, 2, 6, 5, 4, 5, k=2, gradients=ALL)
     yield case(g, 1, 8, 4, 3, 4, k=1, renormalise=False, relu=True, gradients=ALL)
-    yield case(g, 2, 9, 4, 5, 5, k=2, capacity=3, gradients=ALL)
+    yield crowded(g, 2, 9, 4, 5, 5, k=2, capacity=3, gradients=ALL)
     yield case(g, 2, 6, 3, 4, 6, k=2, renormalise=False, poison=True, gradients=ALL)
     yield call(*infinite_elsewhere(g), 2, renormalise=False, gradients=ALL)
 

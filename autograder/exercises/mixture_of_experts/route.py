@@ -97,6 +97,7 @@ def _(g):
     for renormalise in (True, False):
         yield call(apart + far, 2, renormalise)
         yield call(logits(g, 4, 5) + far / 8, 2, renormalise)  # below 128, where a logarithm in float32 is good enough
+        yield call(200 * apart + far, 1, renormalise)  # thousands
     yield call(logits(g, 4, 5) + 95 + 25 * torch.rand(4, 1, generator=g), 2, False)
     yield call(logits(g, 5, 6) - 120, 2, False)
     off = logits(g, 6, 7)

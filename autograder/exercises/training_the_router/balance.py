@@ -36,13 +36,18 @@ balance = Exercise(
 )
 
 
-def batch(g: torch.Generator, tokens: int, experts: int, k: int, sampled: bool = False) -> tuple[Tensor, Tensor]:
-    """Probabilities and the k best experts of each token, or `sampled` ones, in no order of probability."""
+def batch(
+    g: torch.Generator, tokens: int, experts: int, k: int, sampled: bool = False, idle: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Probabilities and the k best experts of each token, or `sampled` ones, in no order of probability.
+
+    With `idle`, nobody chooses the last expert.
+    """
     probs = uneven(g, tokens, experts).softmax(dim=-1)
-    if not sampled:
-        return probs, probs.topk(k, dim=-1).indices
-    noise = torch.empty(tokens, experts).exponential_(generator=g)
-    return probs, (probs.sqrt() / noise).topk(k, dim=-1).indices
+    liked = probs.sqrt() / torch.empty(tokens, experts).exponential_(generator=g) if sampled else probs.clone()
+    if idle:
+        liked[:, -1] = -1.0
+    return probs, liked.topk(k, dim=-1).indices
 
 
 def distinct(g: torch.Generator, tokens: int, experts: int, k: int) -> Tensor:
@@ -51,10 +56,17 @@ def distinct(g: torch.Generator, tokens: int, experts: int, k: int) -> Tensor:
 
 
 def balance_case(
-    g: torch.Generator, *sizes: int, sampled: bool = False, real: int = 0, count: tuple = (), with_mask: bool = False, **options
+    g: torch.Generator,
+    *sizes: int,
+    sampled: bool = False,
+    idle: bool = False,
+    real: int = 0,
+    count: tuple = (),
+    with_mask: bool = False,
+    **options,
 ) -> Case:
     """Of `sizes` tokens, experts, k, of which `real` are no padding; `count` may be left out, as ()."""
-    probs, experts = batch(g, *sizes, sampled=sampled)
+    probs, experts = batch(g, *sizes, sampled=sampled, idle=idle)
     if real:
         options["mask"] = some_mask(g, sizes[0], real)
     elif with_mask:
@@ -107,6 +119,7 @@ def _(g):
             yield balance_case(g, *sizes, sampled=True, count=count)
     yield balance_case(g, 70, 5, 2, count=("mean",))
     yield balance_case(g, 70, 5, 2, count=("first",))
+    yield balance_case(g, 10, 6, 2, idle=True)
     for k, count in ((2, "both"), (1, "both"), (2, "Sum"), (2, ""), (2, None)):
         yield balance_case(g, 5, 4, k, count=(count,))
 
@@ -120,7 +133,7 @@ def _(g):
 )
 def _(g):
     yield balance_case(g, 12, 5, 1, real=7)
-    yield balance_case(g, 9, 4, 2, real=3, count=("mean",))
+    yield balance_case(g, 9, 4, 2, real=3, count=("mean",), idle=True)
     yield balance_case(g, 15, 6, 3, real=9, count=("first",), sampled=True)
     yield balance_case(g, 8, 3, 2, with_mask=True)
     yield balance_case(g, 10, 4, 2, real=1, sampled=True)
@@ -137,7 +150,7 @@ def _(g):
 )
 def _(g):
     yield balance_case(g, 7, 4, 1, gradients=(0,))
-    yield balance_case(g, 9, 6, 2, sampled=True, gradients=(0,))
+    yield balance_case(g, 9, 6, 2, sampled=True, idle=True, gradients=(0,))
     yield balance_case(g, 10, 5, 3, real=6, count=("mean",), gradients=(0,))
     yield balance_case(g, 11, 3, 2, real=5, count=("first",), sampled=True, gradients=(0,))
 

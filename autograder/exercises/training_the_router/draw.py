@@ -9,7 +9,7 @@ from autograder.checking.exercise import Exercise
 from autograder.exercises.training_the_router import variants
 from autograder.exercises.training_the_router.draw_mistakes import mistakes
 from autograder.exercises.training_the_router.fixtures import rows
-from autograder.exercises.training_the_router.variants import decided
+from autograder.exercises.training_the_router.variants import EVERYONE, decided
 from autograder.inside.case import Case, call
 
 
@@ -87,15 +87,14 @@ def limit_case(g: torch.Generator) -> Case:
     exposes="The expert is the index of the largest z - log(noise). The probabilities are a softmax over experts of the logits, without the noise.",
 )
 def _(g):
-    everyone = 1e6  # for this eps nobody is too far below the best, be it nearly 0
-    yield draw_case(g, 7, 4, everyone)
-    yield draw_case(g, 5, 5, everyone)
-    yield draw_case(g, 300, 3, everyone)
-    yield draw_case(g, 4, 70, everyone, spread=0.5)
-    yield draw_case(g, 3, 6, everyone, shift=-2.0, spread=0.3)
+    yield draw_case(g, 7, 4, EVERYONE)
+    yield draw_case(g, 5, 5, EVERYONE)
+    yield draw_case(g, 300, 3, EVERYONE)
+    yield draw_case(g, 4, 70, EVERYONE, spread=0.5)
+    yield draw_case(g, 3, 6, EVERYONE, shift=-2.0, spread=0.3)
     for size in (1 / 300, 8.0):  # all noise of a token may be small, or large
-        case = draw_case(g, 15, 5, everyone)
-        yield call(case.args[0], size * case.args[1], everyone)
+        case = draw_case(g, 15, 5, EVERYONE)
+        yield call(case.args[0], size * case.args[1], EVERYONE)
 
 
 @draw.stage(

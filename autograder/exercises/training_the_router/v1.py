@@ -5,7 +5,7 @@ from torch import Tensor
 
 from autograder.checking.exercise import Exercise
 from autograder.exercises.training_the_router.v1_mistakes import RIGHT, mistakes
-from autograder.exercises.training_the_router.variants import drawn, mix
+from autograder.exercises.training_the_router.variants import EVERYONE, drawn, mix
 from autograder.inside.case import Case, call
 from sparsity_edu.experts.sparsemixer import V1, sparsemixer
 
@@ -49,10 +49,10 @@ def v1_case(
     exposes="The weight is p of the drawn expert where it is the likeliest or the coin is above 0.5, and p / 2 elsewhere.",
 )
 def _(g):
-    yield v1_case(g, 12, 4, 60.0)
-    yield v1_case(g, 25, 5, 50.0)
-    yield v1_case(g, 300, 3, 70.0)
-    yield v1_case(g, 9, 60, 80.0, spread=0.4)
+    yield v1_case(g, 12, 4, EVERYONE)
+    yield v1_case(g, 25, 5, EVERYONE)
+    yield v1_case(g, 300, 3, EVERYONE)
+    yield v1_case(g, 9, 60, EVERYONE, spread=0.4)
 
 
 @v1.stage(

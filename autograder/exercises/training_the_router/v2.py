@@ -6,7 +6,7 @@ from torch import Tensor
 from autograder.checking.compare import Rules
 from autograder.checking.exercise import Exercise
 from autograder.exercises.training_the_router.v2_mistakes import mistakes
-from autograder.exercises.training_the_router.variants import drawn, mix
+from autograder.exercises.training_the_router.variants import EVERYONE, drawn, mix
 from autograder.inside.case import Case, call
 from sparsity_edu.experts.sparsemixer import V2, sparsemixer
 
@@ -50,10 +50,10 @@ def v2_case(
     exposes="The first as `draw` gives it with noise[0], the second with noise[1] and the first one taken: (tokens, 2), the first in column 0.",
 )
 def _(g):
-    yield v2_case(g, 12, 4, 60.0)
-    yield v2_case(g, 260, 3, 50.0)
-    yield v2_case(g, 9, 50, 70.0, spread=0.4)
-    yield v2_case(g, 8, 2, 40.0)
+    yield v2_case(g, 12, 4, EVERYONE)
+    yield v2_case(g, 260, 3, EVERYONE)
+    yield v2_case(g, 9, 50, EVERYONE, spread=0.4)
+    yield v2_case(g, 8, 2, EVERYONE)
 
 
 @v2.stage(

@@ -81,6 +81,8 @@ def mix(
 
 # Cases
 
+EVERYONE = 1e6  # for this eps nobody is too far below the best, be it nearly 0
+
 
 def decided(z: Tensor, noise: Tensor, eps: float, taken: Tensor | None = None, size: float = 1.0) -> Tensor:
     """(tokens,): whether no rounding decides who is a candidate, who is drawn (of logits so much larger), and who is likeliest."""
