@@ -14,6 +14,7 @@ KINDS = (
     "results.html",
     "papers.html",
     "glossary.html",
+    "instructors.html",
     "contributing.html",
     "search.html",
 )
