@@ -223,6 +223,7 @@ plt.show()
 #
 # $$ p(y \mid x) = \sum_i g_i(x) \sum_j g_{j|i}(x) \; \mathcal{N}(y; U_{ij} x, s_{ij}) $$
 #
+# $g_i$ is the gate over the branches of a tree, $g_{j|i}$ the gate over the leaves of branch $i$. A leaf is a linear expert with coefficients $U_{ij}$ and variance $s_{ij}$. Here
 # the only thing that is missing is *who made this sample*. EM (expectation, maximisation) fills it in with probabilities and then solves what is left:
 #
 # - **E**: $h_{ij}$, the probability that leaf $ij$ made the sample, now that $y$ is known.
@@ -307,7 +308,7 @@ plt.show()
 #
 # $$ p = \text{softmax}(z) \in \mathbb{R}^E, \qquad i_1, \dots, i_k = \text{the } k \text{ largest}, \qquad w_j = p_{i_j} \;\text{ or }\; \frac{p_{i_j}}{\sum_l p_{i_l}} $$
 #
-# Whether to **renormalise** is a convention, and it matters:
+# Whether to **renormalise** is a convention, and it matters. (Mesh, short for Mesh TensorFlow, is the library in which Google's first large mixtures were written, flaxformer its successor.)
 #
 # | | weights |
 # |---|---|
@@ -709,15 +710,15 @@ for name, (d, f, n_experts, k, shared) in MODELS.items():
 #
 # A mixture has two fair opponents: a dense model of the same **active** size, which computes as much for a token, and one of the same **total** size, which holds as much. The
 # course trained all three on the same tokens of the Python docs, in the same order: 700 steps of 4 x 512 tokens, about three times through the text, which took one
-# core over an hour. The script is `sparsity_edu/experts/train_tiny_moe.py`, the record lies beside the model as `training.json`.
+# core over an hour (a processor that has instructions for bfloat16). The script is `sparsity_edu/experts/train_tiny_moe.py`, the record lies beside the model as `training.json`.
 #
-# Beside it runs, live, the beginning of the same training.
+# Beside it runs, live, the beginning of the same training, in float32, which every processor is good at.
 #
 # **Predict, then run.** A token costs 4.32 MFLOP in the mixture, and 4.31 in the dense model of the same active size. Is a training step of the two as fast?
 #
 # <details><summary>Answer</summary>
 #
-# No: 0.92 s of CPU time against 0.49. Eight small matrix products are slower than one large one, tokens have to be sorted and added back, and the optimiser moves 2.8 times as many
+# No: 0.92 s of CPU time against 0.49, where it was recorded. Eight small matrix products are slower than one large one, tokens have to be sorted and added back, and the optimiser moves 2.8 times as many
 # parameters, whether they were used or not.
 #
 # </details>
@@ -749,7 +750,7 @@ for name, title in TITLES.items():
 
 LIVE = 1 if FAST else 6
 train_ids = tokens(tokenizer, python_docs("train")[: 400_000 if FAST else 3_000_000])
-print(f"\nlive: the first {LIVE} steps here")
+print(f"\nlive: the first {LIVE} steps here, in float32")
 for name, title in TITLES.items():
     torch.manual_seed(train_tiny_moe.SEED)
     model = train_tiny_moe.MODELS[name]()
@@ -759,7 +760,9 @@ for name, title in TITLES.items():
         second = {"balance": train_tiny_moe.balance, "coefficient": train_tiny_moe.BALANCING}
     began = time.process_time()
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        curve = train_tiny.train(model, train_ids, {}, LIVE, LIVE, **second)
+        curve = train_tiny.train(
+            model, train_ids, {}, LIVE, LIVE, dtype=torch.float32, **second
+        )
     seconds = (time.process_time() - began) / LIVE
     print(f"{title:<34} mean training loss {curve[-1]['train']:.3f}, {seconds:.2f} CPU s a step")
 
@@ -791,10 +794,10 @@ plt.show()
 # size too is no general law. Three passes through a small text are not enough for 3.8 million parameters that are all used all the time; look at the two dense curves, which end almost together. And it is one seed for
 # each model.
 #
-# The clock says something else. On this processor a step of the mixture takes nearly twice as long as one of the small dense model, though the FLOPs are the same. Eight small products are not as fast as one
+# The clock says something else. In the record a step of the mixture takes nearly twice as long as one of the small dense model, though the FLOPs are the same. How much longer depends on the processor and on the type of the numbers: compare the live steps. Eight small products are not as fast as one
 # large one, tokens have to be sorted, and the optimiser has 2.8 times as many parameters to move. In the right panel the small dense model is ahead at every minute that it ran. FLOPs are not seconds.
 #
-# The live steps are only the beginning, in which all three are alike. They show that this is the code that ran.
+# The losses of the live steps are only the beginning, in which all three are alike. They show that this is the code that ran.
 #
 # ## Experiment 4: which expert reads what
 #

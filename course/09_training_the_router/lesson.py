@@ -89,7 +89,7 @@ axes[0].set_ylabel("share of the bytes")
 plt.show()
 
 # %% [markdown]
-# At the start all experts are chosen, by chance. After 20 steps layer 2 sends nearly every byte to a single expert, and layer 1 is down to three; after 100 steps two experts of layer 1 do 94 % of the work. Each
+# At the start all experts are chosen, by chance. After 20 steps layer 2 sends nearly every byte to a single expert, and layer 1 is down to three (where the fast setting stops); after 100 steps two experts of layer 1 do 94 % of the work. Each
 # layer has a history of its own, but it begins the same way: what was chosen a little more often gets better, and is chosen more often still.
 #
 # Some of the others come back later (layer 2, after 80 steps): once all bytes are in one place, what that expert does badly is an opening for the next. But nobody would pay for eight experts to use two.
@@ -726,7 +726,7 @@ axes[1].axvline(1 / EXPERTS, color="0.4", lw=1, ls=":")
 axes[1].set_xlim(0, None)
 axes[2].axvline(0, color="0.4", lw=1, ls=":")
 axes[2].set_xlabel("logit")
-axes[2].legend(fontsize=8, loc="center")
+axes[2].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 axes[0].set_title(f"mean and standard deviation of {len(runs['none'])} seeds")
 plt.show()
 
@@ -739,7 +739,7 @@ plt.show()
 #   to -4.9. It holds the sum down, and hardly the spread. Our logits are small anyway, and there was nothing to cure; in models where they grow to hundreds it is what kept trainings stable (Zoph et al. 2022).
 # - **The balancing loss and the bias** bring the largest logit down too, a little: a router that has to spread its choices cannot be so sure.
 #
-# With half of the experts idle the loss is two per cent higher, no more. So ask of every balancing method what it does to the loss, on your model, and do not take an even load for quality.
+# The run with the z-loss, in which half of the experts are idle, loses two per cent, no more, and not all of that need be for idle experts. With no remedy a quarter is idle, and no run is better. So ask of every balancing method what it does to the loss, on your model, and do not take an even load for quality.
 #
 # ## Experiment 3: the estimators, by enumeration
 #
@@ -937,7 +937,8 @@ for name, color in STYLES.items():
             torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype), dim=1
         )
         if middle.max() > 1e-9:
-            ax.plot(SCALES, middle, "o-", ms=3, color=color, label=name)
+            line = "o--" if name == "SparseMixer v2" else "o-"  # it lies on "drawn, plain"
+            ax.plot(SCALES, middle, line, ms=3, color=color, label=name)
             ax.fill_between(SCALES, low, high, color=color, alpha=0.12, lw=0)
 for ax, title in zip(axes, ("bias", "standard deviation")):
     ax.set(title=f"{title} / length of the gradient", xlabel="spread of the logits", yscale="log")
@@ -948,7 +949,7 @@ plt.show()
 # %% [markdown]
 # Read the table line by line.
 #
-# - **Top-1** has no variance, as nothing is drawn, and its mean is another vector: it never hears of three of the four experts.
+# - **Top-1** has no variance, as nothing is drawn, and its mean is another vector: it never hears of three of the four experts. It is off by a half, but mostly in length: for the cross-entropy its cosine is still 0.96.
 # - **Drawn, plain**: what `backward()` gives is half of the gradient. But see the cosine: the half has the right *direction*. For a linear loss the two parts of the gradient are equal, and one layer's answer
 #   changes the loss nearly linearly. An optimiser like Adam, which divides by the gradient's size, would hardly notice. This is why routers learn at all without an estimator.
 # - **REINFORCE** is right for every loss, to the last digit. Its standard deviation is seven times the gradient's length, for the cross-entropy. A baseline brings that down to about one, but this one, the mean loss over
@@ -959,7 +960,7 @@ plt.show()
 #   router in training computes what it will compute in evaluation.
 # - **SparseMixer v2** is off by a half, like the plain gradient, and for the opposite reason: it estimates the choice and leaves out the weight. That is the error in the derivation. v2* has both.
 #
-# In the picture (cross-entropy; lines are medians, bands hold the middle half of the problems): the surer the router (to the right), the less noise in most of them, and the more of the work is done by the likeliest expert, where v1 makes its exception: its bias grows.
+# In the picture (cross-entropy; lines are medians, bands hold the middle half of the problems; what is 0 has no line, as the bias of REINFORCE or the deviation of top-1): the surer the router (to the right), the less noise in most of them, and the more of the work is done by the likeliest expert, where v1 makes its exception: its bias grows.
 #
 # So the cheap estimators with the right mean pay in noise. Is that a good bargain?
 #
@@ -972,7 +973,7 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# The ordinary choice is ahead: of version 1 by 0.05 bits on average, of version 2 with every seed. There was little bias to remove, as the plain gradient points the right way already, and drawing adds noise. Nor is the load even: without the loss one expert ends at
+# The ordinary choice is ahead: of version 1 by 0.05 bits on average, of version 2 with every seed. There was little to gain, as even the gradient of top-1 points nearly the right way, and drawing adds noise. Nor is the load even: without the loss one expert ends at
 # 62 %, since experts far below the best are no candidates.
 #
 # </details>
@@ -1024,7 +1025,7 @@ for step in (steps[len(steps) // 2], steps[-1]):
 # %% [markdown]
 # **SparseMixer loses here.** After 400 steps version 1 is where top-1 is, with one seed ahead and one behind; after 800 steps it is 0.05 bits behind on average, ahead with one seed of three. Version 2 is behind with every seed, by 0.07 to 0.24.
 #
-# That is no surprise. Experiment 3 has the reason: the gradient that is left out points nearly where the plain one points, so there is little bias to remove, and what is drawn adds noise. On top of it the drawn expert is run at a half or
+# That is no surprise. Experiment 3 has the reason: top-1 is off by a half, but mostly in length, which Adam hardly notices; its direction is nearly right (a cosine of 0.96). So there is little to gain from a better mean, and what is drawn adds noise. On top of it the drawn expert is run at a half or
 # a third of its weight, and the *experts* learn under that noise, too. In the paper's own figure (Liu et al. 2024) GShard's top-k is ahead for the first 500 billion tokens, and SparseMixer-v2 behind them. We have seen 400,000 bytes.
 #
 # **Drawing does not balance.** Without the loss, version 1 ends with one expert at 62 %. Experts that are far below the best are no candidates, so a router that is sure does not explore. Even with

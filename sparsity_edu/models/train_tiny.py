@@ -83,11 +83,13 @@ def train(
     every: int = EVALUATE_EVERY,
     balance: Callable[..., Tensor] | None = None,
     coefficient: float = 0.0,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> list[dict]:
     """Train the model in place on windows cut at random places of `ids` (tokens,) and return the loss curve in nats.
 
     A point of the curve is taken after `every` steps. A mixture of experts has a second loss, `balance` of the model's output;
-    the curve has both, apart from each other and without the coefficient.
+    the curve has both, apart from each other and without the coefficient. Products are taken in `dtype`: processors without
+    instructions for bfloat16 are about ten times as fast in float32.
     """
     from tqdm.auto import tqdm
 
@@ -102,7 +104,7 @@ def train(
             group["lr"] = learning_rate(step, steps)
         starts = torch.randint(len(ids) - CONTEXT + 1, (BATCH,), generator=generator)
         batch = torch.stack([ids[start : start + CONTEXT] for start in starts.tolist()])  # (batch, context)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             out = model(input_ids=batch, labels=batch)
         loss = out.loss
         if balance is not None:

@@ -54,7 +54,8 @@ def clear(W1: Tensor, W2: Tensor, X: Tensor, sparsity: float, level: float, firs
         if ((h.abs() - t2).abs() < CLEAR * t2).any():
             return False
         h = h.masked_fill(h.abs() <= t2, 0)
-    return cut(W1, x, sparsity) and cut(W2, h, sparsity) and (t2 == 0 or t2 > 0.02)
+    k = int(level * h.numel())
+    return cut(W1, x, sparsity) and cut(W2, h, sparsity) and (k == 0 or t2 > 0.02)
 
 
 def hidden_is_unlike(W1: Tensor, W2: Tensor, X: Tensor, sparsity: float, level: float, first: str) -> bool:
@@ -153,8 +154,8 @@ def _(g):
     for first, dtype in (("weights", torch.bfloat16), ("activations", torch.float16)):
         yield case(g, 12, 11, 15, 14, first, dtype=dtype)
     yield case(g, 13, 10, 14, 16, "weights", dtype=torch.float64)
-    # norms exceed what float16 can hold
-    yield case(g, 390, 10, 12, 5, "weights", (0.3, 0.5), (0.3, 0.5), dtype=torch.float16, all_differ=False, size=6000.0)
+    # norms exceed what float16 can hold; half of what W1 makes is nearly 0, and the threshold above that
+    yield case(g, 390, 10, 12, 5, "weights", (0.3, 0.5), (0.65, 0.8), dtype=torch.float16, all_differ=False, size=6000.0)
 
 
 @order.accepts("one way through, with switches, in float64")

@@ -59,9 +59,13 @@ def attend_case(
     spread: float = 0.0,
 ) -> Case:
     """The last `new` queries of a text; `pads` tokens of each row are padding. With a `spread` products are large, and exact."""
-    q, k, v = tokens(g, batch, heads, kv_heads, held, dim, v_dim, heavy=2)
-    q, k, v = (x.to(dtype) for x in whole(spread * q, k, v)) if spread else (x.to(dtype) for x in (q, k, v))
-    q = q[:, :, held - new :].contiguous()
+    while True:
+        q, k, v = tokens(g, batch, heads, kv_heads, held, dim, v_dim, heavy=2)
+        q, k, v = (x.to(dtype) for x in whole(spread * q, k, v)) if spread else (x.to(dtype) for x in (q, k, v))
+        q = q[:, :, held - new :].contiguous()
+        best = (q.float() @ k.float().repeat_interleave(heads // kv_heads, dim=1).mT).topk(min(2, held)).values
+        if not spread or (best[..., 0] - best[..., -1] > 20 * dim**0.5).all():  # one key has all, however products are scaled
+            break
     if pads is None:
         return call(q, k, v)
     return call(q, k, v, mask=left_padding(pads, held)[:, None].repeat(1, kv_heads, 1))

@@ -9,11 +9,11 @@ from autograder.exercises.mixture_of_experts.fixtures import choices, dropped
 from autograder.inside.case import Case, call
 
 
-def reference(outputs: Tensor, entries: Tensor, weights: Tensor) -> Tensor:
+def reference(outputs: Tensor, choices: Tensor, weights: Tensor) -> Tensor:
     """A matrix that holds the weights, in float64."""
     tokens, k = weights.shape
-    rows = torch.arange(tokens)[:, None] == entries // k  # (tokens, entries)
-    share = rows.double() * weights.double().flatten()[entries]
+    rows = torch.arange(tokens)[:, None] == choices // k  # (tokens, entries)
+    share = rows.double() * weights.double().flatten()[choices]
     return (share @ outputs.double()).float()
 
 

@@ -10,11 +10,11 @@ from autograder.exercises.mixture_of_experts.fixtures import logits
 from autograder.inside.case import call
 
 
-def reference(z: Tensor, k: int, renormalise: bool) -> tuple[Tensor, Tensor]:
+def reference(logits: Tensor, k: int, renormalise: bool) -> tuple[Tensor, Tensor]:
     """In float64, by a sort."""
-    ascending = z.double().argsort(dim=-1)
+    ascending = logits.double().argsort(dim=-1)
     experts = ascending.flip(-1)[..., :k]
-    log_p = z.double().log_softmax(dim=-1).gather(-1, experts)
+    log_p = logits.double().log_softmax(dim=-1).gather(-1, experts)
     weights = log_p.softmax(dim=-1) if renormalise else log_p.exp()
     return experts, weights.float()
 

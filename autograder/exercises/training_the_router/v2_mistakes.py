@@ -120,6 +120,12 @@ in_the_second(
     probs=lambda masked, left, z: torch.where(left.isinf(), z, masked).softmax(dim=-1),
 )
 in_the_second(
+    "the second weight of all experts",
+    "You took the second weight out of the softmax over all experts, as Mixtral does. Here the second softmax is over the candidates of the second "
+    "choice: the first expert is out of it.",
+    probs=lambda masked, left, z: z.softmax(dim=-1).masked_fill(left.isinf(), 0.0),
+)
+in_the_second(
     "the second one doubled",
     "The gradient of the second weight is twice that of its p. Both have it once.",
     factor=2.0,

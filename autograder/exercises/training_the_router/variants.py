@@ -167,4 +167,9 @@ CANDIDATES = (
         "You compared with eps (|z_i| + |z*|), as the paper writes it. The authors' code divides by the larger of |z_i| and z*, and so do we.",
         {"far": farther(lambda z, best, top, eps: best - z > eps * (z.abs() + best.abs()))},
     ),
+    (
+        "the paper's divisor",
+        "You divided by |z_i| + |z*|, as the paper writes it. The authors' code divides by the larger of |z_i| and z*, and so do we.",
+        {"far": farther(lambda z, best, top, eps: best - z > 2 * eps * (z.abs() + best.abs()))},
+    ),
 )

@@ -1,6 +1,7 @@
 """Lesson source -> solutions/ -> notebooks/."""
 
 import dataclasses
+import inspect
 import os
 import shutil
 import sys
@@ -61,6 +62,15 @@ def test_lesson_solutions_get_full_marks_and_stubs_nothing(unit):
         verdict = score_object(exercise, stubs(unit)[exercise.defines])
         assert verdict.points == 0
         assert not verdict.started
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_call_is_shown_with_the_names_of_the_statement(unit):
+    for exercise in exercises_of(unit):
+        if inspect.isfunction(stub := stubs(unit)[exercise.defines]):
+            names = list(inspect.signature(stub).parameters)
+            shown = list(inspect.signature(exercise.reference).parameters)  # and perhaps more, for mistakes
+            assert shown[: len(names)] == names
 
 
 @pytest.mark.parametrize("unit", UNITS)
