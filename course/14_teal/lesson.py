@@ -401,7 +401,7 @@ def token_cost(
 #
 # <details><summary>Answer</summary>
 #
-# Down reads a product, $\text{silu}(g) \odot u$. It is small if *either* factor is small, and very large only if both are large: 31 % of the values are below a tenth of the root mean square, where q, k and v have 18.5 %, and the longest tail is here too. Gate and up read what RMSNorm has made, with the fewest small values (11 %).
+# Down reads a product, $\text{silu}(g) \odot u$. It is small if *either* factor is small, and very large only if both are large: 31 % of the values are below a tenth of the root mean square, where q, k and v have 18.5 %, and the longest tail is here too. Gate and up have the fewest small values (11 %).
 #
 # </details>
 #
@@ -566,7 +566,7 @@ for place, i in enumerate(chosen_blocks):
 
 # %% [markdown]
 # - It is the model's own block, to the last bit.
-# - Alone at 50 %, gate and up hurt most in blocks 2 and 14, up and o in block 27. The search gives k and down more than the mean in all three blocks and up less, and in blocks 2 and 27 it leaves v alone. In the levels that the authors ship it is similar: o and down above the mean, up below it, and v least where heads share their keys.
+# - Alone at 50 %, gate and up hurt most in blocks 2 and 14, up and o in block 27. The search gives k and down more than the mean in all three blocks and up less, and in blocks 2 and 27 it leaves v alone. The levels that the authors ship have down above the mean as well, up below it, and v least where heads share their keys; they have o above the mean, too. (In the fast setting it is one block of the tiny model, where v hurts most.)
 # - The gain is 20 % of the error in block 2, 15 % in block 27, and none in block 14: a search that takes the best step each time need not end at the best levels, and with a step of 0.2 and 128 tokens it is a rough one. The authors' levels for Llama-2-7B have errors of 0.91 times the uniform ones at 50 %, in the middle of their blocks.
 #
 # ## Experiment 3: perplexity
@@ -688,9 +688,9 @@ plt.show()
 
 # %% [markdown]
 # - Live, on two windows with uniform levels from *your* histograms: 25 % costs nothing if all tokens are sparse and 3 % in decoding, 50 % costs 60 and 48 %.
-# - In the record (4 windows) greedy levels make 25 % free, and halve what 50 % costs: 27 % more perplexity in both ways where uniform levels cost 61 and 51 %. At 60 % the perplexity has doubled, at 70 % the model is broken with either.
+# - In the record (4 windows) greedy levels make 25 % free, and halve what 50 % costs: 27 % more perplexity in both ways where uniform levels cost 61 and 51 %. At 60 % it has doubled with greedy levels, and more than tripled with uniform ones; at 70 % the model is broken with either.
 # - The numbers published for Llama-3-8B (WikiText, from the paper's table, with greedy levels) are 1 % more at 25 %, 6 % at 40 % and 14 % at 50 %. SmolLM2 pays twice as much at 50 %: with 576 channels in place of 4,096 an input has fewer others that make up for it. 25 % nearly free holds for both.
-# - It is gate and up that cost: 11 and 14 % at 50 %, each by itself, while o and down cost 1 %. Gate and up read what RMSNorm has made, with few small values; what down reads is a product, and 31 % of it is tiny. The search finds the same: most for down (0.61 on average), little for up (0.40).
+# - It is gate and up that cost: 11 and 14 % at 50 %, each by itself, while o and down cost 1 %. What they read has few small values; what down reads is a product, and 31 % of it is tiny. The search agrees about down, which gets most (0.61 on average), and up, which gets little (0.40); gate gets about the mean.
 # - And v is left at 0.30 in nearly all blocks. It is small, a third of the queries' matrix, so one step for it is a rise of 0.3: a first one is cheap, a second one is not. With a smaller step its level could lie between.
 #
 # ## Experiment 4: what can be gained
@@ -811,9 +811,9 @@ plt.show()
 # - In float32 it pays: here 1.2 times as fast as the dense model at 25 to 50 %, and 1.6 times at 75 %. The lecture's 1.2 to 1.3 at 25 % is reached, its 1.6 to 1.8 at 50 % is not. At 0 % nothing is skipped; that
 #   `ThresholdLinear` is faster there is due to its loops, not to sparsity.
 # - In bfloat16 the dense model is faster from the start, since it reads half the bytes, and skipping breaks even at 75 %.
-# - Where something is skipped all points lie below the bound, and further below the higher the level. The bound counts bytes and nothing else. In a model of this size a token also costs 120 calls for the products, with a search for the large inputs in
+# - Where something is skipped all measured points lie below the bound, and further below the higher the level. (The published ones are of larger models, whose bounds are higher.) The bound counts bytes and nothing else. In a model of this size a token also costs 120 calls for the products, with a search for the large inputs in
 #   each, besides attention, norms and Python between them; all that stays as it is. In a model of 70 billion parameters the matrices are over a hundred times as large, and the calls are as many as before for each layer.
-# - Times change from run to run and from machine to machine: look at your own, above the record's.
+# - Times change from run to run and from machine to machine: look at your own, above the record's. (In the fast setting they are the tiny model's, which is slower when it is sparse.)
 #
 # ## What to remember
 #

@@ -40,7 +40,7 @@ sparse_mlp = Exercise(
         "Index with the mask: rows of up and gate, entries of the first bias, columns of down. The second bias has nothing "
         "to do with neurons and is added as it is.",
         "`h = up[chosen] @ x`, plus `b_up[chosen]` if there is one; `h = torch.relu(h)` without a gate, else "
-        "`torch.relu(gate[chosen] @ x) * h`; `down[:, chosen] @ h`, plus `b_down` if there is one.",
+        "`torch.relu(gate[chosen] @ x) * h`; `down.T[chosen].T @ h`, plus `b_down` if there is one.",
     ),
     reference=reference,
     misconceptions=mistakes,

@@ -78,11 +78,11 @@ def limit(counts: Tensor, centers: Tensor, sparsity: float) -> float:
     return middles[-1]
 
 
-def sparse(x: Tensor, t: float) -> Tensor:
+def sparse(x: Tensor, threshold: float) -> Tensor:
     """What the sparsifier makes of (batch, tokens, channels)."""
     tokens = x.shape[1]
     late = torch.arange(tokens) >= (tokens - tokens // 2 if tokens > 1 else 0)
-    return x.masked_fill((x.abs() <= t) & late[:, None], 0)
+    return x.masked_fill((x.abs() <= threshold) & late[:, None], 0)
 
 
 def block(x: Tensor, weights: Weights, read: Callable[[str, Tensor], Tensor]) -> Tensor:
