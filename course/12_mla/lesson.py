@@ -304,9 +304,10 @@ def absorbed_attention(
 
     Returns:
         (batch, q, heads, value) float32, what naive_attention returns, and a gradient reaches all
-        six. But no key W_uk c and no value W_uv c of a token is made. (In some checks such a key or
-        value would be infinite, where the query has a 0, or no weight; or so large that all else is
-        lost beside it, in float64 too, where absorbed queries or sums of latents are exactly 0.)
+        six. But no key W_uk c and no value W_uv c of a token is made. (Some checks have inputs for
+        which a key or value would be infinite, or so large that adding it destroys the result.
+        Whoever makes none need not care: where it would count, the absorbed query, the weight or
+        the sum of latents is 0.)
     """
     ### BEGIN SOLUTION
     q, tokens = q_nope.shape[1], c.shape[1]
@@ -812,7 +813,7 @@ plt.show()
 # - **Decoding**, one query: naive computes 119 times as much as absorbed, to unpack 8,192 tokens of which keys and values are used once. Unpacked computes least of all, a third of absorbed. But it has to *read* 671 MB where the others read 9.4. See the picture in the middle: unpacked does
 #   one operation for a byte, and a GPU like the H200 could do 200 in the time that a byte takes. Absorbed does 245: it sits at the ridge of the roofline ([unit 15](../15_two_four/two_four.ipynb)), where neither memory nor arithmetic waits for the other.
 # - **All at once**, as many queries as tokens: absorbed computes 3.3 times as much, because its vectors are wider, 2 · 512 + 64 channels for a query, token and head instead of 128 + 64 + 128. Reading does not matter there. Here absorbing loses.
-# - **In between**, in a prompt that comes in pieces or with several drafted tokens: absorbed is ahead of naive for less than 168 queries. On the CPU, with other widths, the counts say 147, and the times cross between 64 and 256 queries: on a CPU time follows the operations, roughly. In the table above both forms do some 20 billion a second, fewer where the scores are large. Another CPU does more or fewer, and may do fewer in the absorbed form while queries are few.
+# - **In between**, in a prompt that comes in pieces or with several drafted tokens: absorbed is ahead of naive for less than 168 queries. On the CPU, with other widths, the counts say 147, and the times cross between 64 and 256 queries: on a CPU time follows the operations, roughly. How many a second depends on the machine. That of the solutions does some 20 billion in both forms (fewer where the scores are large); another one may do several times as many, and fewer in the absorbed form while queries are few.
 #
 # So engines do both: unpack for a prompt, absorb for decoding. That they are the same numbers is what makes it possible.
 #
