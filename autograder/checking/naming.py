@@ -31,11 +31,14 @@ def describe(exercise: Exercise, case: Case) -> str:
     text = f"{exercise.defines}({', '.join(f'{name}={_brief(value)}' for name, value in arguments.items())})"
     if case.times > 1:
         text += f", {case.times} times in a row"
+    shown: list[dict] = []  # a dict of weights is long: it stands there once
     for name, *args in case.calls:
         if name == HELD:
             continue
         dot = ", " if isinstance(name, int) else "."
-        text += f"{dot}{callee(exercise, name)}({', '.join(map(_brief, args))})"
+        texts = ["<the same>" if any(arg is other for other in shown) else _brief(arg) for arg in args]
+        shown += [arg for arg in args if isinstance(arg, dict)]
+        text += f"{dot}{callee(exercise, name)}({', '.join(texts)})"
     return text
 
 

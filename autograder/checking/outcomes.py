@@ -132,9 +132,14 @@ def _gradient_difference(exercise: Exercise, name: str, got, want) -> Difference
 
 def _results(exercise: Exercise, case: Case, got, want) -> list[tuple]:
     """(name, observed, wanted) of each result of a case, named as a learner thinks of it."""
-    names = [HELD if name == HELD else f"{callee(exercise, name)}()" for name, *_ in case.calls] or [
-        f"result of call {i + 1}" for i in range(case.times)
-    ]
+    names, made = [], 0
+    for name, *_ in case.calls:
+        if name == HELD:
+            names.append(f"{HELD} after call {made}" if made else HELD)
+        else:
+            made += 1
+            names.append(f"{callee(exercise, name)}()")
+    names = names or [f"result of call {i + 1}" for i in range(case.times)]
     if (len(names) == 1 and not case.calls) or not (isinstance(got, list) and len(got) == len(names)):
         return [("result", got, want)]
     return list(zip(names, got, want, strict=True))

@@ -22,6 +22,8 @@
 #
 # MLA, multi-head latent attention ([DeepSeek-AI 2024](https://arxiv.org/abs/2405.04434), DeepSeek-V2), compresses instead. A token leaves one vector that all heads use, and each head has its own way to read it. The claim: a cache as small as that of GQA with 2.25 groups, and a model that is *better* than with MHA. DeepSeek-V2's cache is 93.3 % smaller than that of DeepSeek 67B. DeepSeek-V3 ([2024](https://arxiv.org/abs/2412.19437)) has the same attention.
 #
+# Both models compress queries as well: a second latent, of 1,536 numbers, from which the queries of all heads are made (`q_lora_rank` in `transformers`). It saves memory in training and changes nothing in the cache, so it is left out here, as in DeepSeek-V2-Lite: one matrix makes the queries from x.
+#
 # ## The question
 #
 # MLA keeps a **latent** $c$ of $d_c$ numbers, from which *every* head makes a key and a value of its own:
@@ -302,9 +304,10 @@ def absorbed_attention(
 
     Returns:
         (batch, q, heads, value) float32, what naive_attention returns, and a gradient reaches all
-        six. But no key W_uk c and no value W_uv c of a token is made. (In some checks such a key or
-        value would be infinite, where the query has a 0, or no weight; or so large that all else is
-        lost beside it, in float64 too, where absorbed queries or sums of latents are exactly 0.)
+        six. But no key W_uk c and no value W_uv c of a token is made. (Some checks have inputs for
+        which a key or value would be infinite, or so large that adding it destroys the result.
+        Whoever makes none need not care: where it would count, the absorbed query, the weight or
+        the sum of latents is 0.)
     """
     ### BEGIN SOLUTION
     q, tokens = q_nope.shape[1], c.shape[1]
@@ -505,7 +508,7 @@ def mla_cost(
 #
 # The cells from here on are not graded; they use your functions, so they need your exercises done.
 #
-# First, is it MLA? A layer of `transformers`' DeepSeek-V3 with random weights, all tokens at once, against your class with the same weights, a prompt first and then token by token. Then your two forms against each other, in float32 and bfloat16, both measured against float64.
+# First, is it MLA? A layer of `transformers`' DeepSeek-V3 with random weights, all tokens at once, against your class with the same weights, a prompt first and then token by token. Then your two forms against each other, in float32 and bfloat16, both measured against float64. (`q_lora_rank=None` is the layer without a latent for queries.)
 
 # %% tags=["experiment"]
 from functools import partial
@@ -810,7 +813,7 @@ plt.show()
 # - **Decoding**, one query: naive computes 119 times as much as absorbed, to unpack 8,192 tokens of which keys and values are used once. Unpacked computes least of all, a third of absorbed. But it has to *read* 671 MB where the others read 9.4. See the picture in the middle: unpacked does
 #   one operation for a byte, and a GPU like the H200 could do 200 in the time that a byte takes. Absorbed does 245: it sits at the ridge of the roofline ([unit 15](../15_two_four/two_four.ipynb)), where neither memory nor arithmetic waits for the other.
 # - **All at once**, as many queries as tokens: absorbed computes 3.3 times as much, because its vectors are wider, 2 · 512 + 64 channels for a query, token and head instead of 128 + 64 + 128. Reading does not matter there. Here absorbing loses.
-# - **In between**, in a prompt that comes in pieces or with several drafted tokens: absorbed is ahead of naive for less than 168 queries. On the CPU, with other widths, the counts say 147, and the times cross between 64 and 256 queries: on a CPU time follows the operations, some 20 billion a second in both forms (fewer where the scores are large).
+# - **In between**, in a prompt that comes in pieces or with several drafted tokens: absorbed is ahead of naive for less than 168 queries. On the CPU, with other widths, the counts say 147, and the times cross between 64 and 256 queries: on a CPU time follows the operations, roughly. How many a second depends on the machine. That of the solutions does some 20 billion in both forms (fewer where the scores are large); another one may do several times as many, and fewer in the absorbed form while queries are few.
 #
 # So engines do both: unpack for a prompt, absorb for decoding. That they are the same numbers is what makes it possible.
 #
@@ -930,7 +933,7 @@ plt.show()
 # Your parts train as the library's do: the same bits after 100 steps.
 #
 # **A smaller cache does not show in the loss of such models, but MLA learns more slowly.** GQA and MQA are within 0.05 of MHA, with a quarter or half of the bytes, and seeds differ as much among themselves. MLA is 0.05 to 0.15 behind MHA with every seed, and behind what has as many numbers, too.
-# Its distance was largest after 200 steps and gets smaller from there with 64 numbers, and with 32 it stays. A key of MLA is a product of two matrices with a norm in between, which take more steps to learn what one matrix does; and all of its positions have to go through one small key.
+# With 64 numbers its distance was largest after 200 steps and gets smaller from there. With 32 it grows until step 300 and has hardly changed since. A key of MLA is a product of two matrices with a norm in between, which take more steps to learn what one matrix does; and all of its positions have to go through one small key.
 #
 # So this is no picture of what MLA is worth. In DeepSeek's own runs it is ahead of MHA with a twenty-fifth of its cache, after hundreds of billions of tokens instead of 400,000 bytes. It shows how much such a small run can say.
 #

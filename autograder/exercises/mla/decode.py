@@ -117,8 +117,9 @@ def _(g):
 @decode.stage(
     "holds d_c + d_R numbers of a token",
     points=2,
-    exposes="All tensors that the object leads to are measured: one latent and one rotated key for each token, no keys and values of heads, no x, no copies "
-    "of weights, and no larger tensor behind a slice.",
+    exposes="After a call, all tensors that the object leads to are measured. They may take 4 * (d_c + d_R) bytes for each token held by then, of each "
+    "sequence, and 64 more: one latent and one rotated key, no keys and values of heads, no x, no weights (`self.w = weights` keeps them), and no larger "
+    "tensor behind a slice.",
     pure=True,
 )
 def _(g):

@@ -409,6 +409,9 @@ def test_the_call_is_described_as_one_would_write_it():
     assert describe(TOY, call({"a": [1, "b", None]}, times=3)) == "double(W={'a': [1, 'b', None]}), 3 times in a row"
     assert describe(TOY, script(1, calls=[("add", 2), ("get",)])) == "double(W=1).add(2).get()"
     assert describe(TOY, script(1, calls=[(0, 2), ("get",)])) == "double(W=1), W(2).get()"
+    weights = {"w": 1}
+    given_twice = script(1, calls=[("add", 2, weights), ("bytes held", 8), ("add", 3, weights)])
+    assert describe(TOY, given_twice) == "double(W=1).add(2, {'w': 1}).add(3, <the same>)"
     many = {str(i): i for i in range(9)}
     assert describe(TOY, call(many)) == "double(W=<9 entries, '0', '1', '2', ...>)"
     assert describe(TOY, call(torch.ones(3, 4, dtype=torch.bool), (2, 3))) == "double(W=<all True 3 x 4>, n=(2, 3))"

@@ -36,7 +36,8 @@ WORD = "(?:a tensor|a numpy array|a tuple or list|a dict|a module|a bool|a str|a
 DTYPE = "(?:bool|u?int(?:8|16|32|64)|b?float(?:16|32|64)|float8_e(?:4m3fn|5m2))"
 SETTING = "frozen parameters|hooks|modules in evaluation mode|parameters that were replaced|gradients"
 PLACE = (
-    r"(?:(?:result(?: of call \d)?|bytes held|\w+\(\)|calls of \w+|\w+ after the call|gradient with respect to \w+)"
+    r"(?:(?:result(?: of call \d)?|bytes held(?: after call \d+)?|\w+\(\)"
+    r"|calls of \w+|\w+ after the call|gradient with respect to \w+)"
     rf"(?:, of a second (?:call|object)|, its (?:{SETTING}))?)"  # no indices
 )
 TRAFFIC = (
