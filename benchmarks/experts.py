@@ -24,7 +24,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from sparsity_edu.experts.layer import MixtureLayer
 from sparsity_edu.experts.routing import combine, dispatch, router_logits, top_k
 
-SHAPES = {"tiny-moe": (128, 176), "between": (256, 512), "SmolLM2": (576, 1536), "OLMoE": (2048, 1024)}  # d, f of an expert
+SHAPES = {"tiny-moe": (128, 176), "between": (256, 512), "SmolLM2": (576, 1536)}  # d, f of an expert
 
 
 def turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
