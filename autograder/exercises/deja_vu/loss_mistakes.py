@@ -46,6 +46,11 @@ varied(
     weights=lambda y, extra: 1 - y + y * (1 - y.mean() - extra) / (y.mean() + extra),
 )
 varied(
+    "1 / w in place of 1",
+    "You gave the needed units 1 / w and the others 1, as `pos_weight=1 / w` does. That is the loss divided by w: multiply it by w.",
+    weights=lambda y, extra: y / (y.mean() + extra) + (1 - y),
+)
+varied(
     "the share of the others",
     "You took the share of units that are not needed. w is the share of those that are.",
     weights=lambda y, extra: y + (1 - y) * (1 - y.mean() + extra),

@@ -57,7 +57,8 @@ allocate = Exercise(
         "One step: for each projection make a copy of the levels with this one raised, and ask block_error. Keep the copy that hurts least. Repeat until "
         "enough is skipped.",
         "A projection of twice the size rises by half of the step, so that each rise saves as much. What is skipped is the mean of the levels, weighted by "
-        "size. A projection at 1 or above is not raised any more.",
+        "size. A projection at 1 or above is not raised any more. "
+        "The search ends with the first levels that skip the target or more.",
         "`size = {n: weights[n].numel() / weights['q'].numel() for n in distributions}`; in a `while effective < target:` make `trials = [levels | {n: "
         "levels[n] + step / size[n]} for n in levels if levels[n] < 1]` and take `levels = min(trials, key=error)`, where error makes thresholds of the "
         "trial's levels, `{n: threshold(*distributions[n], p) for n, p in trial.items()}`, and gives them to block_error.",
