@@ -760,9 +760,7 @@ for name, title in TITLES.items():
         second = {"balance": train_tiny_moe.balance, "coefficient": train_tiny_moe.BALANCING}
     began = time.process_time()
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        curve = train_tiny.train(
-            model, train_ids, {}, LIVE, LIVE, dtype=torch.float32, **second
-        )
+        curve = train_tiny.train(model, train_ids, {}, LIVE, LIVE, dtype=torch.float32, **second)
     seconds = (time.process_time() - began) / LIVE
     print(f"{title:<34} mean training loss {curve[-1]['train']:.3f}, {seconds:.2f} CPU s a step")
 
