@@ -999,7 +999,7 @@ plt.show()
 
 # %% [markdown]
 # - *A mask saves nothing.* The predictor comes on top of the dense product, so it is slower, whatever the share.
-# - *Copying costs.* Your function copies the chosen rows, so each is read, written and read again. With `down` turned, and taken with `down.T.index_select` as in the solution, it wins when a tenth is used and loses when half is. How you take the columns decides: `down[:, chosen]` has the same numbers, and can take ten times as long, since it walks through the matrix row by row.
+# - *Copying costs.* Your function copies the chosen rows, so each is read, written and read again. With `down` turned, and taken with `down.T.index_select` as in the solution, it wins when a tenth is used and loses when half is. How you take the columns decides: `down[:, chosen]` has the same numbers, and can take several times as long, since it walks through the matrix row by row.
 # - *Layout decides.* With `down` as it is a column is a number from each of 2,048 rows, and no share that was tried is worth it.
 # - The library's kernels read rows where they lie. They win from a quarter on, and are more than twice as fast at a tenth. (The fast setting's matrices lie in the cache, and nothing wins there.)
 # - All of it stands on the predictor's time, a quarter of the dense MLP at rank 256. With 5 % of the neurons the rest of the MLP is a twentieth of the work. This is what lookahead is for: to have the predictor done

@@ -88,8 +88,8 @@ def train(
     """Train the model in place on windows cut at random places of `ids` (tokens,) and return the loss curve in nats.
 
     A point of the curve is taken after `every` steps. A mixture of experts has a second loss, `balance` of the model's output;
-    the curve has both, apart from each other and without the coefficient. Products are taken in `dtype`: processors without
-    instructions for bfloat16 are about ten times as fast in float32.
+    the curve has both, apart from each other and without the coefficient. Products are taken in `dtype`; processors without
+    instructions for bfloat16 are much faster in float32.
     """
     from tqdm.auto import tqdm
 

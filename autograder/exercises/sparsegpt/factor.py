@@ -87,7 +87,7 @@ def _(g):
     yield call(hessian(g, 5, dead=(0,)).double(), damping=0.03)
     X = inputs(g, 20, 6).double()
     X /= X.norm(dim=0)
-    X[:, 4] = X[:, 1] + 1e-3 * X[:, 4]  # float32 cannot tell them apart, and float64 can with five digits to spare
+    X[:, 4] = X[:, 1] + 1e-3 * X[:, 4]  # float32 cannot tell them apart, float64 can
     yield call(X.T @ X, damping=0.0)
 
 
